@@ -1,0 +1,139 @@
+"""Speed, memory, firing rates and energy of a model on its test set."""
+
+import importlib.util
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from statistics import median
+
+import torch
+from mmengine.runner.amp import autocast
+from rich.progress import track
+from rich.table import Table
+from torch import nn
+
+from mmsnn.neurons import Neuron
+
+from .energy import EnergyReport, count_energy
+from .firing_rate import firing_rates
+from .forward import Batch, images_in, run, watching
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What `benchmark` measured.
+
+    Attributes:
+        device: name of the device.
+        batch_size: images in a full batch.
+        images_per_second: median over batches, without data loading.
+        peak_memory_mib: on the GPU what tensors occupied at most, else the largest resident size of the process; None
+            where the system does not tell.
+        firing_rates: mean spikes per neuron and time step, by layer; empty for an ANN.
+        energy: synaptic operations and energy, next to the ANN twin.
+    """
+
+    device: str
+    batch_size: int
+    images_per_second: float
+    peak_memory_mib: float | None
+    firing_rates: dict[str, float]
+    energy: EnergyReport
+
+    def as_dict(self) -> dict:
+        """Everything, ready for JSON."""
+        return {**vars(self), 'energy': self.energy.as_dict()}
+
+    def tables(self) -> Iterator[Table]:
+        """The results for ``rich.print``."""
+        speed = Table(title=f'Speed and memory on {self.device}, batches of {self.batch_size}')
+        speed.add_column('images per second', justify='right')
+        speed.add_column('peak memory (MiB)', justify='right')
+        memory = '?' if self.peak_memory_mib is None else f'{self.peak_memory_mib:.0f}'
+        speed.add_row(f'{self.images_per_second:.2f}', memory)
+        yield speed
+        if self.firing_rates:
+            rates = Table('layer', 'spikes per neuron and step', title='Firing rates')
+            for name, rate in self.firing_rates.items():
+                rates.add_row(name, f'{rate:.4f}')
+            yield rates
+        yield self.energy.table()
+
+
+def benchmark(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    *,
+    warmup: int = 5,
+    timed: int = 30,
+    counted: int = 10,
+    amp: bool = False,
+) -> Benchmark:
+    """Measure ``model`` on batches of ``loader``, with progress bars.
+
+    The clock runs over ``model.test_step``: data preprocessing, forward and post-processing, not over data loading.
+
+    Args:
+        model: a task model.
+        loader: sized, e.g. the test data loader; starts over where it has fewer batches than needed.
+        warmup: batches that run before the clock does.
+        timed: batches that are timed.
+        counted: batches over which firing rates and energy are averaged.
+        amp: time under autocast.
+
+    Raises:
+        ValueError: ``loader`` is empty.
+    """
+    if not len(loader):
+        raise ValueError('the data loader has no batches to measure')
+    device = next(model.parameters()).device
+    on_gpu = device.type == 'cuda'
+    speeds, sizes = [], []
+    stream = islice(_endless(loader), warmup + timed)
+    with watching(model, (), None), autocast(enabled=amp):
+        for i, batch in enumerate(track(stream, 'measuring speed', total=warmup + timed)):
+            if i == warmup and on_gpu:
+                torch.cuda.reset_peak_memory_stats(device)
+            size = images_in(batch)
+            start = _now(on_gpu)
+            run(model, batch)
+            if i >= warmup:
+                speeds.append(size / (_now(on_gpu) - start))
+            sizes.append(size)
+    memory = _peak_memory(device)
+    counted = min(counted, len(loader))
+
+    def batches(what):
+        return track(islice(loader, counted), f'counting {what}', total=counted)
+
+    spiking = any(isinstance(m, Neuron) for m in model.modules())
+    rates = firing_rates(model, batches('spikes')) if spiking else {}
+    energy = count_energy(model, batches('operations'))
+    name = torch.cuda.get_device_name(device) if on_gpu else f'CPU, {torch.get_num_threads()} threads'
+    return Benchmark(name, max(sizes), median(speeds), memory, rates, energy)
+
+
+def _endless(loader: Iterable[Batch]) -> Iterator[Batch]:
+    while True:
+        yield from loader
+
+
+def _now(on_gpu: bool) -> float:
+    if on_gpu:
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _peak_memory(device: torch.device) -> float | None:
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    # not on Windows
+    if importlib.util.find_spec('resource') is None:
+        return None
+    import resource
+
+    # bytes on macOS, KiB elsewhere
+    unit = 2**20 if sys.platform == 'darwin' else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -1,0 +1,217 @@
+"""Synaptic operations and energy of a whole model, neck and head included, next to its ANN twin."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmsnn.layers import get_time_steps
+from mmsnn.neurons import Neuron
+
+from .fan_out import COUNTED, accumulations, dense_macs
+from .forward import Batch, as_batches, images_in, run, watching
+
+# energy of one 32-bit floating-point operation in 45 nm (Horowitz, ISSCC 2014), in picojoules
+MAC_PJ = 4.6
+AC_PJ = 0.9
+# sums of spikes stay far below, an 8-bit image does not
+LARGEST_INTEGER = 127
+
+SPIKE = 'spike AC'
+INTEGER = 'integer AC'
+ANALOG = 'analog MAC'
+
+# what a report sums over layers: heading and scale in the table
+SUMMED = dict(
+    acs=('ACs (M)', 1e-6),
+    macs=('MACs (M)', 1e-6),
+    twin_macs=('twin MACs (M)', 1e-6),
+    energy_uj=('µJ', 1),
+    twin_energy_uj=('twin µJ', 1),
+)
+
+
+@dataclass(frozen=True)
+class LayerEnergy:
+    """One convolution or linear layer, per image and over all its calls and time steps.
+
+    Attributes:
+        name: as in ``model.named_modules()``.
+        rule: ``spike AC``, ``integer AC`` or ``analog MAC``; see `count_energy`.
+        density: share of the layer's inputs that are not 0.
+        acs, macs: operations counted; one of the two is 0.
+        twin_macs: the ANN twin's MACs: this layer on dense inputs, one time step.
+    """
+
+    name: str
+    rule: str
+    density: float
+    acs: float
+    macs: float
+    twin_macs: float
+
+    @property
+    def energy_uj(self) -> float:
+        """Energy in microjoules."""
+        return (self.acs * AC_PJ + self.macs * MAC_PJ) * 1e-6
+
+    @property
+    def twin_energy_uj(self) -> float:
+        """Energy of the ANN twin's layer in microjoules."""
+        return self.twin_macs * MAC_PJ * 1e-6
+
+
+@dataclass(frozen=True)
+class EnergyReport:
+    """What `count_energy` found; all numbers are means per image.
+
+    Attributes:
+        layers: in the order of first use.
+        images: number of images counted.
+        T: the model's time steps.
+        neuron_updates: neurons times time steps; reported beside, not part of the energy.
+        uncounted_macs: dense MACs outside convolution and linear modules, e.g. products of queries and keys; not part
+            of the energy, on neither side.
+    """
+
+    layers: list[LayerEnergy]
+    images: int
+    T: int
+    neuron_updates: float
+    uncounted_macs: float
+
+    def total(self, what: str) -> float:
+        """Sum of an attribute of `LayerEnergy` over all layers."""
+        return sum(getattr(layer, what) for layer in self.layers)
+
+    @property
+    def ratio(self) -> float:
+        """Energy as a share of the ANN twin's."""
+        return self.total('energy_uj') / self.total('twin_energy_uj')
+
+    def as_dict(self) -> dict:
+        """Everything, ready for JSON."""
+        return dict(
+            images=self.images,
+            T=self.T,
+            **{key: self.total(key) for key in SUMMED},
+            ratio=self.ratio,
+            neuron_updates=self.neuron_updates,
+            uncounted_macs=self.uncounted_macs,
+            picojoules=dict(mac=MAC_PJ, ac=AC_PJ),
+            layers=[asdict(v) | dict(energy_uj=v.energy_uj, twin_energy_uj=v.twin_energy_uj) for v in self.layers],
+        )
+
+    def table(self) -> Table:
+        """The report for ``rich.print``: operations in millions, energy in microjoules, per image."""
+        table = Table(
+            title=f'Synaptic operations per image, T={self.T}, mean of {self.images} images',
+            caption=(
+                f'45 nm: {MAC_PJ} pJ a MAC, {AC_PJ} pJ an AC. Energy {self.ratio:.3f} of the ANN twin. Not counted: '
+                f'norms (folded into convolutions), {self.neuron_updates / 1e6:.3f} M neuron updates, and '
+                f'{self.uncounted_macs / 1e6:.3f} M dense MACs outside convolution and linear layers'
+            ),
+            show_footer=True,
+        )
+        table.add_column('layer', 'total', overflow='fold')
+        table.add_column('rule')
+        table.add_column('density', justify='right')
+
+        def cell(holder, key):
+            value = self.total(key) if holder is self else getattr(holder, key)
+            return f'{value * SUMMED[key][1]:.3f}'
+
+        for key, (title, _) in SUMMED.items():
+            table.add_column(title, cell(self, key), justify='right')
+        for layer in self.layers:
+            table.add_row(layer.name, layer.rule, f'{layer.density:.3f}', *(cell(layer, key) for key in SUMMED))
+        return table
+
+
+@dataclass
+class _Tally:
+    """What the calls of one layer add up to. The rule is known only after the last one."""
+
+    amplitudes: set = field(default_factory=set)
+    two_valued: bool = True
+    integer: bool = True
+    spikes: float = 0
+    units: float = 0
+    dense: int = 0
+    twin: float = 0
+    nonzero: int = 0
+    inputs: int = 0
+
+    def add(self, layer: nn.Module, x: Tensor, output: Tensor, steps: int) -> None:
+        size = x.abs()
+        peak = size.max()
+        on = x != 0
+        # a NaN is not 0 either, and makes the layer analog
+        if peak != 0:
+            amplitude = x.flatten()[size.argmax()]
+            self.amplitudes.add(amplitude.item())
+            self.two_valued &= len(self.amplitudes) == 1 and bool((x[on] == amplitude).all())
+            self.integer &= bool(peak <= LARGEST_INTEGER) and bool((x == x.round()).all())
+        dense = dense_macs(layer, x, output)
+        self.dense += dense
+        self.twin += dense / steps
+        self.nonzero += int(on.sum())
+        self.inputs += x.numel()
+        if self.two_valued:
+            self.spikes += accumulations(layer, on, output)
+        if self.integer:
+            self.units += accumulations(layer, size, output)
+
+    def result(self, name: str, images: int) -> LayerEnergy:
+        acs = self.spikes if self.two_valued else self.units if self.integer else 0
+        rule = SPIKE if self.two_valued else INTEGER if self.integer else ANALOG
+        macs = self.dense if rule == ANALOG else 0
+        return LayerEnergy(name, rule, self.nonzero / self.inputs, acs / images, macs / images, self.twin / images)
+
+
+def count_energy(model: nn.Module, inputs: Batch | Iterable[Batch]) -> EnergyReport:
+    """Synaptic operations and energy per image, each layer by what it was really given.
+
+    - two-valued input, 0 and one other value: ``spike AC``, an accumulation for each output that a spike reaches;
+    - other integers (SEW's sums, I-LIF): ``integer AC``, as many accumulations as their absolute value;
+    - anything else (images, rates behind the readout, ReLU features): ``analog MAC``, all dense MACs.
+
+    One rule holds for all calls of a layer over all inputs; integers above 127 count as analog (8-bit images). A layer
+    that ran on ``[B, ...]`` is counted once an image, on ``[T*B, ...]`` T times. Norms are taken as folded into
+    convolutions, biases as free. The ANN twin runs every layer once on dense inputs; a call counts as T steps where its
+    first dimension is T*B.
+
+    Args:
+        model: any model, spiking or not; run in eval mode, its modes are restored.
+        inputs: images ``[B, C, H, W]``, event frames ``[B, T, C, H, W]``, a batch of a data loader (which goes through
+            ``model.test_step``), or an iterable of either.
+
+    Raises:
+        TypeError: an input is none of these.
+        ValueError: spiking modules with different T, no inputs, or no convolution or linear layer was called.
+    """
+    T = get_time_steps(model)
+    tallies: dict[str, _Tally] = {}
+    images = batch_size = updates = 0
+
+    def record(name, module, x, output):
+        nonlocal updates
+        if isinstance(module, Neuron):
+            updates += x.numel()
+        elif x.numel():
+            steps = T if x.shape[0] == T * batch_size else 1
+            tallies.setdefault(name, _Tally()).add(module, x, output, steps)
+
+    flops = FlopCounterMode(display=False)
+    with watching(model, (*COUNTED, Neuron), record), flops:
+        for batch in as_batches(inputs):
+            batch_size = images_in(batch)
+            images += batch_size
+            run(model, batch)
+    if not tallies:
+        raise ValueError(f'no convolution or linear layer of {type(model).__name__} was called: nothing to count')
+    products = flops.get_total_flops() / 2 - sum(t.dense for t in tallies.values())
+    layers = [tally.result(name, images) for name, tally in tallies.items()]
+    return EnergyReport(layers, images, T, updates / images, max(products, 0) / images)

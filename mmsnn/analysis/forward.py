@@ -1,0 +1,58 @@
+"""Running a model over inputs while something watches."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+Batch = Tensor | Mapping
+
+
+@contextmanager
+def watching(model: nn.Module, kinds: tuple[type, ...], hook) -> Iterator[None]:
+    """Eval mode, no gradients, and ``hook(name, module, x, output)`` after each call of a module of one of ``kinds``.
+
+    Modes are restored and the hooks removed at the end, whatever happens.
+    """
+    modes = {m: m.training for m in model.modules()}
+
+    def attach(name, module):
+        def after(_, args, kwargs, output):
+            hook(name, module, args[0] if args else next(iter(kwargs.values())), output)
+
+        return module.register_forward_hook(after, with_kwargs=True)
+
+    handles = [attach(name, m) for name, m in model.named_modules() if isinstance(m, kinds)]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def as_batches(inputs: Batch | Iterable[Batch]) -> Iterable[Batch]:
+    """One batch, or several, as an iterable of batches."""
+    return [inputs] if isinstance(inputs, (Tensor, Mapping)) else inputs
+
+
+def images_in(batch: Batch) -> int:
+    """Number of images: dimension 0 of a tensor, the length of ``inputs`` in a batch of a data loader.
+
+    Raises:
+        TypeError: ``batch`` is neither.
+    """
+    if isinstance(batch, Mapping) and 'inputs' in batch:
+        return len(batch['inputs'])
+    if not isinstance(batch, Tensor) or batch.dim() == 0:
+        raise TypeError(f"expected a tensor [B, ...] or a data batch with 'inputs', got {type(batch).__name__}")
+    return batch.shape[0]
+
+
+def run(model: nn.Module, batch: Batch):
+    """One forward: ``model(batch)`` for a tensor, ``model.test_step(batch)`` for a batch of a data loader."""
+    return model(batch) if isinstance(batch, Tensor) else model.test_step(batch)

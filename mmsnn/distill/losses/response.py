@@ -1,0 +1,123 @@
+"""Losses on what a network answers: logits of images, anchors and pixels."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmsnn.registry import MODELS
+
+from .base import DistillLoss
+
+
+def kl_divergence(teacher: Tensor, student: Tensor, tau: float, dim: int = 1) -> Tensor:
+    """``tau^2 * KL(softmax(teacher/tau) || softmax(student/tau))`` summed over ``dim``; the other dimensions stay."""
+    log_t = (teacher.float() / tau).log_softmax(dim)
+    log_s = (student.float() / tau).log_softmax(dim)
+    return tau * tau * (log_t.exp() * (log_t - log_s)).sum(dim)
+
+
+@MODELS.register_module()
+class LogitKL(DistillLoss):
+    """Soft labels (Hinton et al. 2015): ``KL_tau(zA || zbar)``, summed over classes, mean over the batch.
+
+    Args:
+        tau: temperature.
+    """
+
+    def __init__(self, tau: float = 1.0):
+        super().__init__()
+        self.tau = tau
+
+    def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
+        return sum(kl_divergence(t, s, self.tau).mean() for s, t in zip(student, teacher, strict=True))
+
+
+@MODELS.register_module()
+class DenseResponse(DistillLoss):
+    """Soft labels for sigmoid dense heads (RetinaNet, FCOS, RPN); mmsnn's own definition.
+
+    Per anchor and class ``|sigma(s) - sigma(t)|^2 * BCE(s, sg sigma(t))``, summed over all levels and divided by the
+    sum over anchors of the teacher's largest class probability (at least 1).
+
+    Args:
+        num_classes: classes per anchor; None reads ``cls_out_channels`` of the student's head.
+        head: the head's name.
+    """
+
+    def __init__(self, num_classes: int | None = None, head: str = 'bbox_head'):
+        super().__init__()
+        self.num_classes = num_classes
+        self.head = head
+
+    def bind(self, student_module: nn.Module, teacher_module: nn.Module) -> None:
+        """Read the number of classes; ValueError where the two heads disagree."""
+        heads = [getattr(m, self.head, None) for m in (student_module, teacher_module)]
+        counts = [getattr(head, 'cls_out_channels', None) for head in heads]
+        if self.num_classes is None:
+            self.num_classes = counts[0]
+        if self.num_classes is None or (counts[1] is not None and counts[1] != self.num_classes):
+            raise ValueError(
+                f'DenseResponse: classes per anchor of {self.head} are {counts[0]} in the student and {counts[1]} in '
+                'the teacher: they must be equal (or set num_classes)'
+            )
+
+    def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
+        """Levels ``[B, A*C, H, W]`` of class logits."""
+        total, norm = 0.0, 0.0
+        for s, t in zip(student, teacher, strict=True):
+            s = s.float().unflatten(1, (-1, self.num_classes))
+            p = t.float().unflatten(1, (-1, self.num_classes)).sigmoid()
+            bce = F.binary_cross_entropy_with_logits(s, p, reduction='none')
+            total = total + ((s.sigmoid() - p).square() * bce).sum()
+            norm = norm + p.amax(2).sum()
+        return total / torch.clamp(norm, min=1.0)
+
+
+@MODELS.register_module()
+class PixelKL(DistillLoss):
+    """Soft labels of a segmentation head: ``KL_tau`` per pixel, mean over the pixels that are not ignored.
+
+    Args:
+        tau: temperature.
+        ignore_index: label of pixels without truth; the label map is brought to the logits' size by nearest neighbour.
+    """
+
+    def __init__(self, tau: float = 1.0, ignore_index: int = 255):
+        super().__init__()
+        self.tau = tau
+        self.ignore_index = ignore_index
+
+    def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
+        """Logits ``[B, K, h, w]`` and data samples with ``gt_sem_seg``; without samples every pixel counts."""
+        total = 0.0
+        for s, t in zip(student, teacher, strict=True):
+            each = kl_divergence(t, s, self.tau)
+            valid = self._valid(each, data_samples)
+            total = total + (each * valid).sum() / valid.sum().clamp(min=1)
+        return total
+
+    def _valid(self, each: Tensor, data_samples) -> Tensor:
+        if not data_samples:
+            return torch.ones_like(each)
+        labels = torch.stack([d.gt_sem_seg.data for d in data_samples]).to(each)
+        return (F.interpolate(labels, each.shape[-2:], mode='nearest')[:, 0] != self.ignore_index).to(each)
+
+
+@MODELS.register_module()
+class ChannelWiseKL(DistillLoss):
+    """Channel-wise distillation (Shu et al., ICCV 2021): each channel's softmax over positions, ``KL_tau``.
+
+    Summed over positions, mean over batch and channels.
+
+    Args:
+        tau: temperature.
+    """
+
+    def __init__(self, tau: float = 4.0):
+        super().__init__()
+        self.tau = tau
+
+    def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
+        """Maps ``[B, C, h, w]``."""
+        pairs = zip(student, teacher, strict=True)
+        return sum(kl_divergence(t.flatten(2), s.flatten(2), self.tau, dim=2).mean() for s, t in pairs)

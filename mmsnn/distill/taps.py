@@ -1,0 +1,135 @@
+"""Taps: outputs of named modules, recorded during one forward."""
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mmsnn.layers.time import unfold
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where a feature is read: ``backbone.layer1``, or ``bbox_head[0]`` for one item of a module's output.
+
+    Args:
+        module: dotted name below the task model.
+        index: item of the output, None for all of it.
+        time: ``mean`` over the time steps, or ``steps`` for ``[T, B, ...]``; without meaning for an ANN.
+    """
+
+    module: str
+    index: int | None = None
+    time: str = 'mean'
+
+    @classmethod
+    def parse(cls, spec: str, time: str = 'mean') -> 'Tap':
+        """Read ``name`` or ``name[i]``; ValueError for anything else."""
+        match = re.fullmatch(r'([\w.]+?)(?:\[(\d+)\])?', spec) if isinstance(spec, str) else None
+        if match is None:
+            raise ValueError(f"a tap is written 'module.name' or 'module.name[0]', got {spec!r}")
+        return cls(match[1], None if match[2] is None else int(match[2]), time)
+
+    def __str__(self) -> str:
+        return self.module if self.index is None else f'{self.module}[{self.index}]'
+
+
+class Recorder:
+    """Context in which the outputs of the tapped modules are kept; afterwards `get` hands them out.
+
+    Outputs are copied (the time mean is one) as they appear, because a later in-place addition would change them.
+
+    Args:
+        model: the task model.
+        taps: what to record.
+        role: ``student`` or ``teacher``, for messages.
+        T: time steps of the model.
+        batch_size: images in the batch; a tensor whose first dimension is T times that holds time steps.
+
+    Raises:
+        ValueError: a tap names no module.
+    """
+
+    def __init__(self, model: nn.Module, taps, role: str, T: int = 1, batch_size: int = 1):
+        self.model, self.role, self.T, self.batch_size = model, role, T, batch_size
+        self.taps = set(taps)
+        self.found: dict[Tap, list[Tensor]] = {}
+        self.handles = []
+        for tap in self.taps:
+            resolve(model, tap, role)
+
+    def __enter__(self) -> 'Recorder':
+        for tap in self.taps:
+            module = resolve(self.model, tap, self.role)
+            self.handles.append(module.register_forward_hook(lambda _m, _i, out, tap=tap: self._keep(tap, out)))
+        return self
+
+    def __exit__(self, *_) -> None:
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+
+    def _keep(self, tap: Tap, out) -> None:
+        if tap.index is not None:
+            if not isinstance(out, (tuple, list)) or tap.index >= len(out):
+                raise ValueError(f'{self.role} tap {tap}: the output of {tap.module} has no item {tap.index}')
+            out = out[tap.index]
+        outs = [out] if isinstance(out, Tensor) else list(out)
+        if not all(isinstance(o, Tensor) for o in outs):
+            raise ValueError(
+                f'{self.role} tap {tap} gives {[type(o).__name__ for o in outs]}, not tensors: add an index'
+            )
+        self.found.setdefault(tap, []).extend(self._view(tap, o) for o in outs)
+
+    def _view(self, tap: Tap, out: Tensor) -> Tensor:
+        folded = self.T > 1 and out.shape[0] == self.T * self.batch_size
+        if tap.time == 'steps':
+            if self.T > 1 and not folded:
+                raise ValueError(
+                    f"{self.role} tap {tap} has no time steps left ({tuple(out.shape)}): set backbone.readout='none'"
+                )
+            return unfold(out, self.T).clone()
+        return unfold(out, self.T).mean(0) if folded else out.clone()
+
+    def get(self, tap: Tap) -> list[Tensor]:
+        """The tensors of a tap, one a call or item (feature levels).
+
+        Raises:
+            ValueError: the module did not run, or the student's tensor carries no gradient.
+        """
+        if tap not in self.found:
+            raise ValueError(
+                f'{self.role} tap {tap}: the module was not called in this forward; tap a layer inside it '
+                "(e.g. 'decode_head.conv_seg')"
+            )
+        out = self.found[tap]
+        if self.role == 'student' and torch.is_grad_enabled() and not all(o.requires_grad for o in out):
+            raise ValueError(
+                f'student tap {tap} carries no gradient, so its loss would train nothing: the stage is frozen '
+                '(frozen_stages), or runs under reentrant activation checkpointing'
+            )
+        return out
+
+
+def resolve(model: nn.Module, tap: Tap, role: str) -> nn.Module:
+    """The module that a tap names; ValueError that lists what there is."""
+    module, path = model, []
+    for part in tap.module.split('.'):
+        child = getattr(module, part, None)
+        if not isinstance(child, nn.Module):
+            known = ', '.join(name for name, _ in module.named_children())
+            raise ValueError(
+                f'{role} tap {str(tap)!r} names no module of {type(model).__name__}: '
+                f'{".".join(path) or "the model"} has {known or "no children"}'
+            )
+        module, path = child, [*path, part]
+    return module
+
+
+def run(model: nn.Module, images: Tensor, taps) -> None:
+    """Forward just far enough for the taps to fire: the features, and those heads that hold a tap."""
+    feats = model.extract_feat(images)
+    for head in dict.fromkeys(tap.module.split('.')[0] for tap in taps):
+        if head not in ('backbone', 'neck'):
+            getattr(model, head)(feats)

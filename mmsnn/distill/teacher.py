@@ -1,0 +1,101 @@
+"""The teacher: a frozen task model that is no part of the student's module tree."""
+
+import random
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import DefaultScope
+from torch import Tensor, nn
+
+from .transfer import transfer_weights
+
+
+@contextmanager
+def untouched_rng():
+    """Leave the random number generators of torch, numpy and Python as they were."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng():
+        yield
+    np.random.set_state(numpy_state)
+    random.setstate(python_state)
+
+
+class Teacher:
+    """A frozen model in eval mode, outside ``state_dict``, the optimizer and DDP; copies share it.
+
+    Args:
+        config: a model config, or the path of a config file (``mmsnn::ann/retinanet_r34_coco.py`` or a file).
+        checkpoint: its weights (file, URL, ``torchvision://NAME``); None keeps what its ``init_cfg`` gives.
+
+    Raises:
+        ValueError, FileNotFoundError: config or checkpoint cannot be read or do not fit; the message names the key.
+    """
+
+    def __init__(self, config: str | dict, checkpoint: str | None = None):
+        scope = None
+        if isinstance(config, str):
+            try:
+                cfg = get_config(config) if '::' in config else Config.fromfile(config)
+            except Exception as error:
+                raise ValueError(f'model.teacher={config!r} cannot be read: {error}') from error
+            scope, config = cfg.get('default_scope'), cfg.model
+            if cfg.get('data_preprocessor') is not None:
+                config.setdefault('data_preprocessor', cfg.data_preprocessor)
+        with DefaultScope.overwrite_default_scope(scope):
+            self.model: nn.Module = ROOT_MODELS.build(config)
+        self.model.eval().requires_grad_(False)
+        self.checkpoint = checkpoint
+        self.loaded = False
+
+    def __deepcopy__(self, memo) -> 'Teacher':
+        return self
+
+    def load(self) -> None:
+        """Fill in the weights: the model's own initialisation, then the checkpoint."""
+        if self.loaded:
+            return
+        with untouched_rng():
+            self.model.init_weights()
+        if self.checkpoint is not None:
+            try:
+                transfer_weights(self.checkpoint, self.model, verbose=False)
+            except (ValueError, FileNotFoundError) as error:
+                raise type(error)(
+                    f'model.teacher_checkpoint={self.checkpoint!r}: {error}\nTrain the teacher first '
+                    '(python tools/train.py with its config in configs/ann), or point the key at its checkpoint'
+                ) from error
+        self.model.eval().requires_grad_(False)
+        self.loaded = True
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether a checkpoint or a pretrained ``init_cfg`` stands behind the weights."""
+        inits = [getattr(m, 'init_cfg', None) for m in self.model.modules()]
+        return self.checkpoint is not None or any(isinstance(i, dict) and i.get('type') == 'Pretrained' for i in inits)
+
+
+def input_statistics(model: nn.Module) -> tuple[Tensor, Tensor, bool] | None:
+    """Mean, standard deviation and channel swap of a model's data preprocessor; None without normalisation."""
+    pre = getattr(model, 'data_preprocessor', None)
+    if not getattr(pre, '_enable_normalize', False):
+        return None
+    swap = getattr(pre, '_channel_conversion', getattr(pre, 'channel_conversion', getattr(pre, 'to_rgb', False)))
+    return pre.mean, pre.std, bool(swap)
+
+
+def renormalise(images: Tensor, student: nn.Module, teacher: nn.Module) -> Tensor:
+    """Images as the student's preprocessor made them, as the teacher's would have made them."""
+    ours, theirs = input_statistics(student), input_statistics(teacher)
+    if ours is None or theirs is None or images.dim() != 4:
+        return images
+    (mean_s, std_s, swap_s), (mean_t, std_t, swap_t) = ours, theirs
+    if swap_s == swap_t and torch.equal(mean_s, mean_t) and torch.equal(std_s, std_t):
+        return images
+    images = images * std_s + mean_s
+    if swap_s != swap_t:
+        images = images.flip(1)
+    return (images - mean_t) / std_t

@@ -1,0 +1,89 @@
+"""What the command lines of tools/train.py and tools/test.py share."""
+
+import argparse
+import os
+import os.path as osp
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.dist import is_distributed
+from mmengine.hub import get_config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from .loading import install_safe_loading
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that every tool with a runner has."""
+    parser.add_argument('--work-dir', help='folder of logs and results; default: work_dirs/NAME_OF_CONFIG')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override the config, e.g. model.backbone.T=2 or key="[(a,b),(c,d)]"',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    # torch.distributed.launch passes it; torchrun sets LOCAL_RANK instead
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """The config ``args.config`` (a file, or ``mmsnn::...``) with the shared options worked in.
+
+    Raises:
+        FileNotFoundError: no such config.
+        RuntimeError: a distributed launch that this machine cannot serve.
+    """
+    cfg = get_config(args.config) if '::' in args.config else Config.fromfile(args.config)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
+    cfg.launcher = args.launcher
+    if args.launcher != 'none':
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+        if not torch.cuda.is_available():
+            _launch_on_cpu(cfg)
+    if cfg.get('default_scope') == 'mmpretrain':
+        _set_mmpretrain_loaders(cfg)
+    return cfg
+
+
+def is_distiller(model: dict) -> bool:
+    """Whether a model's config is a Distiller's."""
+    kind = model.get('type')
+    return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).rpartition('.')[2] == 'Distiller'
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The runner of ``cfg``, which reads checkpoints safely."""
+    install_safe_loading()
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def _launch_on_cpu(cfg: Config) -> None:
+    """Start gloo, because mmengine's launchers ask for a GPU even where the backend needs none."""
+    if cfg.launcher != 'pytorch':
+        raise RuntimeError(f'--launcher {cfg.launcher} needs a GPU: on CPUs use torchrun and --launcher pytorch')
+    if not is_distributed():
+        torch.distributed.init_process_group('gloo')
+    wrapper = cfg.get('model_wrapper_cfg') or dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    cfg.model_wrapper_cfg = {**wrapper, 'device_ids': None}
+
+
+def _set_mmpretrain_loaders(cfg: Config) -> None:
+    """mmpretrain's configs leave these to its tools."""
+    for part in ('train', 'val', 'test'):
+        loader = cfg.get(f'{part}_dataloader')
+        if loader:
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+            loader.setdefault('pin_memory', torch.cuda.is_available())
+            loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)

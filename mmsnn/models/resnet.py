@@ -1,0 +1,299 @@
+"""Spiking ResNets with the parameter names of torchvision and OpenMMLab, so that ANN checkpoints load as they are."""
+
+import logging
+import re
+
+import torch.utils.checkpoint as cp
+from mmcv.cnn import build_conv_layer, build_norm_layer
+from mmengine.logging import print_log
+from mmengine.model import BaseModule, constant_init
+from mmpretrain.models.backbones.resnet import ResLayer, ResNet
+from torch import Tensor, nn
+
+from mmsnn.layers import DirectEncoder, Readout, TimeAware
+from mmsnn.neurons import build_neuron
+from mmsnn.ops.lif import check_time_steps
+from mmsnn.registry import MODELS
+
+
+class SpikingBlock(BaseModule):
+    """Residual block, basic (two 3x3 convolutions) or bottleneck (1x1, 3x3, 1x1), on ``[T*B, C, H, W]``.
+
+    conv-norm-neuron for every convolution but the last, whose neuron follows the addition of the shortcut. One neuron
+    a site: ``neuron1`` ... behind ``conv1`` ...
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        expansion: int,
+        make_neuron,
+        stride: int = 1,
+        dilation: int = 1,
+        downsample: nn.Module | None = None,
+        style: str = 'pytorch',
+        with_cp: bool = False,
+        conv_cfg: dict | None = None,
+        norm_cfg: dict | None = None,
+        **_,
+    ):
+        super().__init__()
+        self.out_channels = out_channels
+        self.with_cp = with_cp
+        self.downsample = downsample
+        mid = out_channels // expansion
+        if expansion == 1:
+            convs = [(in_channels, mid, 3, stride, dilation), (mid, mid, 3, 1, 1)]
+        else:
+            first, second = (1, stride) if style == 'pytorch' else (stride, 1)
+            convs = [(in_channels, mid, 1, first, 1), (mid, mid, 3, second, dilation), (mid, out_channels, 1, 1, 1)]
+        self.norm_names = []
+        for i, (c_in, c_out, kernel, step, dil) in enumerate(convs, start=1):
+            padding = dil * (kernel // 2)
+            conv = build_conv_layer(
+                conv_cfg, c_in, c_out, kernel, stride=step, padding=padding, dilation=dil, bias=False
+            )
+            self.add_module(f'conv{i}', conv)
+            name, norm = build_norm_layer(norm_cfg, c_out, postfix=i)
+            self.add_module(name, norm)
+            self.norm_names.append(name)
+            self.add_module(f'neuron{i}', make_neuron(joint=i == len(convs)))
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """The norm behind the last convolution."""
+        return getattr(self, self.norm_names[-1])
+
+    def residual(self, x: Tensor) -> Tensor:
+        """The branch up to the last norm."""
+        for i, name in enumerate(self.norm_names, start=1):
+            # norms are looked up by name, because SyncBN conversion swaps the modules
+            x = getattr(self, name)(getattr(self, f'conv{i}')(x))
+            if i < len(self.norm_names):
+                x = getattr(self, f'neuron{i}')(x)
+        return x
+
+    @property
+    def last_neuron(self) -> nn.Module:
+        """The neuron behind the addition (SEW: behind the last norm)."""
+        return getattr(self, f'neuron{len(self.norm_names)}')
+
+    def block(self, x: Tensor) -> Tensor:
+        """The whole block without checkpointing."""
+        identity = x if self.downsample is None else self.downsample(x)
+        return self.last_neuron(self.residual(x) + identity)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.with_cp and x.requires_grad:
+            return cp.checkpoint(self.block, x, use_reentrant=False)
+        return self.block(x)
+
+
+@MODELS.register_module()
+class SpikingResNet(TimeAware, ResNet):
+    """Spiking ResNet: conv-norm-neuron, and a neuron after every addition (SAKD's Spiking-ResNet).
+
+    A static image passes the stem's convolution and norm once and is then repeated T times. Takes every argument of
+    mmpretrain's, mmdet's and mmseg's ResNet; what has no spiking meaning (``dcn``, ``plugins``, ``drop_path_rate``) is
+    refused by name. Defaults differ where an ANN's would hurt: ``norm_eval=False``, ``zero_init_residual=False``,
+    ``stem_channels=base_channels``.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        T: time steps.
+        neuron: neuron of every site, e.g. ``dict(type='LIF', tau=2.0, surrogate='atan')``.
+        joint_neuron: settings that differ in the stem and after the additions, e.g. ``dict(detach_reset=True)``.
+        stem: ``imagenet`` (7x7, stride 2, max pooling) or ``cifar`` (3x3, stride 1).
+        deep_stem: three 3x3 convolutions instead of the 7x7, under mmseg's names.
+        out_indices: stages whose outputs are returned, 0 to 3.
+        strides, dilations, contract_dilation, multi_grid: as in mmseg's ResNet.
+        readout: ``mean`` returns rates ``[B, C, H, W]``; ``none`` returns ``[T*B, C, H, W]``.
+
+    Attributes:
+        out_channels: widths of the returned maps.
+
+    Raises:
+        ValueError: a value is out of range or cannot be had in a spiking network; the message names ``backbone.KEY``.
+    """
+
+    block_type = SpikingBlock
+
+    def __init__(
+        self,
+        depth: int,
+        T: int = 4,
+        neuron: dict | None = None,
+        joint_neuron: dict | None = None,
+        stem: str = 'imagenet',
+        in_channels: int = 3,
+        stem_channels: int | None = None,
+        base_channels: int = 64,
+        num_stages: int = 4,
+        strides=(1, 2, 2, 2),
+        dilations=(1, 1, 1, 1),
+        out_indices=(0, 1, 2, 3),
+        style: str = 'pytorch',
+        deep_stem: bool = False,
+        avg_down: bool = False,
+        frozen_stages: int = -1,
+        conv_cfg: dict | None = None,
+        norm_cfg: dict | None = None,
+        norm_eval: bool = False,
+        contract_dilation: bool = False,
+        multi_grid=None,
+        with_cp: bool = False,
+        zero_init_residual: bool = False,
+        readout: str = 'mean',
+        expansion: int | None = None,
+        dcn: dict | None = None,
+        stage_with_dcn=(False,) * 4,
+        plugins: list | None = None,
+        drop_path_rate: float = 0.0,
+        pretrained: str | None = None,
+        init_cfg: dict | list | None = None,
+    ):
+        check_time_steps(T, 'backbone.T')
+        if depth not in self.arch_settings:
+            raise ValueError(f'backbone.depth must be one of {", ".join(map(str, self.arch_settings))}, got {depth!r}')
+        for key, value in dict(dcn=dcn, plugins=plugins, drop_path_rate=drop_path_rate).items():
+            if value or (key == 'dcn' and any(stage_with_dcn)):
+                raise ValueError(
+                    f'backbone.{key} has no spiking form: remove {key}={value!r} (inherited? set it to None)'
+                )
+        if stem not in ('imagenet', 'cifar') or (stem == 'cifar' and deep_stem):
+            raise ValueError(f"backbone.stem must be 'imagenet' or, without deep_stem, 'cifar', got {stem!r}")
+        if not 1 <= num_stages <= 4 or len(strides) != num_stages or len(dilations) != num_stages:
+            raise ValueError(
+                f'backbone.num_stages={num_stages} needs as many strides and dilations, got {strides}, {dilations}'
+            )
+        if not out_indices or not all(0 <= i < num_stages for i in out_indices):
+            raise ValueError(f'backbone.out_indices must name stages 0 to {num_stages - 1}, got {out_indices}')
+        if pretrained and init_cfg:
+            raise ValueError('backbone.pretrained and backbone.init_cfg exclude each other')
+        if pretrained:
+            init_cfg = dict(type='Pretrained', checkpoint=pretrained)
+        if init_cfg is None:
+            init_cfg = [
+                dict(type='Kaiming', layer='Conv2d'),
+                dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
+            ]
+        # plain values that the parent's constructor needs through the methods below
+        self.T = T
+        self.neuron = neuron or dict(type='LIF')
+        self.joint_neuron = {**self.neuron, **(joint_neuron or {})}
+        self.stem_type = stem
+        self.contract_dilation = contract_dilation
+        self.multi_grid = multi_grid
+        super().__init__(
+            depth,
+            in_channels=in_channels,
+            stem_channels=stem_channels or base_channels,
+            base_channels=base_channels,
+            expansion=expansion,
+            num_stages=num_stages,
+            strides=strides,
+            dilations=dilations,
+            out_indices=out_indices,
+            style=style,
+            deep_stem=deep_stem,
+            avg_down=avg_down,
+            frozen_stages=frozen_stages,
+            conv_cfg=conv_cfg,
+            norm_cfg=norm_cfg or dict(type='BN', requires_grad=True),
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            zero_init_residual=zero_init_residual,
+            init_cfg=init_cfg,
+        )
+        self.encoder = DirectEncoder(T)
+        self.readout = Readout(T, readout)
+        widths = [base_channels * self.expansion * 2**i for i in range(num_stages)]
+        self.out_channels = tuple(widths[i] for i in range(num_stages) if i in out_indices)
+        if frozen_stages >= 0 and not (isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'):
+            print_log(
+                f'backbone.frozen_stages={frozen_stages} freezes randomly initialised stages unless a checkpoint fills '
+                'them: set frozen_stages=-1 to train from scratch',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+    def _make_neuron(self, joint: bool = False) -> nn.Module:
+        return build_neuron(self.joint_neuron if joint else self.neuron, self.T)
+
+    def _make_stem_layer(self, in_channels: int, stem_channels: int) -> None:
+        def conv_norm(c_in, c_out, kernel, stride, postfix=1):
+            conv = build_conv_layer(self.conv_cfg, c_in, c_out, kernel, stride=stride, padding=kernel // 2, bias=False)
+            return conv, *build_norm_layer(self.norm_cfg, c_out, postfix=postfix)
+
+        if self.deep_stem:
+            layers, half = [], stem_channels // 2
+            for c_in, c_out, stride in [(in_channels, half, 2), (half, half, 1), (half, stem_channels, 1)]:
+                conv, _, norm = conv_norm(c_in, c_out, 3, stride)
+                layers += [conv, norm, self._make_neuron(joint=True)]
+            self.stem = nn.Sequential(*layers)
+        else:
+            kernel, stride = (7, 2) if self.stem_type == 'imagenet' else (3, 1)
+            self.conv1, self.norm1_name, norm1 = conv_norm(in_channels, stem_channels, kernel, stride)
+            self.add_module(self.norm1_name, norm1)
+            self.neuron1 = self._make_neuron(joint=True)
+        if self.stem_type == 'imagenet':
+            self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+
+    def make_res_layer(self, num_blocks: int, dilation: int, **kwargs) -> nn.Module:
+        """One stage; called by the parent's constructor, stage after stage."""
+        first = dilation // 2 if self.contract_dilation and dilation > 1 else dilation
+        dilations = [first] + [dilation] * (num_blocks - 1)
+        if self.multi_grid is not None and len(self.res_layers) == self.num_stages - 1:
+            dilations = list(self.multi_grid)
+        each = iter(dilations)
+
+        def block(**block_kwargs):
+            return self.block_type(make_neuron=self._make_neuron, dilation=next(each), **block_kwargs)
+
+        return ResLayer(**{**kwargs, 'block': block, 'num_blocks': num_blocks})
+
+    def _stem(self, x: Tensor) -> Tensor:
+        """Images or event frames to the spikes ``[T*B, C, H, W]`` that enter stage 1."""
+        event = self.encoder.is_event(x)
+        if event:
+            x = self.encoder(x)
+        if self.deep_stem:
+            conv, norm, neuron, *rest = self.stem
+        else:
+            conv, norm, neuron, rest = self.conv1, self.norm1, self.neuron1, []
+        x = norm(conv(x))
+        x = neuron(x if event else self.encoder.repeat(x))
+        for layer in rest:
+            x = layer(x)
+        return self.maxpool(x) if self.stem_type == 'imagenet' else x
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Images ``[B, C, H, W]`` or event frames ``[B, T, C, H, W]`` to one map a stage in ``out_indices``."""
+        x = self._stem(x)
+        outs = []
+        for i, name in enumerate(self.res_layers):
+            x = getattr(self, name)(x)
+            if i in self.out_indices:
+                outs.append(self.readout(x))
+        return tuple(outs)
+
+    def train(self, mode: bool = True) -> 'SpikingResNet':
+        """As the parent's, which freezes stages and norms, but returns the module, as `nn.Module.train` does."""
+        super().train(mode)
+        return self
+
+    def init_weights(self) -> None:
+        """Initialise; refuses a torchvision checkpoint of another depth, which would load in part and in silence."""
+        source = self.init_cfg.get('checkpoint') if isinstance(self.init_cfg, dict) else None
+        named = re.fullmatch(r'torchvision://resnet(\d+)', source or '')
+        if named and int(named[1]) != self.depth:
+            raise ValueError(
+                f'backbone.init_cfg loads resnet{named[1]}, but backbone.depth={self.depth}: '
+                f"set checkpoint='torchvision://resnet{self.depth}', or init_cfg=None to start from scratch"
+            )
+        BaseModule.init_weights(self)
+        if self.zero_init_residual and source is None:
+            for module in self.modules():
+                if isinstance(module, SpikingBlock):
+                    constant_init(module.last_norm, 0)

@@ -1,0 +1,62 @@
+"""Spike-element-wise ResNet (Fang et al., "Deep Residual Learning in Spiking Neural Networks", NeurIPS 2021)."""
+
+from torch import Tensor
+
+from mmsnn.registry import MODELS
+
+from .resnet import SpikingBlock, SpikingResNet
+
+CONNECT = {
+    'ADD': lambda shortcut, branch: shortcut + branch,
+    'AND': lambda shortcut, branch: shortcut * branch,
+    'IAND': lambda shortcut, branch: shortcut * (1 - branch),
+}
+
+
+class SEWBlock(SpikingBlock):
+    """A neuron behind every norm, the shortcut's included; spikes of both sides meet element by element."""
+
+    def __init__(self, *args, connect: str, make_neuron, **kwargs):
+        def one_kind(joint=False):
+            return make_neuron()
+
+        super().__init__(*args, make_neuron=one_kind, **kwargs)
+        self.connect = connect
+        if self.downsample is not None:
+            self.downsample_neuron = make_neuron()
+
+    def block(self, x: Tensor) -> Tensor:
+        branch = self.last_neuron(self.residual(x))
+        shortcut = x if self.downsample is None else self.downsample_neuron(self.downsample(x))
+        return CONNECT[self.connect](shortcut=shortcut, branch=branch)
+
+
+@MODELS.register_module()
+class SEWResNet(SpikingResNet):
+    """SEW-ResNet; arguments of `SpikingResNet`, and ``connect``.
+
+    With ADD a stage's output is an integer between 0 and its number of blocks plus one. IAND is
+    ``shortcut * (1 - branch)`` at every depth; SpikingJelly's bottleneck has the two sides the other way round.
+
+    Args:
+        connect: ``ADD``, ``AND`` or ``IAND``.
+
+    Raises:
+        ValueError: unknown ``connect``; ``zero_init_residual`` with AND, which would silence the network for good.
+    """
+
+    def __init__(self, depth: int, T: int = 4, neuron: dict | None = None, connect: str = 'ADD', **kwargs):
+        if connect not in CONNECT:
+            raise ValueError(f'backbone.connect must be one of {", ".join(CONNECT)}, got {connect!r}')
+        if connect == 'AND' and kwargs.get('zero_init_residual'):
+            raise ValueError(
+                "backbone.zero_init_residual=True silences every block with connect='AND': set it to False"
+            )
+        if kwargs.get('joint_neuron'):
+            raise ValueError('backbone.joint_neuron belongs to SpikingResNet: in SEW no neuron follows the addition')
+        self.connect = connect
+        super().__init__(depth, T, neuron, **kwargs)
+
+    def block_type(self, **kwargs) -> SEWBlock:
+        """A block with this network's connection."""
+        return SEWBlock(connect=self.connect, **kwargs)

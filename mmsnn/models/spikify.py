@@ -1,0 +1,128 @@
+"""Any OpenMMLab backbone, with its activations turned into spiking neurons."""
+
+import logging
+from collections import Counter
+
+import torch
+from mmcv.cnn.bricks.activation import GELU, Clamp
+from mmcv.cnn.bricks.hswish import HSwish
+from mmcv.cnn.bricks.swish import Swish
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import Tensor, nn
+
+from mmsnn.layers import DirectEncoder, Readout, TimeAware
+from mmsnn.neurons import build_neuron
+from mmsnn.ops.lif import check_time_steps
+from mmsnn.registry import MODELS
+
+from .wrapper import Transparent
+
+REPLACED = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Hardswish,
+    nn.Mish, Swish, HSwish, GELU,
+)  # fmt: skip
+ANALOG = (nn.Sigmoid, nn.Hardsigmoid, nn.Tanh, nn.Softmax, nn.Softmax2d, nn.Softplus, Clamp)
+
+
+class NeuronPerUse(nn.ModuleList):
+    """The neurons of one activation module that is used several times a forward, in order of use."""
+
+    def __init__(self, neurons):
+        super().__init__(neurons)
+        self._next = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        neuron = self[self._next]
+        self._next = (self._next + 1) % len(self)
+        return neuron(x)
+
+
+@MODELS.register_module()
+class Spikify(Transparent, TimeAware, BaseModule):
+    """A backbone whose ReLU-family, GELU and SiLU modules became neurons; encoder in front, readout behind.
+
+    The inner backbone runs on ``[T*B, C, H, W]``. Its parameter names stay, so ANN checkpoints load. What stays analog
+    (sigmoid gates, softmax) is logged; activations called as functions are not seen. Where the neuron has parameters
+    (PLIF), each use of a shared activation gets one of its own, found by one forward of a blank image.
+
+    Args:
+        backbone: config of any registered backbone, e.g. ``dict(type='mmdet.ResNet', depth=50)``.
+        T: time steps.
+        neuron: neuron that replaces the activations.
+        readout: ``mean`` or ``none``.
+        init_cfg: replaces the inner backbone's, because users set it on the outermost backbone.
+
+    Raises:
+        ValueError: nothing to replace, or ``T < 1``.
+    """
+
+    inner = 'backbone'
+
+    def __init__(
+        self,
+        backbone: dict,
+        T: int = 4,
+        neuron: dict | None = None,
+        readout: str = 'mean',
+        init_cfg: dict | None = None,
+    ):
+        check_time_steps(T, 'backbone.T')
+        super().__init__()
+        self.T = T
+        self.backbone = ROOT_MODELS.build({**backbone, 'init_cfg': init_cfg} if init_cfg else backbone)
+        self.encoder = DirectEncoder(T)
+        self.readout = Readout(T, readout)
+        self._make_transparent()
+        neuron = neuron or dict(type='LIF')
+        learns = any(True for _ in build_neuron(neuron, T).parameters())
+        uses = self._count_uses() if learns else {}
+        replaced = Counter()
+        for parent in list(self.backbone.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, REPLACED):
+                    replaced[type(child).__name__] += 1
+                    count = uses.get(child, 1)
+                    neurons = [build_neuron(neuron, T) for _ in range(count)]
+                    parent.add_module(name, neurons[0] if count == 1 else NeuronPerUse(neurons))
+        if not replaced:
+            raise ValueError(
+                f'backbone.backbone: {type(self.backbone).__name__} has no activation module that could spike '
+                '(ReLU family, GELU, SiLU); functional activations cannot be replaced'
+            )
+        analog = Counter(type(m).__name__ for m in self.backbone.modules() if isinstance(m, ANALOG))
+        print_log(
+            f'Spikify {type(self.backbone).__name__}: {dict(replaced)} became {neuron["type"]}, '
+            f'{dict(analog) or "nothing"} stayed analog',
+            logger='current',
+            level=logging.INFO,
+        )
+
+    def _count_uses(self) -> Counter:
+        uses = Counter()
+        hooks = [
+            m.register_forward_pre_hook(lambda module, _: uses.update([module]))
+            for m in self.backbone.modules()
+            if isinstance(m, REPLACED)
+        ]
+        training = self.backbone.training
+        self.backbone.eval()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                self.backbone(torch.zeros(1, 3, 224, 224))
+        finally:
+            self.backbone.train(training)
+            for hook in hooks:
+                hook.remove()
+        return uses
+
+    def init_weights(self) -> None:
+        """Initialise the inner backbone by its own rules."""
+        self.backbone.init_weights()
+        self._is_init = True
+
+    def forward(self, x: Tensor):
+        """Images ``[B, C, H, W]`` or event frames ``[B, T, C, H, W]`` to the inner backbone's outputs, read out."""
+        outs = self.backbone(self.encoder(x))
+        return tuple(self.readout(out) for out in outs) if isinstance(outs, (tuple, list)) else self.readout(outs)

@@ -1,0 +1,70 @@
+"""A wrapper whose inner model keeps its own names."""
+
+from torch import nn
+
+
+class Transparent:
+    """Mixin of a module that wraps another one, the child ``inner``, and shows it under the inner model's own names.
+
+    ``state_dict`` writes and reads the inner model's keys, `named_parameters` gives the inner model's names (layer-wise
+    settings match on them), unknown attributes are the inner model's. Children in ``hidden`` are left out of
+    ``state_dict``. State-dict hooks do this rather than an override, because mmengine walks the modules itself.
+    """
+
+    inner: str = ''
+    hidden: tuple[str, ...] = ()
+
+    def _make_transparent(self) -> None:
+        self._register_state_dict_hook(_strip)
+        self.register_load_state_dict_pre_hook(_add)
+        self.register_load_state_dict_post_hook(_forgive)
+
+    def __getattr__(self, name: str):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            inner = self.__dict__.get('_modules', {}).get(self.inner)
+            if inner is None or name.startswith('__'):
+                raise
+            return getattr(inner, name)
+
+    def named_modules(self, memo=None, prefix: str = '', remove_duplicate: bool = True):
+        """As `nn.Module.named_modules`; the inner model's modules come under their own names."""
+        memo = set() if memo is None else memo
+        if self in memo:
+            return
+        if remove_duplicate:
+            memo.add(self)
+        yield prefix, self
+        for name, child in self._modules.items():
+            if child is None:
+                continue
+            below = prefix if name == self.inner else f'{prefix}.{name}' if prefix else name
+            yield from child.named_modules(memo, below, remove_duplicate)
+
+
+def _strip(module: Transparent, state: dict, prefix: str, _) -> None:
+    inner = f'{prefix}{module.inner}.'
+    hidden = tuple(f'{prefix}{name}.' for name in module.hidden)
+    for key in list(state):
+        if key.startswith(inner):
+            state[prefix + key[len(inner) :]] = state.pop(key)
+        elif key.startswith(hidden):
+            del state[key]
+
+
+def _add(module: Transparent, state: dict, prefix: str, *_) -> None:
+    own = tuple(f'{prefix}{name}.' for name in (module.inner, *module.hidden))
+    for key in list(state):
+        if key.startswith(prefix) and not key.startswith(own):
+            state[f'{prefix}{module.inner}.{key[len(prefix) :]}'] = state.pop(key)
+
+
+def _forgive(module: nn.Module, incompatible) -> None:
+    # hidden children are not in the file on purpose; the rest is reported under the inner model's names
+    marks = tuple(f'{name}.' for name in module.hidden)
+    kept = []
+    for key in incompatible.missing_keys:
+        if not any(key.startswith(mark) or f'.{mark}' in key for mark in marks):
+            kept.append(key.replace(f'{module.inner}.', '', 1))
+    incompatible.missing_keys[:] = kept

@@ -1,0 +1,100 @@
+"""Integer-valued LIF and its exact binary form."""
+
+from torch import Tensor, nn
+
+from mmsnn.layers.time import TimeAware, fold, unfold
+from mmsnn.ops import lif
+from mmsnn.registry import MODELS
+
+from .base import Neuron
+
+
+@MODELS.register_module()
+class ILIF(Neuron):
+    """I-LIF (Luo et al., "Integer-Valued Training and Spike-Driven Inference", ECCV 2024): trains with integers 0..D.
+
+    ``s = round(clip(h / v_threshold, 0, D))`` with a soft, detached reset, as the authors' code has it; the default
+    tau is its decay of 0.25. In training and by default in inference it emits integers in T steps;
+    `expand_levels` turns a trained network into one that runs T*D steps of two-valued spikes with equal outputs.
+
+    Args:
+        levels: D, the largest integer.
+        settings: as in `Neuron`; ``v_reset`` must stay None.
+
+    Raises:
+        ValueError: a hard reset, or ``T`` is no multiple of D in a network after `expand_levels`.
+    """
+
+    def __init__(
+        self,
+        T: int = 4,
+        *,
+        levels: int = 4,
+        tau: float = 4 / 3,
+        v_reset: float | None = None,
+        decay_input: bool = False,
+        detach_reset: bool = True,
+        surrogate: str = 'rectangle',
+        **settings,
+    ):
+        super().__init__(
+            T,
+            levels=levels,
+            tau=tau,
+            v_reset=v_reset,
+            decay_input=decay_input,
+            detach_reset=detach_reset,
+            surrogate=surrogate,
+            **settings,
+        )
+        self.expanded = False
+
+    def forward(self, x: Tensor, v_init: Tensor | None = None, return_v: bool = False):
+        """Integers 0..D, or 0 and D in T = T'*D micro-steps where the network was expanded."""
+        if not self.expanded:
+            return super().forward(x, v_init, return_v)
+        D = self.settings['levels']
+        if self.T % D:
+            raise ValueError(f'T={self.T} micro-steps are no multiple of levels={D}')
+        steps = self.T // D
+        micro = unfold(x, self.T).unflatten(0, (steps, D))
+        rest = {**self.settings, 'tau': self.tau}
+        out = lif(fold(micro.mean(1)), steps, **rest, v_init=v_init, return_v=return_v)
+        counts = out[0] if return_v else out
+        spikes = fold(fold(to_binary(unfold(counts, steps), D) * D))
+        return (spikes, out[1]) if return_v else spikes
+
+
+def to_binary(counts: Tensor, levels: int) -> Tensor:
+    """Integers ``[T, ...]`` in 0..D to D binary micro-steps ``[T, D, ...]`` that sum to them."""
+    order = counts.new_tensor(range(levels)).view(1, levels, *[1] * (counts.dim() - 1))
+    return (counts.unsqueeze(1) > order).to(counts)
+
+
+def expand_levels(model: nn.Module) -> nn.Module:
+    """Turn a trained network of `ILIF` neurons into its spike-driven form, in place; returns ``model``.
+
+    Every module then runs T*D micro-steps and the neurons emit only 0 and D (the constant D belongs to the weights
+    that follow), so a convolution only adds. Equal to the integer network up to rounding, because between two neurons
+    everything must act on the mean over micro-steps as on the integers: convolutions, norms in eval mode, pooling,
+    sums. Products of spikes (AND, IAND) do not.
+
+    Raises:
+        ValueError: no ILIF in ``model``, different ``levels``, other neurons among them, or already expanded.
+    """
+    neurons = [m for m in model.modules() if isinstance(m, Neuron)]
+    levels = {n.settings['levels'] for n in neurons}
+    if not neurons or not all(isinstance(n, ILIF) for n in neurons) or len(levels) != 1:
+        raise ValueError('expand_levels needs a model whose neurons are all ILIF, with equal levels')
+    if any(n.expanded for n in neurons):
+        raise ValueError('the model is expanded already')
+    for module in model.modules():
+        if getattr(module, 'connect', 'ADD') != 'ADD':
+            raise ValueError(f'connect={module.connect!r} multiplies spikes and cannot be expanded')
+    for neuron in neurons:
+        neuron.expanded = True
+    (factor,) = levels
+    for module in model.modules():
+        if isinstance(module, TimeAware):
+            module.T = module.T * factor
+    return model

@@ -1,0 +1,35 @@
+"""Child registries of mmengine's, scope ``mmsnn``: ``dict(type='mmsnn.LIF')`` works in every OpenMMLab config."""
+
+from mmengine import registry as root
+from mmengine.registry import Registry
+
+MODELS = Registry(
+    'model',
+    parent=root.MODELS,
+    scope='mmsnn',
+    locations=['mmsnn.neurons', 'mmsnn.models', 'mmsnn.distill'],
+)
+HOOKS = Registry('hook', parent=root.HOOKS, scope='mmsnn', locations=['mmsnn.engine.hooks'])
+DATASETS = Registry('dataset', parent=root.DATASETS, scope='mmsnn', locations=['mmsnn.datasets'])
+TRANSFORMS = Registry('transform', parent=root.TRANSFORMS, scope='mmsnn', locations=['mmsnn.datasets'])
+METRICS = Registry('metric', parent=root.METRICS, scope='mmsnn', locations=['mmsnn.analysis'])
+
+
+def build_own(cfg: dict, **defaults):
+    """Build one of mmsnn's own parts from ``cfg``.
+
+    Unlike ``Registry.build``, which looks an unscoped type up in the run's default scope first, ``dict(type='LIF')``
+    here always means ``mmsnn.LIF``; other scopes are written out (``type='mmcv.Swish'``).
+
+    Raises:
+        KeyError: the type is not registered.
+        TypeError: ``cfg`` is no dict with a ``type``, or the type does not take one of the keys.
+    """
+    if not isinstance(cfg, dict) or 'type' not in cfg:
+        raise TypeError(f"expected a dict with a 'type', got {cfg!r}")
+    args = {**defaults, **cfg}
+    kind = args.pop('type')
+    cls = MODELS.get(kind) if isinstance(kind, str) else kind
+    if cls is None:
+        raise KeyError(f'{kind!r} is not registered in mmsnn; known: {", ".join(sorted(MODELS.module_dict))}')
+    return cls(**args)
