@@ -24,9 +24,9 @@ def home() -> Path:
 
 
 def scripts() -> dict[str, Path]:
-    """The Python files under ``tools`` and ``demo`` by name, without suffix."""
+    """The Python files under ``tools`` and ``demo`` that can be run, by name without suffix."""
     found = [*sorted((home() / 'tools').rglob('*.py')), *sorted((home() / 'demo').glob('*.py'))]
-    return {path.stem: path for path in found}
+    return {path.stem: path for path in found if '__main__' in path.read_text(encoding='utf-8')}
 
 
 def listing() -> str:
@@ -74,6 +74,8 @@ def main(arguments: list[str]) -> None:
     path = scripts().get(command)
     if path is None:
         raise SystemExit(f'no command {command!r}\n\n{listing()}')
+    # What `python FILE` does too: scripts may import their neighbours.
+    sys.path.insert(0, str(path.parent))
     sys.argv = [str(path), *rest]
     runpy.run_path(str(path), run_name='__main__')
 

@@ -37,7 +37,7 @@ class StandIn(types.ModuleType):
         def missing(*args, **kwargs):
             raise RuntimeError(
                 f'{name} needs a compiled mmcv: mmcv is installed without its compiled ops, and this one is not among '
-                f'those mmsnn replaces ({", ".join(sorted(OPS))}). Build mmcv from source with torch installed '
+                f'those mmsnn replaces ({supplied()}). Build mmcv from source with torch installed '
                 "and pip's --no-build-isolation."
             )
 
@@ -84,10 +84,14 @@ def announced(op):
 @functools.cache
 def announce():
     print_log(
-        f'mmcv is installed without its compiled ops: mmsnn supplies {", ".join(sorted(OPS))} '
-        f'(set {SWITCH}=0 to refuse them).',
+        f'mmcv is installed without its compiled ops: mmsnn supplies {supplied()} ({SWITCH}=0 refuses them).',
         logger='current',
     )
+
+
+def supplied() -> str:
+    """The ops there are, by the names mmcv's users know."""
+    return ', '.join(sorted({name.removesuffix('_forward').removesuffix('_backward') for name in OPS}))
 
 
 @functools.cache

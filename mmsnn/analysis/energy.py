@@ -27,7 +27,7 @@ ANALOG = 'analog MAC'
 SUMMED = dict(
     acs=('ACs (M)', 1e-6),
     macs=('MACs (M)', 1e-6),
-    twin_macs=('twin MACs (M)', 1e-6),
+    twin_macs=('twin (M)', 1e-6),
     energy_uj=('µJ', 1),
     twin_energy_uj=('twin µJ', 1),
 )
@@ -115,8 +115,8 @@ class EnergyReport:
             ),
             show_footer=True,
         )
-        table.add_column('layer', 'total', overflow='fold')
-        table.add_column('rule')
+        table.add_column('layer', 'total', overflow='fold', min_width=20)
+        table.add_column('rule', no_wrap=True)
         table.add_column('density', justify='right')
 
         def cell(holder, key):
@@ -124,7 +124,7 @@ class EnergyReport:
             return f'{value * SUMMED[key][1]:.3f}'
 
         for key, (title, _) in SUMMED.items():
-            table.add_column(title, cell(self, key), justify='right')
+            table.add_column(title, cell(self, key), justify='right', no_wrap=True)
         for layer in self.layers:
             table.add_row(layer.name, layer.rule, f'{layer.density:.3f}', *(cell(layer, key) for key in SUMMED))
         return table
@@ -137,6 +137,7 @@ class _Tally:
     amplitudes: set = field(default_factory=set)
     two_valued: bool = True
     integer: bool = True
+    folded: bool = True
     spikes: float = 0
     units: float = 0
     dense: int = 0
@@ -154,6 +155,7 @@ class _Tally:
             self.amplitudes.add(amplitude.item())
             self.two_valued &= len(self.amplitudes) == 1 and bool((x[on] == amplitude).all())
             self.integer &= bool(peak <= LARGEST_INTEGER) and bool((x == x.round()).all())
+        self.folded &= steps > 1
         dense = dense_macs(layer, x, output)
         self.dense += dense
         self.twin += dense / steps
@@ -165,8 +167,10 @@ class _Tally:
             self.units += accumulations(layer, size, output)
 
     def result(self, name: str, images: int) -> LayerEnergy:
-        acs = self.spikes if self.two_valued else self.units if self.integer else 0
-        rule = SPIKE if self.two_valued else INTEGER if self.integer else ANALOG
+        # zeros alone do not tell spikes from silent features; that the layer runs in time does
+        spiking = self.two_valued and (self.amplitudes or self.folded)
+        rule = SPIKE if spiking else INTEGER if self.integer and self.amplitudes else ANALOG
+        acs = {SPIKE: self.spikes, INTEGER: self.units, ANALOG: 0}[rule]
         macs = self.dense if rule == ANALOG else 0
         return LayerEnergy(name, rule, self.nonzero / self.inputs, acs / images, macs / images, self.twin / images)
 
@@ -178,10 +182,12 @@ def count_energy(model: nn.Module, inputs: Batch | Iterable[Batch]) -> EnergyRep
     - other integers (SEW's sums, I-LIF): ``integer AC``, as many accumulations as their absolute value;
     - anything else (images, rates behind the readout, ReLU features): ``analog MAC``, all dense MACs.
 
-    One rule holds for all calls of a layer over all inputs; integers above 127 count as analog (8-bit images). A layer
-    that ran on ``[B, ...]`` is counted once an image, on ``[T*B, ...]`` T times. Norms are taken as folded into
-    convolutions, biases as free. The ANN twin runs every layer once on dense inputs; a call counts as T steps where its
-    first dimension is T*B.
+    One rule holds for all calls of a layer over all inputs. Integers above 127 count as analog (8-bit images); a layer
+    given nothing but zeros counts as spiking on ``[T*B, ...]``, as analog on ``[B, ...]``. What ran on ``[B, ...]`` is
+    counted once an image, on ``[T*B, ...]`` T times. Norms are taken as folded into convolutions, biases as free.
+
+    The ANN twin runs every layer once on dense inputs: the dense MACs of a call are divided by T where its first
+    dimension is T*B.
 
     Args:
         model: any model, spiking or not; run in eval mode, its modes are restored.

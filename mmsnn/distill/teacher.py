@@ -55,14 +55,16 @@ class Teacher:
         return self
 
     def load(self) -> None:
-        """Fill in the weights: the model's own initialisation, then the checkpoint."""
+        """Fill in the weights: the checkpoint's, or without one the model's own initialisation."""
         if self.loaded:
             return
-        with untouched_rng():
-            self.model.init_weights()
-        if self.checkpoint is not None:
+        if self.checkpoint is None:
+            with untouched_rng():
+                self.model.init_weights()
+        else:
+            # no initialisation first: it would fetch the weights that the teacher itself once started from
             try:
-                transfer_weights(self.checkpoint, self.model, verbose=False)
+                transfer_weights(self.checkpoint, self.model, min_match=1.0, verbose=False)
             except (ValueError, FileNotFoundError) as error:
                 raise type(error)(
                     f'model.teacher_checkpoint={self.checkpoint!r}: {error}\nTrain the teacher first '

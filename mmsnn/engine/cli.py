@@ -48,8 +48,7 @@ def read_config(args: argparse.Namespace) -> Config:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
         if not torch.cuda.is_available():
             _launch_on_cpu(cfg)
-    if cfg.get('default_scope') == 'mmpretrain':
-        _set_mmpretrain_loaders(cfg)
+    _complete_loaders(cfg)
     return cfg
 
 
@@ -79,11 +78,16 @@ def _launch_on_cpu(cfg: Config) -> None:
     cfg.model_wrapper_cfg = {**wrapper, 'device_ids': None}
 
 
-def _set_mmpretrain_loaders(cfg: Config) -> None:
-    """mmpretrain's configs leave these to its tools."""
+def _complete_loaders(cfg: Config) -> None:
     for part in ('train', 'val', 'test'):
         loader = cfg.get(f'{part}_dataloader')
-        if loader:
+        if not loader:
+            continue
+        if cfg.get('default_scope') == 'mmpretrain':
+            # its configs leave these to its tools
             loader.setdefault('collate_fn', dict(type='default_collate'))
             loader.setdefault('pin_memory', torch.cuda.is_available())
-            loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
+            loader.setdefault('persistent_workers', True)
+        if loader.get('num_workers', 0) == 0:
+            # torch refuses to keep workers that do not exist; bases ask for it
+            loader.persistent_workers = False

@@ -14,7 +14,7 @@ def build_neuron(cfg: dict, T: int) -> Neuron:
         TypeError: ``cfg`` is no dict with a type, or has a key that the neuron does not take.
         KeyError: unknown type.
     """
-    return build_own({**cfg, 'T': T})
+    return build_own({**cfg, 'T': T} if isinstance(cfg, dict) else cfg)
 
 
 __all__ = ['IF', 'ILIF', 'LIF', 'PLIF', 'Neuron', 'build_neuron', 'expand_levels', 'to_binary']

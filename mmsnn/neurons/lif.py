@@ -49,7 +49,7 @@ class PLIF(Neuron):
     def __init__(self, T: int = 4, *, init_tau: float = 2.0, **settings):
         init_tau = settings.pop('tau', init_tau)
         super().__init__(T, tau=init_tau, **settings)
-        if init_tau <= 1:
+        if init_tau is None or init_tau <= 1:
             raise ValueError(f'init_tau must be above 1 time step, got {init_tau}')
         self.w = nn.Parameter(torch.tensor(-math.log(init_tau - 1.0)))
 

@@ -79,13 +79,23 @@ class PixelKL(DistillLoss):
 
     Args:
         tau: temperature.
-        ignore_index: label of pixels without truth; the label map is brought to the logits' size by nearest neighbour.
+        ignore_index: label of pixels without truth, None reads that of the student's decode head; the label map is
+            brought to the logits' size by nearest neighbour.
     """
 
-    def __init__(self, tau: float = 1.0, ignore_index: int = 255):
+    def __init__(self, tau: float = 1.0, ignore_index: int | None = None):
         super().__init__()
         self.tau = tau
-        self.ignore_index = ignore_index
+        self.ask_head = ignore_index is None
+        self.ignore_index = 255 if ignore_index is None else ignore_index
+
+    def bind(self, student_module: nn.Module, teacher_module: nn.Module) -> None:
+        """Read the ignored label, unless it was given."""
+        head = getattr(student_module, 'decode_head', None)
+        # of a cascade's heads the last one answers
+        head = head[-1] if isinstance(head, nn.ModuleList) else head
+        if self.ask_head:
+            self.ignore_index = getattr(head, 'ignore_index', self.ignore_index)
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
         """Logits ``[B, K, h, w]`` and data samples with ``gt_sem_seg``; without samples every pixel counts."""

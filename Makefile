@@ -1,0 +1,28 @@
+# Every target sets itself up in .venv; nothing outside this folder changes. No GPU and no compiler is needed.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+STAMP := .venv/.mmsnn-installed
+
+.PHONY: test demo lint
+
+test: $(STAMP)
+	$(BIN)/python -m pytest tests
+
+demo: $(STAMP)
+	$(BIN)/python demo/digits_demo.py
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo 'No Python 3.11 or newer with venv found: make PYTHON=/path/to/python'; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# opencv comes twice, and the variant that draws windows wants system libraries which servers lack.
+$(STAMP): $(BIN)/python setup.py pyproject.toml constraints.txt
+	$(INSTALL) setuptools -e '.[demo,dev]'
+	$(BIN)/python -c 'import cv2' || $(INSTALL) --force-reinstall --no-deps opencv-python-headless
+	touch $@
