@@ -7,7 +7,7 @@ _base_ = [
     '../_base_/mmsnn.py',
 ]
 model = dict(
-    # digits are 17 to 51 pixels high: the levels of strides 8, 16 and 32 suffice
+    # digits are 20 to 51 pixels high: the levels of strides 8, 16 and 32 suffice
     neck=dict(num_outs=3, norm_cfg=dict(type='BN')),
     bbox_head=dict(
         num_classes=10,

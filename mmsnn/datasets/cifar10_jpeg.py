@@ -21,7 +21,7 @@ class CIFAR10JPEG(BaseDataset):
     """CIFAR-10 out of a tar archive of ``SPLIT/CLASS/*.jpg``, nothing unpacked; a drop-in for mmpretrain's CIFAR10.
 
     Images are RGB, 32x32. They are ordered by file name, then by class, so the first n (``indices=n``) hold every class
-    alike. The first use decodes the archive into ``cache`` (184 MB, about a minute).
+    alike. The first use decodes the archive into ``cache`` (184 MB, some seconds).
 
     Args:
         ann_file: the archive, below ``data_root``.

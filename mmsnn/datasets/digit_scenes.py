@@ -25,7 +25,7 @@ def make_digit_scenes(
 ) -> Path:
     """Write the set to ``root`` unless it is there already, whole and with the same parameters; returns ``root``.
 
-    Each image holds two to six of scikit-learn's scanned digits (8x8 pixels, enlarged to 14-40 % of the image), turned,
+    Each image holds two to six of scikit-learn's scanned digits (8x8 pixels, enlarged to 17-40 % of the image), turned,
     tinted and more or less faint, among lines, discs and letters. A scanned digit serves in one split only. Files:
     ``images/SPLIT/*.jpg``, ``annotations/SPLIT.json`` (COCO; boxes ``[x, y, w, h]`` in pixels, masks as uncompressed
     RLE, ``sample`` = index of the scan), ``semantic/SPLIT/*.png`` (class index of each pixel, `BACKGROUND` elsewhere).
@@ -171,7 +171,7 @@ def draw_scene(rng: np.random.Generator, scans, labels, pool, size: int):
     found = []
     for _ in range(rng.integers(2, 7)):
         sample = rng.choice(pool)
-        side = size * np.exp(rng.uniform(np.log(0.14), np.log(0.4)))
+        side = size * np.exp(rng.uniform(np.log(0.17), np.log(0.4)))
         ink = _enlarge(rng, scans[sample], side)
         spot = _free_spot(rng, ink, taken)
         if spot is None:
@@ -264,9 +264,9 @@ def _free_spot(rng, ink: np.ndarray, taken: np.ndarray):
 
 
 def _contrasting(rng, behind: np.ndarray) -> np.ndarray:
-    """A colour whose brightness differs from that of the pixels ``behind`` by 50 to 130 (of 255)."""
+    """A colour whose brightness differs from that of the pixels ``behind`` by 60 to 140 (of 255)."""
     ground = behind.mean()
-    distance = rng.uniform(50, 130)
+    distance = rng.uniform(60, 140)
     darker = rng.random() < 0.5
     if ground - distance < 10:
         darker = False

@@ -21,10 +21,11 @@ DRAWING = dict(
     mmseg=('SegVisualizationHook', 'SegLocalVisualizer', dict(draw=True)),
     mmpretrain=('VisualizationHook', 'UniversalVisualizer', dict(enable=True, interval=1)),
 )
+# without scope, because mmdet's is registered in mmengine
 TTA_MODELS = dict(
-    mmdet=dict(type='mmdet.DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
-    mmseg=dict(type='mmseg.SegTTAModel'),
-    mmpretrain=dict(type='mmpretrain.AverageClsScoreTTA'),
+    mmdet=dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
+    mmseg=dict(type='SegTTAModel'),
+    mmpretrain=dict(type='AverageClsScoreTTA'),
 )
 
 

@@ -251,7 +251,18 @@ class SpikingResNet(TimeAware, ResNet):
         def block(**block_kwargs):
             return self.block_type(make_neuron=self._make_neuron, dilation=next(each), **block_kwargs)
 
-        return ResLayer(**{**kwargs, 'block': block, 'num_blocks': num_blocks})
+        layer = ResLayer(**{**kwargs, 'block': block, 'num_blocks': num_blocks})
+        down = layer[0].downsample
+        if self.avg_down and down is not None and not isinstance(down[0], nn.AvgPool2d):
+            # mmdet and mmseg pool by 1 here, which counts in the names of what follows
+            layer[0].downsample = nn.Sequential(nn.Identity(), *down)
+        return layer
+
+    def _freeze_stages(self) -> None:
+        super()._freeze_stages()
+        if self.frozen_stages >= 0 and not self.deep_stem:
+            # what it learns (PLIF) belongs to the stem; deep_stem and the stages hold theirs
+            self.neuron1.requires_grad_(False)
 
     def _stem(self, x: Tensor) -> Tensor:
         """Images or event frames to the spikes ``[T*B, C, H, W]`` that enter stage 1."""

@@ -1,4 +1,5 @@
-# DigitScenes, written by mmsnn.datasets.make_digit_scenes: 1200 + 240 images of 128x128 pixels, 2 to 6 digits each
+# DigitScenes: 1200 + 240 generated images of 128x128 pixels with 2 to 6 handwritten digits each. To write it:
+# python -c "from mmsnn.datasets import make_digit_scenes; make_digit_scenes('data/digit_scenes')"
 _base_ = 'mmdet::_base_/datasets/coco_detection.py'
 data_root = 'data/digit_scenes/'
 metainfo = dict(classes=tuple('0123456789'))

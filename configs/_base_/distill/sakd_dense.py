@@ -1,11 +1,16 @@
 # SAKD (Qiu et al., Neural Networks 2024) on dense detectors. Level 1: start from the ANN's weights. Level 2: the
 # backbone's four stages (the paper's feature term) and the dense response (our definition, the paper's detectors are
 # not public)
-stages = [f'backbone.layer{i}' for i in range(1, 5)]
 distill = dict(
     transfer=True,
     losses=dict(
-        loss_feature=dict(type='FeatureMSE', student=stages, teacher=stages, connector=dict(type='ConvBN'), weight=1.0),
+        loss_feature=dict(
+            type='FeatureMSE',
+            student=[f'backbone.layer{i}' for i in range(1, 5)],
+            teacher=[f'backbone.layer{i}' for i in range(1, 5)],
+            connector=dict(type='ConvBN'),
+            weight=1.0,
+        ),
         loss_response=dict(type='DenseResponse', student='bbox_head[0]', teacher='bbox_head[0]', weight=1.0),
     ),
 )

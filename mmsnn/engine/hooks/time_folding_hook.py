@@ -1,7 +1,10 @@
 """A check before training: is time folded into the input of every neuron?"""
 
+import logging
+
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import nn
 
@@ -9,44 +12,63 @@ from mmsnn.neurons import Neuron
 from mmsnn.registry import HOOKS
 
 
-def check_time_folding(model: nn.Module, size: int = 64) -> None:
-    """Forward one blank image and see that every neuron is given ``[T*1, ...]``.
+class TimeFoldingError(ValueError):
+    """A neuron's input does not hold the time steps that the neuron reads from it."""
+
+
+def check_time_folding(model: nn.Module) -> None:
+    """Forward one blank image and see that every neuron is given ``[T*1, ...]``; the model stays as it was.
 
     A neuron in an ANN part, say ``act_cfg=dict(type='mmsnn.LIF')`` in a neck behind a backbone that reads its rates
     out, would take the images of a batch for time steps, in silence.
 
     Args:
         model: a task model (with ``extract_feat``) or a backbone.
-        size: height and width of the image, in pixels.
 
     Raises:
-        ValueError: a neuron's input is not folded; the message names the module.
+        TimeFoldingError: a neuron's input is not folded; the message names the module.
     """
-
-    def check(name):
-        def hook(module, inputs):
-            if inputs[0].shape[0] % module.T or inputs[0].shape[0] == 1 < module.T:
-                raise ValueError(
-                    f'{name} ({type(module).__name__}, T={module.T}) is given {tuple(inputs[0].shape)} for one image: '
-                    "time is not folded into it. Set backbone.readout='none' for spiking necks and heads, or give "
-                    'this layer an ordinary activation'
-                )
-
-        return hook
-
-    handles = [m.register_forward_pre_hook(check(n)) for n, m in model.named_modules() if isinstance(m, Neuron)]
-    first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    neurons = {name: m for name, m in model.named_modules() if isinstance(m, Neuron)}
+    handles = [m.register_forward_pre_hook(_check(name)) for name, m in neurons.items()]
     modes = {m: m.training for m in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng():
-            image = torch.zeros(1, first.in_channels, size, size, device=first.weight.device)
-            getattr(model, 'extract_feat', model)(image)
+        if neurons:
+            _forward_blank(model)
     finally:
         for handle in handles:
             handle.remove()
         for module, mode in modes.items():
             module.training = mode
+
+
+def _check(name: str):
+    def hook(module, inputs):
+        shape = tuple(inputs[0].shape)
+        if shape[0] % module.T:
+            raise TimeFoldingError(
+                f'{name} ({type(module).__name__}, T={module.T}) is given {shape} for one image: time is not folded '
+                "into it. Set backbone.readout='none' for spiking necks and heads, or give this layer an ordinary "
+                'activation'
+            )
+
+    return hook
+
+
+def _forward_blank(model: nn.Module) -> None:
+    conv = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    for size in (64, 224):
+        try:
+            with torch.no_grad(), torch.random.fork_rng():
+                image = torch.zeros(1, conv.in_channels, size, size, device=conv.weight.device)
+                getattr(model, 'extract_feat', model)(image)
+            return
+        except TimeFoldingError:
+            raise
+        # a backbone of fixed input size says nothing about folding
+        except Exception as error:
+            reason = error
+    print_log(f'time folding was not checked: {reason}', logger='current', level=logging.WARNING)
 
 
 @HOOKS.register_module()

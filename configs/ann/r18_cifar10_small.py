@@ -1,0 +1,10 @@
+# the teacher on CIFAR-10 from JPEG files: ResNet-18 at a quarter of the width, for two CPU cores
+_base_ = [
+    'mmpretrain::_base_/models/resnet18_cifar.py',
+    '../_base_/datasets/cifar10_jpeg.py',
+    '../_base_/schedules/small_classification.py',
+    'mmpretrain::_base_/default_runtime.py',
+    '../_base_/mmsnn.py',
+]
+model = dict(backbone=dict(base_channels=16, stem_channels=16), head=dict(in_channels=128))
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))

@@ -1,0 +1,2 @@
+# ResNet-34 on ImageNet by mmpretrain's recipe. The teacher in sakd/ is not trained by it, but loaded from torchvision
+_base_ = ['mmpretrain::resnet/resnet34_8xb32_in1k.py', '../_base_/mmsnn.py']

@@ -1,0 +1,11 @@
+# SAKD on CIFAR-100: Spiking-ResNet-18 taught by ResNet-18
+_base_ = ['../spiking/spiking_r18_cifar100.py', '../_base_/distill/sakd_cifar.py']
+model = dict(
+    _delete_=True,
+    type='mmsnn.Distiller',
+    student=_base_.model,
+    teacher='mmsnn::ann/r18_cifar100.py',
+    teacher_checkpoint='work_dirs/r18_cifar100/epoch_200.pth',
+    **_base_.distill,
+)
+custom_hooks = [dict(type='mmsnn.DistillHook')]

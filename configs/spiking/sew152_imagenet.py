@@ -1,0 +1,3 @@
+# SEW-ResNet-152 on ImageNet with SAKD's neuron and recipe, undistilled
+_base_ = './sew18_imagenet.py'
+model = dict(backbone=dict(depth=152), head=dict(in_channels=2048))

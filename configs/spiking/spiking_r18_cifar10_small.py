@@ -1,0 +1,15 @@
+# the spiking twin of ann/r18_cifar10_small.py, undistilled
+_base_ = ['../ann/r18_cifar10_small.py', '../_base_/neurons/sakd.py']
+model = dict(
+    backbone=dict(
+        type='mmsnn.SpikingResNet',
+        stem='cifar',
+        T=4,
+        neuron=_base_.neuron,
+        joint_neuron=dict(detach_reset=True),  # SAKD: in the stem and after the additions only
+    )
+)
+# a tenth of the images, twice the epochs: a spiking step costs several times as much
+train_dataloader = dict(dataset=dict(indices=5000))
+train_cfg = dict(max_epochs=10, val_interval=5)
+param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], T_max=10)]

@@ -1,0 +1,233 @@
+"""The whole story in minutes on a CPU: an ANN detector teaches a spiking one to find handwritten digits.
+
+Generates DigitScenes, trains an ANN RetinaNet, its spiking twin without and with SAKD (both on equal budgets), tests
+all three, and writes ``report.md``, ``results.json`` and ``detections.png`` into the work dir. What is finished is
+skipped when run again; interrupted trainings are resumed.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from digits_report import draw_picture, write_report
+from mmengine.config import Config
+
+from mmsnn.datasets import make_digit_scenes
+
+ROOT = Path(__file__).resolve().parents[1]
+# where the configs look for it
+DATA = Path('data/digit_scenes')
+PROGRESS = re.compile(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\]')
+# seconds that an epoch and a test take on two cores; only the time left is reckoned from them
+COSTS = dict(ann=(16, 15), snn=(30, 30), sakd=(40, 30))
+
+
+@cache
+def read_config(path: Path) -> dict:
+    """The content of a config file."""
+    return Config.fromfile(path).to_dict()
+
+
+@dataclass
+class Model:
+    """One network to train and test.
+
+    Attributes:
+        kind: ``ann``, ``snn`` or ``sakd``.
+        config: path of its config.
+        epochs: length of its training.
+        seed: of its training.
+        folder: its work dir.
+        teacher: the network that teaches it.
+    """
+
+    kind: str
+    config: Path
+    epochs: int
+    seed: int
+    folder: Path
+    teacher: 'Model | None' = None
+
+    @property
+    def name(self) -> str:
+        """What to call it in a line of progress."""
+        title = dict(ann='ANN teacher', snn='undistilled SNN', sakd='SNN with SAKD')[self.kind]
+        return f'{title}, seed {self.seed}' if self.seed else title
+
+    @property
+    def checkpoint(self) -> Path:
+        """Its final weights."""
+        return self.folder / f'epoch_{self.epochs}.pth'
+
+    def options(self) -> list[str]:
+        """Its settings, as ``--cfg-options``."""
+        found = [f'train_cfg.max_epochs={self.epochs}', f'param_scheduler.1.T_max={self.epochs}']
+        if self.teacher:
+            found += [f'model.teacher={self.teacher.config}', f'model.teacher_checkpoint={self.teacher.checkpoint}']
+        return found
+
+    def settings(self) -> dict:
+        """All that its weights depend on but the code."""
+        teacher = self.teacher.settings() if self.teacher else None
+        data = json.loads((DATA / 'stamp.json').read_text())
+        return dict(config=read_config(self.config), options=self.options(), seed=self.seed, data=data, teacher=teacher)
+
+
+class Clock:
+    """Lines of progress with the time left.
+
+    Args:
+        costs: what each job is reckoned to cost, in any unit.
+    """
+
+    def __init__(self, costs: list[float]):
+        self.costs = costs
+        self.start, self.done = time.monotonic(), 0
+        self.last = 0.0
+
+    def show(self, what: str, part: float) -> None:
+        """Say that ``part`` (0 to 1) of the current job is done; at most twice a second."""
+        now = time.monotonic()
+        if now - self.last < 0.5 and part < 1:
+            return
+        self.last = now
+        spent = sum(self.costs[: self.done]) + part * self.costs[self.done]
+        left = sum(self.costs) - spent
+        # the first moments say little about this machine's speed
+        speed = (now - self.start + 20) / (spent + 20)
+        line = f'{what}: {part:4.0%}, about {left * speed / 60:.1f} minutes left in all'
+        if sys.stdout.isatty():
+            print(f'\r{line:78}', end='' if part < 1 else '\n', flush=True)
+        else:
+            print(line, flush=True)
+
+    def finish(self, skipped: bool = False) -> None:
+        """Go on to the next job."""
+        if skipped:
+            self.costs[self.done] = 0.0
+        self.done += 1
+
+
+def run_tool(tool: str, arguments: list, folder: Path, show) -> None:
+    """Run ``tools/TOOL`` as users do, its output in ``folder/TOOL.log``; SystemExit with its last lines if it fails."""
+    log, last = folder / f'{tool}.log', deque(maxlen=15)
+    command = [sys.executable, ROOT / 'tools' / f'{tool}.py', *arguments, '--work-dir', folder]
+    # a source tree serves as well as an installed package
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
+    env = {**os.environ, 'PYTHONPATH': paths}
+    output = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace')
+    with log.open('a') as file, subprocess.Popen([str(c) for c in command], env=env, **output) as process:
+        try:
+            for line in process.stdout:
+                file.write(line)
+                last.append(line)
+                found = PROGRESS.search(line)
+                if found:
+                    epoch, step, steps = map(int, found.groups())
+                    show(epoch - 1 + step / steps)
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode:
+        raise SystemExit(f'\n{"".join(last)}\ntools/{tool}.py failed; all of its output is in {log}')
+
+
+def train(model: Model, clock: Clock) -> None:
+    """Train ``model`` unless its final weights are there, from the same settings; resume what was interrupted."""
+    model.folder.mkdir(parents=True, exist_ok=True)
+    stamp = model.folder / 'settings.json'
+    wanted = json.dumps(model.settings(), indent=1, default=str)
+    if not stamp.is_file() or stamp.read_text() != wanted:
+        shutil.rmtree(model.folder)
+        model.folder.mkdir()
+        stamp.write_text(wanted)
+    finished = model.checkpoint.is_file()
+    if not finished:
+        arguments = [model.config, '--resume', '--no-validate', '--seed', model.seed, '--cfg-options', *model.options()]
+        run_tool('train', arguments, model.folder, lambda n: clock.show(f'training the {model.name}', n / model.epochs))
+    clock.finish(skipped=finished)
+
+
+def test(model: Model, clock: Clock) -> dict:
+    """Metrics and costs of a trained model, as ``tools/test.py --benchmark`` writes them."""
+    found = model.folder / 'benchmark.json'
+    finished = found.is_file() and found.stat().st_mtime > model.checkpoint.stat().st_mtime
+    if not finished:
+        clock.show(f'testing the {model.name}', 0.0)
+        arguments = [model.config, model.checkpoint, '--benchmark']
+        run_tool('test', arguments, model.folder, lambda n: None)
+    clock.finish(skipped=finished)
+    result = json.loads(found.read_text())
+    # a model that finds nothing at all leaves COCO's metric without numbers
+    result['metrics'] = {'coco/bbox_mAP': 0.0, 'coco/bbox_mAP_50': 0.0} | result['metrics']
+    return result
+
+
+def plan(args: argparse.Namespace) -> list[Model]:
+    """The networks to train, in order: the teacher, then the two students for each seed."""
+
+    def model(kind, config, epochs, seed=0, teacher=None):
+        folder = args.work_dir / (kind if seed == 0 else f'{kind}_seed{seed}')
+        return Model(kind, ROOT / 'configs' / config, epochs, seed, folder, teacher)
+
+    models = [model('ann', 'ann/retinanet_r18_digits.py', args.teacher_epochs)]
+    for seed in range(args.seeds):
+        models.append(model('snn', 'spiking/retinanet_sew18_digits.py', args.epochs, seed))
+        models.append(model('sakd', 'sakd/retinanet_sew18_digits.py', args.epochs, seed, models[0]))
+    return models
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
+    parser.add_argument('--epochs', type=int, default=4, help='of each student (default: 4)')
+    parser.add_argument('--teacher-epochs', type=int, default=8, help='of the ANN (default: 8)')
+    parser.add_argument('--seeds', type=int, default=1, help='of the students; means are reported (default: 1)')
+    parser.add_argument('--num-train', type=int, default=1200, help='training images (default: 1200)')
+    parser.add_argument('--fresh', action='store_true', help='train again what is finished')
+    args = parser.parse_args(argv)
+    for name in ('epochs', 'teacher_epochs', 'seeds', 'num_train'):
+        if getattr(args, name) < 1:
+            parser.error(f'--{name.replace("_", "-")} must be at least 1')
+    return args
+
+
+def main(argv=None) -> None:
+    """Run the command line ``argv`` (default: ``sys.argv``)."""
+    args = parse_args(argv)
+    start = time.monotonic()
+    print(f'DigitScenes: {args.num_train} + 240 images in {DATA}')
+    make_digit_scenes(DATA, num_train=args.num_train)
+    models = plan(args)
+    if args.fresh:
+        for model in models:
+            shutil.rmtree(model.folder, ignore_errors=True)
+    share = args.num_train / 1200
+    clock = Clock([c for m in models for c in (COSTS[m.kind][0] * m.epochs * share, COSTS[m.kind][1])])
+    results = []
+    for model in models:
+        train(model, clock)
+        result = test(model, clock)
+        results.append(dict(kind=model.kind, seed=model.seed, epochs=model.epochs, folder=str(model.folder), **result))
+        print(f'{model.name}: mAP {result["metrics"]["coco/bbox_mAP"]:.3f}')
+    (args.work_dir / 'results.json').write_text(json.dumps(results, indent=1))
+    first = {m.kind: (str(m.config), str(m.checkpoint)) for m in models if m.seed == 0}
+    draw_picture(first, results, DATA, args.work_dir / 'detections.png')
+    write_report(results, args.num_train, args.work_dir / 'report.md')
+    minutes = (time.monotonic() - start) / 60
+    print((args.work_dir / 'report.md').read_text())
+    print(f'{minutes:.1f} minutes; see {args.work_dir / "report.md"} and {args.work_dir / "detections.png"}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,115 @@
+"""Every config: short, complete, and good for one training step."""
+
+import copy
+import functools
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers import build_model, noise_batch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
+
+from mmsnn.distill import Distiller, Progress, Schedule, transfer_weights
+from mmsnn.layers import get_time_steps
+
+REPO = Path(__file__).parents[2]
+CONFIGS = REPO / 'configs'
+FOLDERS = ('ann', 'spiking', 'sakd')
+FILES = [file for folder in FOLDERS for file in sorted((CONFIGS / folder).glob('*.py'))]
+# never equal to T, which would hide errors in folding
+BATCH = 3
+
+
+def name(file):
+    return f'{file.parent.name}/{file.stem}'
+
+
+@functools.cache
+def read(file):
+    return Config.fromfile(file)
+
+
+def load(file):
+    """The config; ``mmsnn::`` resolves without an installation, and mixed precision, which wants a GPU, is off."""
+    cfg = copy.deepcopy(read(file))
+    teacher = cfg.model.get('teacher')
+    if isinstance(teacher, str):
+        assert teacher.startswith('mmsnn::')
+        cfg.model.teacher = str(CONFIGS / teacher.removeprefix('mmsnn::'))
+    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper':
+        cfg.optim_wrapper.type = 'OptimWrapper'
+    return cfg
+
+
+def check_transfer(model):
+    """Level 1 finds everything in the teacher, and uses all of it."""
+    report = transfer_weights(model.teacher.model, model.student, verbose=False)
+    left = [*report.missing, *report.mismatched]
+    assert not [key for key in left if key.startswith('backbone.')]
+    assert len(report.matched) >= 0.9 * (len(report.matched) + len(left))
+    assert not report.unused
+
+
+@pytest.mark.parametrize('file', FILES, ids=name)
+def test_builds_and_trains(file):
+    assert len(file.read_text().splitlines()) < 60
+    cfg = load(file)
+    size = 32 if 'cifar' in file.stem else 64
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = build_model(cfg, size)
+        distilled = isinstance(model, Distiller)
+        assert distilled == (file.parent.name not in ('ann', 'spiking'))
+        assert (get_time_steps(model) > 1) == (file.parent.name != 'ann')
+        assert get_time_steps(model) != BATCH
+        if distilled:
+            check_transfer(model)
+
+        wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
+        schedulers = cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]
+        for scheduler in schedulers:
+            scheduler = {k: v for k, v in scheduler.items() if k != 'convert_to_iter_based'}
+            PARAM_SCHEDULERS.build(dict(scheduler, optimizer=wrapper))
+        first = next(p for p in model.backbone.parameters() if p.requires_grad)
+        before = first.clone()
+        wrapper.zero_grad = lambda: None
+        model.train()
+        losses = model.train_step(noise_batch(model, BATCH, size), wrapper)
+    assert all(math.isfinite(value) for value in losses.values()), losses
+    assert not distilled or set(cfg.model.losses) < set(losses)
+    # the gradient reaches the first layer, and the optimizer uses it
+    assert first.grad.any() and not torch.equal(before, first)
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+@pytest.mark.parametrize('file', [f for f in FILES if f.parent.name == 'sakd'], ids=name)
+def test_student_is_the_undistilled_config(file):
+    cfg, plain = read(file), read(CONFIGS / 'spiking' / file.name)
+    assert cfg.model.student == plain.model
+    ours = {k: v for k, v in cfg.items() if k not in ('model', 'distill', 'custom_hooks')}
+    assert ours == {k: v for k, v in plain.items() if k != 'model'}
+
+
+def test_released_schedule():
+    weights = {}
+    for method in ('sakd_imagenet', 'sakd_imagenet_released'):
+        cfg = Config.fromfile(CONFIGS / f'_base_/distill/{method}.py')
+        assert list(cfg) == ['distill']
+        weights[method] = Schedule.of(cfg.distill.losses.loss_feature.weight.to_dict())
+    paper, released = weights.values()
+    assert [paper(Progress(epoch=e, iter_in_epoch=500)) for e in (0, 9, 10, 119)] == [10, 10, 0.01, 0.01]
+    assert [released(Progress(epoch=50, iter_in_epoch=i)) for i in (0, 10, 11, 999)] == [10, 10, 0.01, 0.01]
+
+
+@pytest.mark.parametrize('folder', FOLDERS)
+def test_metafile_lists_every_config(folder):
+    metafile = f'configs/{folder}/metafile.yml'
+    assert metafile in yaml.safe_load((REPO / 'model-index.yml').read_text())['Import']
+    content = yaml.safe_load((REPO / metafile).read_text())
+    listed = [model['Config'] for model in content['Models']]
+    assert sorted(listed) == sorted(f'configs/{folder}/{f.name}' for f in FILES if f.parent.name == folder)
+    assert {model['In Collection'] for model in content['Models']} == {c['Name'] for c in content['Collections']}
+    assert all(model['Name'] == f'{folder}_{Path(model["Config"]).stem}' for model in content['Models'])

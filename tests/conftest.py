@@ -1,0 +1,122 @@
+"""What all tests share: one thread, fixed seeds, uninitialised memory full of NaN, and all that is registered."""
+
+import inspect
+import os
+import random
+from pathlib import Path
+
+# before torch starts its threads
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from mmengine.model import BaseModule  # noqa: E402
+
+import mmsnn  # noqa: E402, F401  first: it supplies mmcv's compiled ops where they are missing
+from mmsnn.layers import TimeAware  # noqa: E402
+from mmsnn.neurons import Neuron  # noqa: E402
+from mmsnn.registry import MODELS  # noqa: E402
+
+REPO = Path(__file__).parents[1]
+NAN_FILLED = ('ops', 'neurons', 'layers', 'models', 'distill', 'reliability')
+
+# what a backbone needs beyond the smallest values of `depth`, `arch` and `base_channels`
+NEEDS = {'Spikify': dict(backbone=dict(type='mmdet.ResNet', depth=18, base_channels=8, norm_eval=False))}
+
+torch.set_num_threads(1)
+MODELS.import_from_location()
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds():
+    """Every test starts from the same random state."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def nan_in_fresh_memory(request):
+    """`torch.empty` holds NaN in the tests of ops and modules, so that reading what nobody wrote shows."""
+    if Path(request.path).parent.name not in NAN_FILLED:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@pytest.fixture(scope='session')
+def data_root() -> Path:
+    """Folder of the real data sets: MMSNN_DATA_ROOT, else ``shared/data`` beside the repository."""
+    root = Path(os.environ.get('MMSNN_DATA_ROOT', REPO.parent / 'shared' / 'data'))
+    if not root.is_dir():
+        pytest.skip(f'no data sets in {root}; set MMSNN_DATA_ROOT to their folder')
+    return root
+
+
+def registered(is_kind) -> list[type]:
+    """The registered classes of one kind, by name."""
+    found = {cls for cls in MODELS.module_dict.values() if inspect.isclass(cls) and is_kind(cls)}
+    return sorted(found, key=lambda cls: cls.__name__)
+
+
+NEURONS = registered(lambda cls: issubclass(cls, Neuron))
+BACKBONES = registered(lambda cls: issubclass(cls, TimeAware) and issubclass(cls, BaseModule))
+
+
+def pytest_generate_tests(metafunc):
+    """A test that asks for ``neuron_type`` or ``backbone_type`` runs once for every registered one."""
+    for name, classes in (('neuron_type', NEURONS), ('backbone_type', BACKBONES)):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, classes, ids=lambda cls: cls.__name__)
+
+
+@pytest.fixture
+def make_backbone(backbone_type):
+    """Builds the smallest network of a registered backbone; `NEEDS` holds what cannot be guessed."""
+
+    def make(**kwargs):
+        takes = inspect.signature(backbone_type.__init__).parameters
+        every = {name for cls in backbone_type.__mro__ for name in inspect.signature(cls.__init__).parameters}
+        small = dict(NEEDS.get(backbone_type.__name__, {}))
+        settings = getattr(backbone_type, 'arch_settings', None)
+        for key in ('depth', 'arch'):
+            if key in takes and settings:
+                small[key] = next(iter(settings))
+        if 'base_channels' in every and 'backbone' not in small:
+            small['base_channels'] = 8
+        model = backbone_type(**{**small, **kwargs})
+        model.init_weights()
+        make_lively(model)
+        return model
+
+    return make
+
+
+def make_lively(model: torch.nn.Module, image=None, bias=(0.5, 2.0)) -> torch.nn.Module:
+    """Norms whose statistics fit ``image`` and whose biases let some neurons spike in every layer, and not all."""
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    modes = {m: m.training for m in model.modules()}
+    momenta = [norm.momentum for norm in norms]
+    generator = torch.Generator().manual_seed(1)
+    for norm in norms:
+        norm.weight.data.uniform_(0.8, 1.2, generator=generator)
+        norm.bias.data.uniform_(*bias, generator=generator)
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(torch.randn(3, 3, 32, 32, generator=generator) if image is None else image)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    for module, mode in modes.items():
+        module.training = mode
+    return model
+
+
+@pytest.fixture
+def lively():
+    """`make_lively`, which test modules cannot import."""
+    return make_lively

@@ -1,0 +1,115 @@
+"""Test a detector, segmentor or classifier, and measure what it costs."""
+
+import argparse
+import json
+import os.path as osp
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+from mmengine.evaluator import DumpResults
+from mmengine.model import is_model_wrapper
+from rich.console import Console
+
+import mmsnn  # first of those that need mmcv: it supplies mmcv's compiled ops where they are missing
+from mmsnn.analysis import benchmark
+from mmsnn.engine.checks import check_data
+from mmsnn.engine.cli import add_arguments, build_runner, is_distiller, read_config
+from mmsnn.engine.loading import CheckMatch
+from mmsnn.engine.testing import ProgressBar, draw_results, use_tta
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file, or mmsnn::PATH; of a distillation config, the student is tested')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    add_arguments(parser)
+    parser.add_argument('--out', metavar='FILE.pkl', help='dump the predictions')
+    parser.add_argument('--show', action='store_true', help='draw the predictions in a window')
+    parser.add_argument('--show-dir', metavar='FOLDER', help='draw the predictions into FOLDER')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds a window stays open')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument('--T', type=int, metavar='N', help='time steps, if not those of the config')
+    parser.add_argument(
+        '--benchmark',
+        action='store_true',
+        help='also measure speed, memory, firing rates, synaptic operations, energy; benchmark.json in the work dir',
+    )
+    args = parser.parse_args(argv)
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        parser.error('--out: the file must end with .pkl')
+    if args.benchmark and (args.tta or args.launcher != 'none'):
+        parser.error('--benchmark measures one model in one process: leave out --tta and --launcher')
+    return args
+
+
+def prepare(cfg: Config, args: argparse.Namespace) -> Config:
+    """Work the options of testing into ``cfg``; returns it."""
+    cfg.load_from = args.checkpoint
+    cfg.resume = False
+    if is_distiller(cfg.model):
+        preprocessor = cfg.model.get('data_preprocessor')
+        cfg.model = ConfigDict(cfg.model.student)
+        if preprocessor:
+            cfg.model.setdefault('data_preprocessor', preprocessor)
+        hooks = cfg.get('custom_hooks') or []
+        cfg.custom_hooks = [hook for hook in hooks if 'DistillHook' not in str(hook.get('type'))]
+    if args.show or args.show_dir:
+        draw_results(cfg, show=args.show, folder=args.show_dir, wait_time=args.wait_time)
+    if args.tta:
+        use_tta(cfg)
+    return cfg
+
+
+def add_dump(runner, path: str, scope: str | None) -> None:
+    """Have ``runner`` write its predictions to ``path``."""
+    if scope == 'mmdet':
+        from mmdet.evaluation import DumpDetResults as Dump
+    else:
+        Dump = DumpResults
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    runner.test_evaluator.metrics.append(Dump(out_file_path=path))
+
+
+def measure(runner, checkpoint: str, metrics: dict) -> None:
+    """Benchmark the runner's model, print the tables, and write ``benchmark.json`` into the work dir."""
+    found = benchmark(runner.model, runner.test_dataloader, amp=runner.test_loop.fp16)
+    console = Console()
+    if not console.is_terminal:
+        # wide enough for the names of layers, where nothing says how wide a line may be
+        console = Console(width=140)
+    for table in found.tables():
+        console.print(table)
+    path = Path(runner.work_dir) / 'benchmark.json'
+    run = dict(config=runner.cfg.filename, checkpoint=checkpoint, metrics=metrics)
+    path.write_text(json.dumps(run | found.as_dict(), indent=1, default=float))
+    runner.logger.info(f'Benchmark written to {path}')
+
+
+def main(argv=None) -> dict:
+    """Run the command line ``argv`` (default: ``sys.argv``); returns the metrics."""
+    args = parse_args(argv)
+    if not osp.isfile(args.checkpoint) and '://' not in args.checkpoint:
+        raise FileNotFoundError(f'there is no checkpoint at {args.checkpoint!r}')
+    cfg = prepare(read_config(args), args)
+    check_data(cfg, ('test',))
+    runner = build_runner(cfg)
+    runner.register_hook(CheckMatch(args.checkpoint), priority='VERY_HIGH')
+    bar = ProgressBar()
+    runner.register_hook(bar)
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    if args.T is not None:
+        mmsnn.set_time_steps(model, args.T)
+    if args.out:
+        add_dump(runner, args.out, cfg.get('default_scope'))
+    try:
+        metrics = runner.test()
+    finally:
+        bar.close()
+    if args.benchmark:
+        measure(runner, args.checkpoint, metrics)
+    return metrics
+
+
+if __name__ == '__main__':
+    main()

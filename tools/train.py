@@ -1,0 +1,68 @@
+"""Train a detector, segmentor or classifier, distilled or not."""
+
+import argparse
+
+import mmsnn  # noqa: F401  first: it supplies mmcv's compiled ops where they are missing
+from mmsnn.engine.checks import check_data
+from mmsnn.engine.cli import add_arguments, build_runner, is_distiller, read_config
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file, or mmsnn::PATH for one that came with mmsnn')
+    add_arguments(parser)
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from CHECKPOINT; without one, from the latest in the work dir',
+    )
+    parser.add_argument('--amp', action='store_true', help='mixed precision')
+    parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
+    parser.add_argument('--seed', type=int, help='seed of everything random')
+    return parser.parse_args(argv)
+
+
+def prepare(cfg, args: argparse.Namespace):
+    """Work the options of training into ``cfg``; returns it.
+
+    Raises:
+        ValueError: an option does not go with the config.
+    """
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    if args.seed is not None:
+        cfg.randomness = {**cfg.get('randomness', {}), 'seed': args.seed}
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if args.amp:
+        kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+        if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+            raise ValueError(f'--amp replaces optim_wrapper.type OptimWrapper, but the config has {kind!r}')
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise ValueError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config')
+        cfg.auto_scale_lr.enable = True
+    hooks = list(cfg.get('custom_hooks') or [])
+    wanted = ['TimeFoldingHook'] + ['DistillHook'] * is_distiller(cfg.model)
+    missing = [name for name in wanted if not any(name in str(hook.get('type')) for hook in hooks)]
+    cfg.custom_hooks = hooks + [dict(type=f'mmsnn.{name}') for name in missing]
+    return cfg
+
+
+def main(argv=None) -> None:
+    """Run the command line ``argv`` (default: ``sys.argv``)."""
+    args = parse_args(argv)
+    cfg = prepare(read_config(args), args)
+    check_data(cfg, ('train', 'val'))
+    build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
