@@ -5,6 +5,7 @@ from collections import Counter
 
 import torch
 from mmcv.cnn.bricks.activation import GELU, Clamp
+from mmcv.cnn.bricks.hsigmoid import HSigmoid
 from mmcv.cnn.bricks.hswish import HSwish
 from mmcv.cnn.bricks.swish import Swish
 from mmengine.logging import print_log
@@ -23,14 +24,22 @@ REPLACED = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Hardswish,
     nn.Mish, Swish, HSwish, GELU,
 )  # fmt: skip
-ANALOG = (nn.Sigmoid, nn.Hardsigmoid, nn.Tanh, nn.Softmax, nn.Softmax2d, nn.Softplus, Clamp)
+ANALOG = (nn.Sigmoid, nn.Hardsigmoid, HSigmoid, nn.Tanh, nn.Softmax, nn.Softmax2d, nn.Softplus, Clamp)
 
 
 class NeuronPerUse(nn.ModuleList):
-    """The neurons of one activation module that is used several times a forward, in order of use."""
+    """The neurons of one activation module that is used several times a forward, in order of use.
+
+    Spikify's forward calls `restart`, because activation checkpointing, which repeats some of the uses in the backward
+    pass, and errors leave the order anywhere.
+    """
 
     def __init__(self, neurons):
         super().__init__(neurons)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin with the first use."""
         self._next = 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,14 +87,16 @@ class Spikify(Transparent, TimeAware, BaseModule):
         neuron = neuron or dict(type='LIF')
         learns = any(True for _ in build_neuron(neuron, T).parameters())
         uses = self._count_uses() if learns else {}
-        replaced = Counter()
+        spiking = {}
         for parent in list(self.backbone.modules()):
-            for name, child in list(parent.named_children()):
+            for name, child in list(parent._modules.items()):
                 if isinstance(child, REPLACED):
-                    replaced[type(child).__name__] += 1
-                    count = uses.get(child, 1)
-                    neurons = [build_neuron(neuron, T) for _ in range(count)]
-                    parent.add_module(name, neurons[0] if count == 1 else NeuronPerUse(neurons))
+                    # one activation may go by several names
+                    if child not in spiking:
+                        neurons = [build_neuron(neuron, T) for _ in range(uses.get(child, 1))]
+                        spiking[child] = neurons[0] if len(neurons) == 1 else NeuronPerUse(neurons)
+                    parent.add_module(name, spiking[child])
+        replaced = Counter(type(child).__name__ for child in spiking)
         if not replaced:
             raise ValueError(
                 f'backbone.backbone: {type(self.backbone).__name__} has no activation module that could spike '
@@ -110,7 +121,8 @@ class Spikify(Transparent, TimeAware, BaseModule):
         self.backbone.eval()
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                self.backbone(torch.zeros(1, 3, 224, 224))
+                first = next(m for m in self.backbone.modules() if isinstance(m, nn.Conv2d))
+                self.backbone(torch.zeros(1, first.in_channels, 224, 224))
         finally:
             self.backbone.train(training)
             for hook in hooks:
@@ -124,5 +136,8 @@ class Spikify(Transparent, TimeAware, BaseModule):
 
     def forward(self, x: Tensor):
         """Images ``[B, C, H, W]`` or event frames ``[B, T, C, H, W]`` to the inner backbone's outputs, read out."""
+        for module in self.modules():
+            if isinstance(module, NeuronPerUse):
+                module.restart()
         outs = self.backbone(self.encoder(x))
         return tuple(self.readout(out) for out in outs) if isinstance(outs, (tuple, list)) else self.readout(outs)

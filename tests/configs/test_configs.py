@@ -93,6 +93,16 @@ def test_student_is_the_undistilled_config(file):
     assert ours == {k: v for k, v in plain.items() if k != 'model'}
 
 
+@pytest.mark.parametrize('file', [f for f in FILES if f.parent.name == 'sakd'], ids=name)
+def test_teacher_checkpoint_is_what_the_teacher_writes(file):
+    model = read(file).model
+    teacher = CONFIGS / model.teacher.removeprefix('mmsnn::')
+    length = read(teacher).train_cfg
+    last = f'iter_{length.max_iters}' if 'max_iters' in length else f'epoch_{length.max_epochs}'
+    published = f'torchvision://resnet{read(teacher).model.backbone.depth}'
+    assert model.teacher_checkpoint in (published, f'work_dirs/{teacher.stem}/{last}.pth')
+
+
 def test_released_schedule():
     weights = {}
     for method in ('sakd_imagenet', 'sakd_imagenet_released'):

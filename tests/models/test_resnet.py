@@ -91,29 +91,25 @@ class TestNames:
         assert len(result.missing_keys) == 1 + 2 * 8
         assert all(key.split('.')[-2].startswith('neuron') and key.endswith('.w') for key in result.missing_keys)
 
-    @pytest.mark.parametrize('library', RESNETS)
-    @pytest.mark.parametrize('depth', [18, 50])
+    GEOMETRIES = [
+        (RESNETS, dict()),
+        (RESNETS, dict(style='caffe')),
+        (RESNETS, dict(num_stages=3, strides=(1, 2, 1), dilations=(1, 1, 2), out_indices=(2,))),
+        # mmpretrain's have other names than the two others
+        (('mmdet', 'mmseg'), dict(deep_stem=True)),
+        (('mmdet', 'mmseg'), dict(deep_stem=True, avg_down=True)),
+        (('mmseg',), dict(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), contract_dilation=True, deep_stem=True)),
+        (('mmseg',), dict(strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2), multi_grid=True)),
+    ]
+
     @pytest.mark.parametrize(
-        'settings',
-        [
-            dict(),
-            dict(style='caffe'),
-            dict(deep_stem=True),
-            dict(deep_stem=True, avg_down=True),
-            dict(num_stages=3, strides=(1, 2, 1), dilations=(1, 1, 2), out_indices=(2,)),
-            dict(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), contract_dilation=True, deep_stem=True),
-            dict(strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2), multi_grid=True),
-        ],
-        ids=str,
+        'library, settings', [(name, settings) for names, settings in GEOMETRIES for name in names], ids=str
     )
+    @pytest.mark.parametrize('depth', [18, 50])
     def test_openmmlab(self, library, depth, settings):
         settings = dict(settings)
         if 'multi_grid' in settings:
             settings['multi_grid'] = (1, 2, 4)[: 2 if depth == 18 else 3]
-        if library != 'mmseg' and settings.keys() & {'contract_dilation', 'multi_grid'}:
-            pytest.skip("mmseg's own arguments")
-        if library == 'mmpretrain' and 'deep_stem' in settings:
-            pytest.skip("the names are mmdet's and mmseg's, where mmpretrain's are others")
         theirs = RESNETS[library](depth, base_channels=8, stem_channels=8, **settings)
         ours = small(depth, **settings)
         assert geometry(ours) == geometry(theirs)

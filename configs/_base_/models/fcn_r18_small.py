@@ -7,6 +7,8 @@ model = dict(
         depth=18,
         base_channels=16,
         stem_channels=16,
+        strides=(1, 2, 2, 1),  # stride 16 instead of 8: a third of the time
+        dilations=(1, 1, 1, 2),
         norm_cfg=dict(type='BN'),  # SyncBN needs GPUs
         init_cfg=None,
     ),

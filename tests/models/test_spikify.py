@@ -1,0 +1,234 @@
+"""Spikify on backbones of the three libraries."""
+
+import copy
+
+import mmdet.models  # noqa: F401  registers
+import mmpretrain.models  # noqa: F401
+import mmseg.models  # noqa: F401
+import pytest
+import torch
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from mmsnn import get_time_steps, set_time_steps
+from mmsnn.layers import unfold
+from mmsnn.models import Spikify, spikify
+from mmsnn.neurons import LIF, PLIF, Neuron
+
+BACKBONES = {
+    'mmdet.ResNet': dict(depth=18, base_channels=8, norm_eval=False),
+    'mmpretrain.MobileNetV2': dict(widen_factor=0.25, out_indices=(2, 4, 7)),
+    'mmpretrain.ConvNeXt': dict(arch=dict(depths=[1, 1, 2, 1], channels=[8, 16, 24, 32]), out_indices=(1, 3)),
+    'mmpretrain.RegNet': dict(arch='regnetx_400mf', out_indices=(0, 3)),
+    'mmseg.ResNetV1c': dict(depth=18, base_channels=8, stem_channels=8, dilations=(1, 1, 2, 4), strides=(1, 2, 1, 1)),
+}
+every_backbone = pytest.mark.parametrize('kind', BACKBONES)
+
+
+def build(kind, **kwargs):
+    return Spikify(dict(type=kind, **BACKBONES[kind]), **{'T': 2, **kwargs})
+
+
+def plain(kind):
+    return ROOT_MODELS.build(dict(type=kind, **BACKBONES[kind]))
+
+
+class TestBackbones:
+    @every_backbone
+    def test_keys_stay_and_weights_load(self, kind):
+        ann, model = plain(kind), build(kind)
+        assert list(model.state_dict()) == list(ann.state_dict())
+        assert [n for n, _ in model.named_parameters()] == [n for n, _ in ann.named_parameters()]
+        for parameter in ann.parameters():
+            parameter.data.normal_()
+        model.load_state_dict(ann.state_dict())
+        for name, value in ann.state_dict().items():
+            assert torch.equal(model.state_dict()[name], value)
+
+    @every_backbone
+    def test_everything_spikes(self, kind):
+        ann, model = plain(kind), build(kind).eval()
+        kinds = (nn.ReLU, nn.ReLU6, nn.GELU)
+        names = [n for n, m in ann.named_modules() if isinstance(m, kinds)]
+        inner = dict(model.backbone.named_modules())
+        assert names and all(type(inner[n]) is LIF and inner[n].T == 2 for n in names)
+        assert not any(isinstance(m, kinds) for m in model.modules())
+
+    @every_backbone
+    def test_outputs_are_shaped_as_the_anns(self, kind):
+        ann, model = plain(kind), build(kind)
+        ann.train(False)
+        x = torch.randn(3, 3, 64, 64)
+        expected = [out.shape for out in ann(x)]
+        for frames in (x, x.unsqueeze(1).expand(3, 2, 3, 64, 64)):
+            assert [out.shape for out in model.eval()(frames)] == expected
+
+    @every_backbone
+    def test_learned_neurons_are_one_a_use(self, kind):
+        ann, model = plain(kind), build(kind, neuron=dict(type='PLIF'))
+        uses = []
+        for module in ann.modules():
+            if isinstance(module, (nn.ReLU, nn.ReLU6, nn.GELU)):
+                module.register_forward_hook(lambda *_: uses.append(1))
+        x = torch.randn(3, 3, 64, 64)
+        ann(x)
+        neurons = [m for m in model.modules() if isinstance(m, Neuron)]
+        assert len(neurons) == len(uses) and len(set(map(id, neurons))) == len(neurons)
+        missing = model.load_state_dict(ann.state_dict(), strict=False).missing_keys
+        assert len(missing) == len(neurons) and all(key.endswith('.w') for key in missing)
+        calls = []
+        for neuron in neurons:
+            neuron.register_forward_hook(lambda module, *_: calls.append(module))
+        sum(out.sum() for out in model.train()(x)).backward()
+        assert sorted(map(id, calls)) == sorted(map(id, neurons))
+        # DDP wants a gradient at every parameter
+        assert all(neuron.w.grad is not None for neuron in neurons)
+
+    def test_readouts(self):
+        x = torch.randn(3, 3, 64, 64)
+        model = build('mmdet.ResNet').eval()
+        steps = copy.deepcopy(model)
+        steps.readout.mode = 'none'
+        for rate, out in zip(model(x), steps(x)):
+            assert out.shape[0] == 6
+            torch.testing.assert_close(unfold(out, 2).mean(0), rate)
+        assert get_time_steps(set_time_steps(model, 5)) == 5
+        assert build('mmdet.ResNet', readout='none').readout.mode == 'none'
+
+    def test_equals_the_hand_made_network(self, lively):
+        """mmdet's ResNet with neurons for ReLUs is our Spiking-ResNet."""
+        from mmsnn.models import SpikingResNet
+
+        ours = lively(SpikingResNet(18, T=2, base_channels=8)).eval()
+        model = build('mmdet.ResNet', neuron=dict(type='LIF')).eval()
+        model.load_state_dict(ours.state_dict())
+        frames = torch.randn(3, 2, 3, 64, 64)
+        for a, b in zip(ours(frames), model(frames)):
+            assert a.std() > 0.1 and torch.equal(a, b)
+
+
+class TestSharedActivations:
+    """mmdet's blocks use one ReLU several times."""
+
+    @pytest.mark.parametrize('depth', [18, 50])
+    def test_order_survives_checkpointing_and_errors(self, depth, lively):
+        """Checkpointing repeats some of the uses of a block's ReLU in the backward pass, but not the last one."""
+        cfg = dict(type='mmdet.ResNet', depth=depth, base_channels=8, norm_eval=False)
+        torch.manual_seed(1)
+        model = Spikify(dict(cfg), T=2, neuron=dict(type='PLIF'))
+        for parameter in model.parameters():
+            if parameter.dim() == 0:
+                parameter.data.normal_()
+        lively(model).double()
+        checkpointed = Spikify(dict(cfg, with_cp=True), T=2, neuron=dict(type='PLIF'))
+        checkpointed.double().load_state_dict(model.state_dict())
+
+        def gradients(network):
+            network.zero_grad()
+            sum(out.sum() for out in network.train()(x)).backward()
+            return {n: p.grad.clone() for n, p in network.named_parameters()}
+
+        for _ in range(2):
+            x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+            expected, got = gradients(model), gradients(checkpointed)
+            for name in expected:
+                torch.testing.assert_close(expected[name], got[name])
+        expected = model.eval()(x)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError):
+            # between the uses of a ReLU
+            patch.setattr(model.backbone.layer2[0].conv2, 'groups', 3)
+            model(x)
+        assert all(torch.equal(a, b) for a, b in zip(expected, model(x)))
+
+    def test_one_module_under_two_names(self):
+        """mmseg's MixFFN keeps its activation twice."""
+        cfg = dict(type='mmseg.MixVisionTransformer', embed_dims=8, num_layers=[1, 1, 1, 1], num_heads=[1, 1, 1, 1])
+        model = Spikify(cfg, T=2, neuron=dict(type='PLIF'))
+        ffn = model.backbone.layers[0][1][0].ffn
+        assert isinstance(ffn.activate, PLIF) and ffn.layers[2] is ffn.activate
+        sum(out.sum() for out in model(torch.randn(3, 3, 64, 64))).backward()
+        assert all(m.w.grad is not None for m in model.modules() if isinstance(m, PLIF))
+
+    def test_frames_with_two_channels(self):
+        model = Spikify(
+            dict(type='mmdet.ResNet', depth=18, base_channels=8, in_channels=2), T=2, neuron=dict(type='PLIF')
+        )
+        assert len(model(torch.randn(3, 2, 2, 32, 32))) == 4
+
+
+class TestReport:
+    @pytest.fixture
+    def said(self, monkeypatch):
+        lines = []
+        monkeypatch.setattr(spikify, 'print_log', lambda text, **_: lines.append(text))
+        return lines
+
+    def test_counts(self, said):
+        build('mmdet.ResNet')
+        assert said == ["Spikify ResNet: {'ReLU': 9} became LIF, nothing stayed analog"]
+
+    @pytest.mark.parametrize(
+        'backbone, analog',
+        [
+            # the gate of every squeeze-and-excitation
+            (dict(type='mmpretrain.MobileNetV3', arch='small'), "{'HSigmoid': 9}"),
+            (dict(type='mmpretrain.EfficientNet', arch='es'), 'nothing'),
+            (dict(type='mmpretrain.SEResNet', depth=50, base_channels=16), "{'Sigmoid': 16}"),
+        ],
+        ids=['MobileNetV3', 'EfficientNet', 'SEResNet'],
+    )
+    def test_what_stays_analog(self, said, backbone, analog):
+        Spikify(backbone, T=2)
+        assert said[0].endswith(f'{analog} stayed analog')
+
+    def test_refuses_where_nothing_changes(self):
+        @ROOT_MODELS.register_module(name='BackboneWithoutActivations')
+        class Linear(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv = nn.Conv2d(3, 4, 1)
+
+        try:
+            with pytest.raises(ValueError, match='backbone.backbone: Linear has no activation module that could spike'):
+                Spikify(dict(type='BackboneWithoutActivations'), T=2)
+        finally:
+            ROOT_MODELS.module_dict.pop('BackboneWithoutActivations')
+
+    def test_errors(self):
+        with pytest.raises(ValueError, match='backbone.T must be at least 1'):
+            build('mmdet.ResNet', T=0)
+        with pytest.raises(ValueError, match="readout must be one of mean, none, got 'sum'"):
+            build('mmdet.ResNet', readout='sum')
+        with pytest.raises(KeyError, match="'Lif' is not registered"):
+            build('mmdet.ResNet', neuron=dict(type='Lif'))
+        with pytest.raises(ValueError, match='hold 3 time steps, the backbone has T=2'):
+            build('mmdet.ResNet')(torch.zeros(2, 3, 3, 32, 32))
+
+
+class TestConfig:
+    @pytest.mark.parametrize('scope', ['mmdet', 'mmseg', 'mmpretrain'])
+    def test_types_under_every_scope(self, scope):
+        cfg = dict(
+            type='mmsnn.Spikify',
+            backbone=dict(type='mmdet.ResNet', depth=18, base_channels=8),
+            T=2,
+            neuron=dict(type='IF'),
+        )
+        with DefaultScope.overwrite_default_scope(scope):
+            model = ROOT_MODELS.build(cfg)
+        assert type(model.backbone).__module__.startswith('mmdet.') and type(model.layer1[0].relu).__name__ == 'IF'
+
+    def test_initialisation(self, tmp_path):
+        """``init_cfg`` on the wrapper reaches the inner backbone."""
+        ann = plain('mmdet.ResNet')
+        for parameter in ann.parameters():
+            parameter.data.normal_()
+        file = tmp_path / 'ann.pth'
+        torch.save(dict(state_dict=ann.state_dict()), file)
+        init_cfg = dict(type='Pretrained', checkpoint=str(file))
+        outer = build('mmdet.ResNet', init_cfg=init_cfg)
+        inner = Spikify(dict(type='mmdet.ResNet', **BACKBONES['mmdet.ResNet'], init_cfg=init_cfg), T=2)
+        for model in (outer, inner):
+            model.init_weights()
+            assert all(torch.equal(v, ann.state_dict()[k]) for k, v in model.state_dict().items())
