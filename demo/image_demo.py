@@ -108,6 +108,7 @@ def draw_rates(axes, rates: dict[str, float], T: int) -> None:
     axes.barh(range(len(names)), rates.values(), color=plt.cm.viridis(np.linspace(0.15, 0.8, len(names))))
     axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.invert_yaxis()
+    axes.set_xlim(0, 1.05 * max(rates.values()) or 1)
     axes.set_xlabel('spikes per neuron and time step')
     axes.set_title(f'Firing rates, T={T}')
     axes.spines[['top', 'right']].set_visible(False)

@@ -87,12 +87,13 @@ def make_backbone(backbone_type):
         for key in ('depth', 'arch'):
             if key in takes and settings:
                 small[key] = next(iter(settings))
-        if 'base_channels' in every and 'backbone' not in small:
+        if 'backbone' in takes:
+            # what a wrapper does not take is the inner backbone's
+            inner = {key: kwargs.pop(key) for key in list(kwargs) if key not in takes}
+            small['backbone'] = {**small['backbone'], **inner}
+        elif 'base_channels' in every:
             small['base_channels'] = 8
-        model = backbone_type(**{**small, **kwargs})
-        model.init_weights()
-        make_lively(model)
-        return model
+        return make_lively(backbone_type(**{**small, **kwargs}))
 
     return make
 

@@ -194,6 +194,10 @@ class Distiller(Transparent, BaseModel):
             )
         return super().train_step(data, optim_wrapper)
 
+    def parse_losses(self, losses: dict) -> tuple[Tensor, dict[str, Tensor]]:
+        """The student's own summing and logging."""
+        return self.student.parse_losses(losses)
+
     def forward(self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'):
         """The student's forward; in mode ``loss`` with the distillation terms added."""
         if mode == 'loss':

@@ -252,6 +252,7 @@ class SpikingResNet(TimeAware, ResNet):
             return self.block_type(make_neuron=self._make_neuron, dilation=next(each), **block_kwargs)
 
         layer = ResLayer(**{**kwargs, 'block': block, 'num_blocks': num_blocks})
+        del layer.block  # no pickle takes a local function
         down = layer[0].downsample
         if self.avg_down and down is not None and not isinstance(down[0], nn.AvgPool2d):
             # mmdet and mmseg pool by 1 here, which counts in the names of what follows

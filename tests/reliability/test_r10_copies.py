@@ -70,18 +70,18 @@ class Questions:
     def test_moving_average(self):
         """Batches of 2 and 4: the average is made at one size and used at another."""
         model = self.make()
-        before = [p.detach().clone() for p in model.parameters()]
-        trained(model, 2)
         average = ExponentialMovingAverage(model, momentum=0.25)
-        start = [p.detach().clone() for p in model.parameters()]
+        trained(model, 2)
+        average.update_parameters(model)
+        first = [p.detach().clone() for p in model.parameters()]
         x = trained(model, 4)
         average.update_parameters(model)
-        average.update_parameters(model)
-        assert len(before) == len(start) == len(list(average.module.parameters()))
-        for first, now, mean in zip(start, model.parameters(), average.module.parameters()):
-            torch.testing.assert_close(mean, first + 0.25 * (now - first))
-        assert len(outputs(average.module, x)) == len(outputs(model, x))
+        for old, now, mean in zip(first, model.parameters(), average.module.parameters()):
+            torch.testing.assert_close(mean, old + 0.25 * (now - old))
+        assert [out.shape for out in outputs(average.module, x)] == [out.shape for out in outputs(model, x)]
+        # and the model goes on
         trained(model, 2)
+        average.update_parameters(model)
 
     def test_double_precision(self):
         model = self.make().double()

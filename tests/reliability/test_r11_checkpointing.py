@@ -27,9 +27,7 @@ def gradients(model, x):
 @pytest.mark.parametrize('neuron', NEURONS, ids=lambda cfg: cfg['type'])
 def test_each_stage(make_backbone, neuron, reentrant):
     model = make_backbone(T=2, neuron=neuron)
-    # in double precision, because the order of sums changes with checkpointing
-    model.double()
-    x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    x = torch.randn(3, 3, 32, 32)
     expected = gradients(model, x)
     found = stages(model)
     assert len(found) >= 2
@@ -50,12 +48,12 @@ def test_each_stage(make_backbone, neuron, reentrant):
         assert len(calls) == 2, 'was not checkpointed'
         for name, grad in expected.items():
             assert grad.abs().sum() > 0, name
-            torch.testing.assert_close(got[name], grad, rtol=1e-12, atol=1e-12)
+            assert torch.equal(got[name], grad), name
 
 
 @pytest.mark.parametrize('neuron', NEURONS, ids=lambda cfg: cfg['type'])
 def test_built_in(make_backbone, neuron):
-    """``with_cp`` of the backbone itself."""
+    """``with_cp`` of the backbone itself, block by block; in double precision, because sums change their order."""
     try:
         checkpointed = make_backbone(T=2, neuron=neuron, with_cp=True)
     except TypeError:
