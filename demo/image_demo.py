@@ -45,11 +45,12 @@ def load_model(config: str, checkpoint: str | None, device: str = 'cpu'):
         RuntimeError: the weights do not fit the model.
     """
     cfg = get_config(config) if '::' in config else Config.fromfile(config)
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
     if is_distiller(cfg.model):
         cfg.model = cfg.model.student
+    if preprocessor:
+        cfg.model.setdefault('data_preprocessor', preprocessor)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    if cfg.get('data_preprocessor') is not None:
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     model = MODELS.build(cfg.model)
     meta = cfg.test_dataloader.dataset.get('metainfo', {})
     if checkpoint is not None:
