@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -205,6 +206,8 @@ def parse_args(argv=None) -> argparse.Namespace:
 def main(argv=None) -> None:
     """Run the command line ``argv`` (default: ``sys.argv``)."""
     args = parse_args(argv)
+    # whoever ends the demo ends the tool that it runs
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     start = time.monotonic()
     print(f'DigitScenes: {args.num_train} + 240 images in {DATA}')
     make_digit_scenes(DATA, num_train=args.num_train)

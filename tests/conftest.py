@@ -12,6 +12,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from mmengine.model import BaseModule  # noqa: E402
+from mmengine.registry import DefaultScope  # noqa: E402
 
 import mmsnn  # noqa: E402, F401  first: it supplies mmcv's compiled ops where they are missing
 from mmsnn.layers import TimeAware  # noqa: E402
@@ -34,6 +35,15 @@ def fixed_seeds():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_scope_left_over():
+    """A runner sets mmengine's default scope for good; the next test must not see it."""
+    scopes = dict(DefaultScope._instance_dict)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(scopes)
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,9 @@ def classifier(spiking: bool, head: dict | None = None, data_preprocessor: dict 
         type='mmpretrain.ImageClassifier',
         backbone={**(SPIKING if spiking else ann), **backbone},
         neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=CLASSES, in_channels=64, **(head or {})),
-        data_preprocessor=data_preprocessor or dict(type='ClsDataPreprocessor', mean=MEAN, std=STD, to_rgb=True),
+        head={**dict(type='LinearClsHead', num_classes=CLASSES, in_channels=64), **(head or {})},
+        data_preprocessor=data_preprocessor
+        or dict(type='mmpretrain.ClsDataPreprocessor', mean=MEAN, std=STD, to_rgb=True),
     )
 
 
@@ -28,6 +29,7 @@ def detector(spiking: bool, **backbone) -> dict:
     model = get_config('mmdet::_base_/models/retinanet_r50_fpn.py').model.to_dict()
     ann = dict(type='mmdet.ResNet', depth=18, base_channels=8, norm_eval=False)
     model['type'] = 'mmdet.RetinaNet'
+    model['data_preprocessor']['type'] = 'mmdet.DetDataPreprocessor'
     model['backbone'] = {**(SPIKING if spiking else ann), **backbone}
     model['neck'].update(in_channels=[8, 16, 32, 64], out_channels=16, num_outs=4)
     model['bbox_head'].update(num_classes=CLASSES, in_channels=16, feat_channels=16, stacked_convs=1)
@@ -83,7 +85,8 @@ def runner(model: dict, task: str, work_dir, iterations: int = 20, **kwargs) -> 
         train_cfg=dict(by_epoch=False, max_iters=iterations),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9)),
         default_hooks=dict(
-            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=10), logger=dict(type='LoggerHook', interval=1)
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=10),
+            logger=dict(type='LoggerHook', interval=1),
         ),
         randomness=dict(seed=0),
         default_scope=task,

@@ -9,7 +9,7 @@ model = dict(
         joint_neuron=dict(detach_reset=True),  # SAKD: in the stem and after the additions only
     )
 )
-# a tenth of the teacher's images, twice its epochs: a spiking step costs several times as much
+# an eighth of the teacher's images: a spiking step costs several times as much
 train_dataloader = dict(dataset=dict(indices=2500))
-train_cfg = dict(max_epochs=10, val_interval=5)
-param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], T_max=10)]
+train_cfg = dict(max_epochs=6, val_interval=6)
+param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], T_max=6)]

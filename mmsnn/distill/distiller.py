@@ -186,11 +186,13 @@ class Distiller(Transparent, BaseModel):
         return self
 
     def train_step(self, data, optim_wrapper) -> dict[str, Tensor]:
-        """As `BaseModel.train_step`; RuntimeError where a runner trains connectors that nothing would save."""
-        if len(self.connectors) and not self.hooked and getattr(optim_wrapper, '_max_iters', -1) > 0:
+        """As `BaseModel.train_step`; RuntimeError where a runner trains what only the hook keeps and drives."""
+        needs_hook = len(self.connectors) or any(term.weight.varies for term in self.terms)
+        # what a runner has set, and no loop of one's own
+        if needs_hook and not self.hooked and getattr(optim_wrapper, '_max_counts', -1) > 0:
             raise RuntimeError(
-                'a Distiller trains only with its hook, which keeps the connectors: add custom_hooks = '
-                "[dict(type='mmsnn.DistillHook')] to the config"
+                'a Distiller trains only with its hook, which keeps the connectors and tells the weights how far the '
+                "training is: add custom_hooks = [dict(type='mmsnn.DistillHook')] to the config"
             )
         return super().train_step(data, optim_wrapper)
 

@@ -50,6 +50,11 @@ class Schedule:
             return cls(**weight)
         raise ValueError(f'a weight is a number or a dict(kind=..., values=..., milestones=...), got {weight!r}')
 
+    @property
+    def varies(self) -> bool:
+        """Whether the weight depends on the progress at all."""
+        return len(self.values) > 1 or self.stop is not None
+
     def __call__(self, progress: Progress) -> float:
         """The weight now."""
         now = getattr(progress, self.by)

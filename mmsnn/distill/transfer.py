@@ -105,8 +105,8 @@ def transfer_weights(
     share = sum(k in set(report.matched) for k in counted) / len(counted) if counted else 1.0
     if lost or not copies:
         raise ValueError(
-            f'weight transfer refused: {len(lost)} convolutions and norms of the backbone have no counterpart '
-            f'(first: {lost[:3]}). Is the teacher of the same architecture (depth, base_channels, stem)? '
+            f'weight transfer refused: {len(lost)} tensors of convolutions and norms of the backbone have no '
+            f'counterpart (first: {lost[:3]}). Is the teacher of the same architecture (depth, base_channels, stem)? '
             f'Otherwise set transfer=False.\n{report}'
         )
     if share < min_match:

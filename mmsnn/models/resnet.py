@@ -296,13 +296,14 @@ class SpikingResNet(TimeAware, ResNet):
         return self
 
     def init_weights(self) -> None:
-        """Initialise; refuses a torchvision checkpoint of another depth, which would load in part and in silence."""
+        """Initialise; refuses a ResNet checkpoint of another depth, which would load in part and in silence."""
         source = self.init_cfg.get('checkpoint') if isinstance(self.init_cfg, dict) else None
-        named = re.fullmatch(r'torchvision://resnet(\d+)', source or '')
+        named = re.search(r'://(?:.*/)?resnet(\d+)', source or '')
         if named and int(named[1]) != self.depth:
             raise ValueError(
-                f'backbone.init_cfg loads resnet{named[1]}, but backbone.depth={self.depth}: '
-                f"set checkpoint='torchvision://resnet{self.depth}', or init_cfg=None to start from scratch"
+                f'backbone.init_cfg loads {source}, but backbone.depth={self.depth}: set one of a ResNet-'
+                f"{self.depth} ('torchvision://resnet{self.depth}'), or init_cfg=None (in mmseg pretrained=None) to start "
+                'from scratch'
             )
         BaseModule.init_weights(self)
         if self.zero_init_residual and source is None:

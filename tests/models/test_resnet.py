@@ -10,6 +10,7 @@ import torch
 import torchvision
 from mmengine.config import Config
 from mmengine.hub import get_config
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
 from torch import nn
@@ -239,10 +240,20 @@ class TestMerging:
             assert getattr(model, key) == inherited[key], key
         assert len(model.out_channels) == len(inherited.out_indices)
 
-    def test_checkpoint_of_another_depth_is_refused(self):
-        model = small(34, init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50'))
-        with pytest.raises(ValueError, match='resnet50, but backbone.depth=34.*torchvision://resnet34'):
-            model.init_weights()
+    @pytest.mark.parametrize(
+        'checkpoint',
+        [
+            'torchvision://resnet50',
+            'open-mmlab://resnet50_v1c',
+            'open-mmlab://detectron2/resnet50_caffe',
+            'https://a.b/resnet50_8xb32.pth',
+        ],
+    )
+    def test_checkpoint_of_another_depth_is_refused(self, checkpoint):
+        for inherited in (dict(init_cfg=dict(type='Pretrained', checkpoint=checkpoint)), dict(pretrained=checkpoint)):
+            model = small(34, **inherited)
+            with pytest.raises(ValueError, match='loads .*resnet50.* but backbone.depth=34.*torchvision://resnet34'):
+                model.init_weights()
 
 
 class TestForward:
@@ -311,6 +322,28 @@ class TestForward:
         model = set_time_steps(small(T=2, readout='none').eval(), 5)
         assert model(torch.randn(3, 3, 32, 32))[0].shape[0] == 15
         assert fold(torch.zeros(5, 3)).shape[0] == 15
+
+
+class TestNorms:
+    def test_conversion_to_syncbn_and_back(self, lively):
+        """Norms are looked up by name at call time, so that swapping them leaves none behind."""
+        model = lively(small()).eval()
+        x = torch.randn(3, 3, 32, 32)
+        expected = model(x)
+        converted = revert_sync_batchnorm(nn.SyncBatchNorm.convert_sync_batchnorm(model))
+        assert not any(type(m) is nn.BatchNorm2d for m in converted.modules())
+        calls = []
+        for module in converted.modules():
+            if isinstance(module, _BatchNorm):
+                module.register_forward_hook(lambda *_: calls.append(1))
+        assert all(torch.equal(a, b) for a, b in zip(converted(x), expected))
+        assert len(calls) == sum(isinstance(m, _BatchNorm) for m in converted.modules()) == 20
+
+    def test_group_norm(self):
+        model = small(norm_cfg=dict(type='GN', num_groups=4))
+        names = {n.rpartition('.')[2] for n, m in model.named_modules() if isinstance(m, nn.GroupNorm)}
+        assert names == {'gn1', 'gn2', '1'} and not any(isinstance(m, _BatchNorm) for m in model.modules())
+        assert len(model(torch.randn(3, 3, 32, 32))) == 4
 
 
 class TestTraining:

@@ -212,7 +212,8 @@ class TestILIF:
             assert expand_levels(model) is model
             got = model(x)
         assert model.T == 6
-        assert all(e.max() > 1 and e.min() < 1 for e in expected)
+        # neither silent nor saturated
+        assert all(e.max() > 1 and e.unique().numel() > 10 for e in expected)
         for g, e in zip(got, expected):
             torch.testing.assert_close(g, e)
 

@@ -42,9 +42,9 @@ class Run:
     options: list[str]
 
     def curve(self, metric: str) -> dict[int, float]:
-        """Validation metric by epoch, of the newest log."""
+        """Validation metric by epoch, over all logs of a training that was resumed."""
         logs = sorted(self.folder.glob('*/vis_data/scalars.json'))
-        lines = [json.loads(line) for line in logs[-1].read_text().splitlines()] if logs else []
+        lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
         return {line['step']: line[metric] for line in lines if metric in line}
 
     def finished(self) -> bool:

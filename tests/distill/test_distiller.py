@@ -1,0 +1,442 @@
+"""The Distiller: what it computes, what it shows to the outside, and what it refuses."""
+
+import copy
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.model import ExponentialMovingAverage
+from mmengine.optim import OptimWrapper
+from mmengine.registry import MODELS, DefaultScope
+from tiny import CLASSES, MEAN, STD, Noise, classifier, detector
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from mmsnn import get_time_steps, set_time_steps
+from mmsnn.distill import Distiller, Progress
+
+STAGES = [f'backbone.layer{i}' for i in range(1, 5)]
+FEATURE = dict(type='FeatureMSE', student=STAGES, teacher=STAGES, connector=dict(type='ConvBN'))
+LOGITS = dict(type='LogitKL', student='head', teacher='head', tau=2.0)
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        yield
+
+
+def build(losses=None, student=None, teacher=None, init=True, **kwargs) -> Distiller:
+    model = MODELS.build(
+        dict(
+            type='mmsnn.Distiller',
+            student=student or classifier(True),
+            teacher=teacher or classifier(False),
+            losses=losses,
+            **kwargs,
+        )
+    )
+    if init:
+        model.init_weights()
+    return model
+
+
+def inputs(model, *indices, training=False):
+    data = model.data_preprocessor(Noise('mmpretrain').batch(*(indices or (0, 1, 2))), training)
+    return data['inputs'], data['data_samples']
+
+
+class TestTerms:
+    def test_feature_term(self):
+        """The connector of the student's time mean against the teacher's feature, summed over stages, weighted."""
+        model = build(dict(loss_feature={**FEATURE, 'weight': 0.5})).eval()
+        images, samples = inputs(model)
+        losses = model.loss(images, samples)
+        ours, theirs = model.student.backbone(images), model.teacher.model.backbone(images)
+        expected = sum(F.mse_loss(c(s), t) for c, s, t in zip(model.connectors.loss_feature, ours, theirs))
+        assert len(ours) == len(theirs) == 4
+        torch.testing.assert_close(losses['loss_feature'], 0.5 * expected)
+        assert torch.equal(losses['loss'], model.student.loss(images, samples)['loss'])
+
+    def test_response_term(self):
+        model = build(dict(loss_kl=LOGITS)).eval()
+        images, samples = inputs(model)
+        ours, theirs = (m(images, mode='tensor') for m in (model.student, model.teacher.model))
+        assert ours.shape == theirs.shape == (3, CLASSES)
+        expected = 4 * F.kl_div((ours / 2).log_softmax(1), (theirs / 2).softmax(1), reduction='batchmean')
+        torch.testing.assert_close(model.loss(images, samples)['loss_kl'], expected)
+
+    def test_terms_train_student_and_connectors_alone(self):
+        model = build(dict(loss_feature=FEATURE, loss_kl=LOGITS))
+        total, shown = model.parse_losses(model.loss(*inputs(model)))
+        total.backward()
+        assert {'loss_feature', 'loss_kl', 'loss'} <= shown.keys()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert all(p.grad.abs().sum() > 0 for p in model.connectors.parameters() if p.dim() > 1)
+        assert all(p.grad is None and not p.requires_grad for p in model.teacher.model.parameters())
+        assert not any(m.training for m in model.teacher.model.modules())
+
+    def test_teacher_stays_in_eval_mode(self):
+        model = build(dict(loss_feature=FEATURE), teacher=classifier(False, head=dict(num_classes=CLASSES)))
+        before = {k: v.clone() for k, v in model.teacher.model.state_dict().items()}
+        model.train()
+        for _ in range(2):
+            model.loss(*inputs(model))
+        assert all(torch.equal(v, before[k]) for k, v in model.teacher.model.state_dict().items())
+
+    def test_weights_follow_the_progress(self):
+        weight = dict(kind='step', values=[10, 0.01], milestones=[11], by='iter_in_epoch')
+        model = build(dict(loss_feature={**FEATURE, 'weight': weight})).eval()
+        batch = inputs(model)
+        values = []
+        for i in (0, 10, 11):
+            model.progress = Progress(epoch=3, iter=100 + i, iter_in_epoch=i)
+            values.append(model.loss(*batch)['loss_feature'].item())
+        assert values[0] == values[1] == pytest.approx(1000 * values[2], rel=1e-5)
+
+    def test_stopped_term_stays_in_the_graph(self):
+        model = build(dict(loss_feature={**FEATURE, 'weight': dict(stop=2)}))
+        model.progress = Progress(epoch=2)
+        losses = model.loss(*inputs(model))
+        assert losses['loss_feature'] == 0
+        losses['loss_feature'].backward()
+        assert all(p.grad is not None and not p.grad.any() for p in model.connectors.parameters())
+
+    def test_name_without_loss_gets_it(self):
+        """Task libraries add up what has "loss" in its name."""
+        model = build(dict(feature=FEATURE)).eval()
+        losses = model.loss(*inputs(model))
+        assert set(losses) == {'loss', 'loss_feature'}
+        total, _ = model.parse_losses(losses)
+        torch.testing.assert_close(total, sum(losses.values()))
+
+    def test_connectors_are_as_wide_as_both_sides(self):
+        model = build(
+            dict(loss_feature=FEATURE),
+            teacher=classifier(False, base_channels=4, stem_channels=4, head=dict(in_channels=32)),
+        )
+        widths = [(c[0].in_channels, c[0].out_channels) for c in model.connectors.loss_feature]
+        assert widths == [(8, 4), (16, 8), (32, 16), (64, 32)]
+        assert model.loss(*inputs(model))['loss_feature'] > 0
+
+    def test_detector(self):
+        losses = dict(
+            loss_feature=FEATURE,
+            loss_response=dict(type='DenseResponse', student='bbox_head[0]', teacher='bbox_head[0]'),
+        )
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            model = build(losses, student=detector(True), teacher=detector(False)).eval()
+            data = model.data_preprocessor(Noise('mmdet').batch(0, 1), True)
+            found = model.loss(**data)
+        assert set(found) == {'loss_cls', 'loss_bbox', 'loss_feature', 'loss_response'}
+        scores = [m.bbox_head(m.extract_feat(data['inputs']))[0] for m in (model.student, model.teacher.model)]
+        torch.testing.assert_close(found['loss_response'], model.terms[1].loss(*scores))
+        assert model.terms[1].loss.num_classes == CLASSES
+
+
+class TestTeacherInput:
+    """The teacher sees each image as its own preprocessor would have made it."""
+
+    @pytest.mark.parametrize(
+        'ours',
+        [
+            dict(),
+            dict(mean=[100.0, 110.0, 120.0], std=[50.0, 60.0, 70.0]),
+            dict(mean=MEAN[::-1], std=STD[::-1], to_rgb=False),
+        ],
+    )
+    @pytest.mark.parametrize('theirs', [dict(), dict(mean=[1.0, 2.0, 3.0], std=[0.5, 0.6, 255.0], to_rgb=False)])
+    def test_classifier(self, ours, theirs):
+        normal = dict(type='mmpretrain.ClsDataPreprocessor', mean=MEAN, std=STD, to_rgb=True)
+        model = build(
+            dict(loss_kl=LOGITS),
+            student=classifier(True, data_preprocessor={**normal, **ours}),
+            teacher=classifier(False, data_preprocessor={**normal, **theirs}),
+        )
+        teacher = model.teacher.model
+        images = [item for item in Noise('mmpretrain').images[:3]]
+        raw = dict(inputs=images)
+        expected = teacher.head(teacher.extract_feat(teacher.data_preprocessor(raw)['inputs']))
+        seen = []
+        teacher.head.register_forward_hook(lambda *args: seen.append(args[2]))
+        model.loss(*inputs(model))
+        torch.testing.assert_close(seen[0], expected, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize('bgr_to_rgb', [True, False])
+    def test_detector(self, bgr_to_rgb):
+        student, teacher = detector(True), detector(False)
+        teacher['data_preprocessor'].update(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=bgr_to_rgb)
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            model = build(dict(loss_feature=FEATURE), student=student, teacher=teacher)
+        teacher = model.teacher.model
+        batch = Noise('mmdet').batch(0, 1)
+        expected = teacher.data_preprocessor(copy.deepcopy(batch), True)['inputs']
+        seen = []
+        teacher.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        model.loss(**model.data_preprocessor(batch, True))
+        torch.testing.assert_close(seen[0], expected, rtol=1e-5, atol=1e-3)
+
+
+class TestOutside:
+    """To whoever holds it, a Distiller is its student."""
+
+    def test_prediction_is_the_students(self):
+        model = build(dict(loss_kl=LOGITS)).eval()
+        data = Noise('mmpretrain').batch(0, 1, 2)
+        with torch.no_grad():
+            ours, alone = model.test_step(copy.deepcopy(data)), model.student.test_step(copy.deepcopy(data))
+            assert all(torch.equal(a.pred_score, b.pred_score) for a, b in zip(ours, alone))
+            images, samples = inputs(model)
+            for mode in ('tensor', 'predict'):
+                a, b = (m(images, copy.deepcopy(samples), mode=mode) for m in (model, model.student))
+                assert type(a) is type(b) and len(a) == len(b)
+
+    def test_names(self):
+        model, plain = build(dict(loss_feature=FEATURE)), MODELS.build(classifier(True))
+        assert list(model.state_dict()) == list(plain.state_dict())
+        names = [n for n, _ in model.named_parameters() if not n.startswith('connectors.')]
+        assert names == [n for n, _ in plain.named_parameters()]
+        assert model.backbone is model.student.backbone and model.head is model.student.head
+        assert model.data_preprocessor is model.student.data_preprocessor
+        assert not hasattr(model, 'bbox_head')
+        plain.load_state_dict(model.state_dict())
+        with torch.no_grad():
+            plain.backbone.conv1.weight.fill_(3)
+        model.load_state_dict(plain.state_dict())
+        assert model.student.backbone.conv1.weight.eq(3).all()
+
+    def test_teacher_is_no_submodule_but_follows(self):
+        model = build(dict(loss_feature=FEATURE))
+        teacher = model.teacher.model
+        assert not any(m is teacher for m in model.modules())
+        assert {id(p) for p in model.parameters()}.isdisjoint({id(p) for p in teacher.parameters()})
+        model.double()
+        assert next(teacher.parameters()).dtype == torch.float64
+        images, samples = inputs(model)
+        assert model.loss(images.double(), samples)['loss_feature'].isfinite()
+
+    def test_copies_share_the_teacher(self):
+        model = build(dict(loss_feature=FEATURE))
+        average = ExponentialMovingAverage(model)
+        assert average.module.teacher is model.teacher and average.module.student is not model.student
+        assert average.module.connectors is not model.connectors
+        model.loss(*inputs(model))['loss_feature'].backward()
+        average.update_parameters(model)
+        other = copy.deepcopy(model)
+        assert other.loss(*inputs(other))['loss_feature'].isfinite()
+
+    def test_data_preprocessor_is_handed_on(self):
+        """A runner puts the config's top-level one on the outermost model."""
+        student = classifier(True)
+        given = dict(type='mmpretrain.ClsDataPreprocessor', mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0])
+        own = student.pop('data_preprocessor')
+        model = build(dict(loss_kl=LOGITS), student=student, data_preprocessor=given)
+        assert model.student.data_preprocessor.mean.flatten().tolist() == [1, 2, 3]
+        assert sum('data_preprocessor' in n for n, _ in model.named_children()) == 0
+        assert 'data_preprocessor' not in student
+        # its own comes first
+        model = build(dict(loss_kl=LOGITS), student={**student, 'data_preprocessor': own}, data_preprocessor=given)
+        assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx(MEAN)
+
+    def test_time_steps(self):
+        model = set_time_steps(build(dict(loss_feature=FEATURE)), 3)
+        assert get_time_steps(model) == 3
+        assert model.loss(*inputs(model))['loss_feature'].isfinite()
+
+    def test_spiking_teacher_has_steps_of_its_own(self):
+        model = build(dict(loss_feature=FEATURE), teacher=classifier(True, T=4)).eval()
+        batch = inputs(model)
+        with torch.no_grad():
+            got = model.loss(*batch)['loss_feature']
+            ours, theirs = model.student.backbone(batch[0]), model.teacher.model.backbone(batch[0])
+            expected = sum(F.mse_loss(c(s), t) for c, s, t in zip(model.connectors.loss_feature, ours, theirs))
+        torch.testing.assert_close(got, expected)
+
+    def test_without_losses_there_is_no_teacher(self):
+        model = MODELS.build(dict(type='mmsnn.Distiller', student=classifier(True)))
+        model.init_weights()
+        assert model.teacher is None and len(model.connectors) == 0
+        assert set(model.loss(*inputs(model))) == {'loss'}
+        # a teacher that nothing asks for is not even built
+        assert build(teacher='no/such/config.py').teacher is None
+
+
+class TestTeacher:
+    def test_checkpoint(self, tmp_path):
+        teacher = MODELS.build(classifier(False))
+        for parameter in teacher.parameters():
+            parameter.data.normal_()
+        file = tmp_path / 'teacher.pth'
+        torch.save(dict(state_dict=teacher.state_dict()), file)
+        model = build(dict(loss_kl=LOGITS), teacher_checkpoint=str(file))
+        state = model.teacher.model.state_dict()
+        assert model.teacher.has_weights and not build(dict(loss_kl=LOGITS)).teacher.has_weights
+        assert all(torch.equal(v, state[k]) for k, v in teacher.state_dict().items())
+
+    def test_config_file(self, tmp_path):
+        """Its own scope and its top-level preprocessor hold, whatever the student's are."""
+        cfg = classifier(False)
+        pre = cfg.pop('data_preprocessor')
+        pre['type'] = 'ClsDataPreprocessor'
+        file = tmp_path / 'teacher.py'
+        file.write_text(f"default_scope = 'mmpretrain'\nmodel = {cfg!r}\ndata_preprocessor = {pre!r}")
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            model = build(dict(loss_feature=FEATURE), student=detector(True), teacher=str(file))
+        assert model.teacher.model.data_preprocessor.mean.flatten().tolist() == pytest.approx(MEAN)
+
+    def test_level_1(self):
+        """After the student's own initialisation; alone, the teacher has then done its work."""
+        model = build(transfer=True, init=False)
+        teacher = model.teacher.model
+        model.init_weights()
+        state = teacher.state_dict()
+        assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+        assert model.teacher is None and set(model.loss(*inputs(model))) == {'loss'}
+        assert build(dict(loss_kl=LOGITS), transfer=dict(scope='backbone')).teacher is not None
+
+    def test_level_1_of_another_architecture(self):
+        with pytest.raises(ValueError, match='Is the teacher of the same architecture'):
+            build(transfer=True, teacher=classifier(False), student=classifier(True, depth=34))
+
+    def test_building_it_touches_no_random_numbers(self):
+        states = []
+        for losses in (None, dict(loss_feature=FEATURE, loss_kl=LOGITS)):
+            torch.manual_seed(3)
+            model = build(losses)
+            states.append((model.state_dict(), torch.rand(1)))
+        assert torch.equal(states[0][1], states[1][1])
+        assert all(torch.equal(v, states[1][0][k]) for k, v in states[0][0].items())
+
+    @pytest.mark.parametrize('settings', [dict(teacher='no/such/config.py'), dict(teacher='mmdet::no/such.py')])
+    def test_no_such_config(self, settings):
+        with pytest.raises(ValueError, match='model.teacher=.*cannot be read'):
+            build(dict(loss_kl=LOGITS), **settings)
+
+    def test_no_such_checkpoint(self, tmp_path):
+        with pytest.raises(
+            FileNotFoundError, match=r'model.teacher_checkpoint=.*none.pth(.|\n)*Train the teacher first'
+        ):
+            build(dict(loss_kl=LOGITS), teacher_checkpoint=str(tmp_path / 'none.pth'))
+
+    def test_checkpoint_of_another_model(self, tmp_path):
+        file = tmp_path / 'other.pth'
+        torch.save(MODELS.build(classifier(False, depth=34)).backbone.layer1[2].state_dict(), file)
+        with pytest.raises(ValueError, match='model.teacher_checkpoint=.*refused'):
+            build(dict(loss_kl=LOGITS), teacher_checkpoint=str(file))
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        'losses, match',
+        [
+            (dict(loss_a=dict(type='LogitKL', teacher='head')), 'model.losses.loss_a.student is missing'),
+            (dict(loss_a=dict(type='LogitKL', student='head')), 'model.losses.loss_a.teacher is missing'),
+            (dict(loss_a={**LOGITS, 'type': 'LogitsKL'}), "model.losses.loss_a: 'LogitsKL' is not registered in mmsnn"),
+            (dict(loss_a={k: v for k, v in LOGITS.items() if k != 'type'}), "model.losses.loss_a: .*'type'"),
+            (dict(loss_a={**LOGITS, 'temperature': 2}), 'model.losses.loss_a: .*temperature'),
+            (dict(loss_a={**LOGITS, 'weight': 'big'}), 'model.losses.loss_a: a weight is a number'),
+            (dict(loss_a={**LOGITS, 'student': 'heads'}), "model.losses.loss_a: student tap 'heads' names no module"),
+            (
+                dict(loss_a={**LOGITS, 'teacher': 'head.fcc'}),
+                "model.losses.loss_a: teacher tap 'head.fcc' names no module",
+            ),
+            (
+                dict(loss_a={**FEATURE, 'teacher': STAGES[:2]}),
+                'model.losses.loss_a: 4 student taps face 2 of the teacher',
+            ),
+            (
+                dict(loss_a={**FEATURE, 'student': STAGES[:1], 'teacher': STAGES[1:2]}),
+                r'model.losses.loss_a: for a 64x64 image, tensor 0 is \(8, 16, 16\) at the student \(backbone.layer1\) '
+                r'and \(16, 8, 8\) at the teacher \(backbone.layer2\): tap stages of equal stride',
+            ),
+            (
+                dict(loss_a=dict(type='FeatureMSE', student='backbone.layer1.0.conv1', teacher='head')),
+                'model.losses.loss_a: .*equal stride and width, or set a connector',
+            ),
+            (dict(loss_a=dict(type='FeatureMSE', student='backbone', teacher='backbone.layer1')), 'student tap'),
+            (dict(loss_a=dict(type='FeatureMSE', student='head[1]', teacher='head')), r'student tap head\[1\]'),
+        ],
+    )
+    def test_named(self, losses, match):
+        with pytest.raises(ValueError, match=match):
+            build(losses, init=False)
+
+    def test_no_teacher(self):
+        for kwargs in (dict(losses=dict(loss_kl=LOGITS)), dict(transfer=True)):
+            with pytest.raises(ValueError, match='model.teacher is missing'):
+                MODELS.build(dict(type='mmsnn.Distiller', student=classifier(True), **kwargs))
+
+    def test_name_of_a_loss_of_the_student(self):
+        model = build(dict(loss=LOGITS))
+        with pytest.raises(ValueError, match='model.losses.loss: the student has a loss of that name'):
+            model.loss(*inputs(model))
+
+    def test_frozen_stage(self):
+        model = build(dict(loss_feature=FEATURE), student=classifier(True, frozen_stages=2))
+        model.train()
+        with pytest.raises(ValueError, match='student tap backbone.layer1 carries no gradient.*frozen_stages'):
+            model.loss(*inputs(model))
+
+    def test_reentrant_checkpointing(self):
+        taps = 'backbone.layer2.0'
+        model = build(dict(loss_feature={**FEATURE, 'student': taps, 'teacher': taps}))
+        stage = model.backbone.layer2
+        forward = stage.forward
+        stage.forward = lambda x: checkpoint(forward, x, use_reentrant=True)
+        with pytest.raises(ValueError, match='student tap backbone.layer2.0 carries no gradient.*reentrant'):
+            model.loss(*inputs(model))
+
+    @pytest.mark.parametrize(
+        'losses',
+        [dict(loss_feature=FEATURE), dict(loss_kl={**LOGITS, 'weight': dict(stop=3)})],
+        ids=['connectors', 'schedule'],
+    )
+    def test_training_without_its_hook(self, losses):
+        """A runner that would train connectors which no checkpoint keeps, or with a schedule that stands still."""
+        model = build(losses)
+        data = Noise('mmpretrain').batch(0, 1)
+        optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01))
+        # a loop of one's own
+        model.train_step(data, optimizer)
+        optimizer.initialize_count_status(model, 0, 100)
+        with pytest.raises(RuntimeError, match="custom_hooks = .*type='mmsnn.DistillHook'"):
+            model.train_step(data, optimizer)
+        model.hooked = True
+        assert model.train_step(data, optimizer)['loss'].isfinite()
+
+    def test_training_that_needs_no_hook(self):
+        model = build(dict(loss_kl={**LOGITS, 'weight': 0.5}))
+        optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01))
+        optimizer.initialize_count_status(model, 0, 100)
+        assert model.train_step(Noise('mmpretrain').batch(0, 1), optimizer)['loss_kl'].isfinite()
+
+
+class TestDistributed:
+    def test_two_ranks_equal_one_with_the_double_batch(self, tmp_path):
+        """Gradients, connectors and a term that stopped, under MMDistributedDataParallel with gloo."""
+        here = Path(__file__).parent
+        worker, store = here / 'ddp_worker.py', tmp_path / 'store'
+        path = os.pathsep.join([str(here.parent), str(here.parents[1])])
+        workers = [
+            subprocess.Popen(
+                [sys.executable, str(worker), str(rank), '2', str(store), str(tmp_path / '2.pth')],
+                env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': path},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        runpy.run_path(str(worker))['main'](0, 1, '', str(tmp_path / '1.pth'))
+        outs = [worker.communicate(timeout=300)[0] for worker in workers]
+        assert not any(worker.returncode for worker in workers), '\n'.join(outs)
+        one, two = (torch.load(tmp_path / f'{n}.pth', weights_only=True) for n in (1, 2))
+        for part in ('student', 'connectors'):
+            assert one[part].keys() == two[part].keys() and len(one[part])
+            for name, value in one[part].items():
+                torch.testing.assert_close(two[part][name], value, rtol=1e-5, atol=1e-6)
