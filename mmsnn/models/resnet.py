@@ -301,9 +301,8 @@ class SpikingResNet(TimeAware, ResNet):
         named = re.search(r'://(?:.*/)?resnet(\d+)', source or '')
         if named and int(named[1]) != self.depth:
             raise ValueError(
-                f'backbone.init_cfg loads {source}, but backbone.depth={self.depth}: set one of a ResNet-'
-                f"{self.depth} ('torchvision://resnet{self.depth}'), or init_cfg=None (in mmseg pretrained=None) to start "
-                'from scratch'
+                f'backbone.init_cfg loads {source}, but backbone.depth={self.depth}: set one of a ResNet-{self.depth} '
+                f"('torchvision://resnet{self.depth}'), or init_cfg=None (in mmseg pretrained=None) to start from scratch"
             )
         BaseModule.init_weights(self)
         if self.zero_init_residual and source is None:
