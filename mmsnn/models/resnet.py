@@ -301,8 +301,9 @@ class SpikingResNet(TimeAware, ResNet):
         named = re.search(r'://(?:.*/)?resnet(\d+)', source or '')
         if named and int(named[1]) != self.depth:
             raise ValueError(
-                f'backbone.init_cfg loads {source}, but backbone.depth={self.depth}: set one of a ResNet-{self.depth} '
-                f"('torchvision://resnet{self.depth}'), or init_cfg=None (mmseg: pretrained=None) to start from scratch"
+                f'backbone.init_cfg loads {source}, but backbone.depth={self.depth}: set '
+                f"'torchvision://resnet{self.depth}' or one of that depth, or init_cfg=None (mmseg: pretrained=None) "
+                'to start from scratch'
             )
         BaseModule.init_weights(self)
         if self.zero_init_residual and source is None:
