@@ -80,22 +80,23 @@ class Teacher:
         return self.checkpoint is not None or any(isinstance(i, dict) and i.get('type') == 'Pretrained' for i in inits)
 
 
-def input_statistics(model: nn.Module) -> tuple[Tensor, Tensor, bool] | None:
-    """Mean, standard deviation and channel swap of a model's data preprocessor; None without normalisation."""
+def input_statistics(model: nn.Module) -> tuple[Tensor | float, Tensor | float, bool]:
+    """Mean, standard deviation (0 and 1 without normalisation) and channel swap of a model's data preprocessor."""
     pre = getattr(model, 'data_preprocessor', None)
-    if not getattr(pre, '_enable_normalize', False):
-        return None
     swap = getattr(pre, '_channel_conversion', getattr(pre, 'channel_conversion', getattr(pre, 'to_rgb', False)))
+    if not getattr(pre, '_enable_normalize', False):
+        return 0.0, 1.0, bool(swap)
     return pre.mean, pre.std, bool(swap)
 
 
 def renormalise(images: Tensor, student: nn.Module, teacher: nn.Module) -> Tensor:
-    """Images as the student's preprocessor made them, as the teacher's would have made them."""
-    ours, theirs = input_statistics(student), input_statistics(teacher)
-    if ours is None or theirs is None or images.dim() != 4:
-        return images
-    (mean_s, std_s, swap_s), (mean_t, std_t, swap_t) = ours, theirs
-    if swap_s == swap_t and torch.equal(mean_s, mean_t) and torch.equal(std_s, std_t):
+    """Images as the student's preprocessor made them, as the teacher's would have made them.
+
+    Padding keeps the student's value (0 after normalisation, its mean colour).
+    """
+    (mean_s, std_s, swap_s), (mean_t, std_t, swap_t) = input_statistics(student), input_statistics(teacher)
+    same = all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in ((mean_s, mean_t), (std_s, std_t)))
+    if images.dim() != 4 or (same and swap_s == swap_t):
         return images
     images = images * std_s + mean_s
     if swap_s != swap_t:

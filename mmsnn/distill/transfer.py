@@ -25,13 +25,17 @@ class TransferReport:
     unused: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        lines = [f'{len(self.matched)} tensors copied, {len(self.missing) + len(self.mismatched)} not']
-        lines += [f'  not in the source: {name}' for name in self.missing]
-        lines += [f'  shape differs: {k}: source {a}, model {b}' for k, (a, b) in self.mismatched.items()]
-        if self.unused:
-            lines.append(
-                f'  unused in the source: {", ".join(self.unused[:8])}{" ..." if len(self.unused) > 8 else ""}'
-            )
+        lines = [f'{len(self.matched)} tensors match, {len(self.missing) + len(self.mismatched)} do not']
+        differing = [f'{k} (source {a}, model {b})' for k, (a, b) in self.mismatched.items()]
+        groups = [
+            ('not in the source', self.missing),
+            ('shape differs', differing),
+            ('unused in the source', self.unused),
+        ]
+        for what, names in groups:
+            if names:
+                more = f' and {len(names) - 8} more' if len(names) > 8 else ''
+                lines.append(f'  {what}: {", ".join(names[:8])}{more}')
         return '\n'.join(lines)
 
 
@@ -62,8 +66,8 @@ def transfer_weights(
         What matched and what did not.
 
     Raises:
-        ValueError: a convolution or norm of the backbone has no match, or fewer than ``min_match`` of the rest; nothing
-            is copied then.
+        ValueError: a convolution or norm of the backbone has no match, the source has more of them in the same stages,
+            or fewer than ``min_match`` of the rest match; nothing is copied then.
     """
     if isinstance(ann_state, (str, Path)):
         ann_state = load_state(ann_state)
@@ -108,6 +112,15 @@ def transfer_weights(
             f'weight transfer refused: {len(lost)} tensors of convolutions and norms of the backbone have no '
             f'counterpart (first: {lost[:3]}). Is the teacher of the same architecture (depth, base_channels, stem)? '
             f'Otherwise set transfer=False.\n{report}'
+        )
+    # a deeper ANN has all the names of a shallower SNN, and more blocks in the same stages
+    stages = {canonical(k).split('.')[0] for k in report.matched if k in strict}
+    deeper = [k for k, v in source.values() if k not in used and v.dim() == 4 and canonical(k).split('.')[0] in stages]
+    if deeper:
+        raise ValueError(
+            f'weight transfer refused: the source has {len(deeper)} more convolutions in the stages of the backbone '
+            f'(first: {deeper[:3]}), so it is a deeper network. Take a teacher of equal depth, or set transfer=False.'
+            f'\n{report}'
         )
     if share < min_match:
         raise ValueError(

@@ -110,6 +110,19 @@ class Spikify(Transparent, TimeAware, BaseModule):
             level=logging.INFO,
         )
 
+    def _forward_blank(self):
+        """The inner backbone's outputs for one blank image; nothing is changed by it."""
+        first = next(m for m in self.backbone.modules() if isinstance(m, nn.Conv2d))
+        modes = {m: m.training for m in self.modules()}
+        self.backbone.eval()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                image = torch.zeros(1, first.in_channels, 224, 224, device=first.weight.device)
+                return self.backbone(image.repeat(self.T, 1, 1, 1))
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
     def _count_uses(self) -> Counter:
         uses = Counter()
         hooks = [
@@ -117,17 +130,18 @@ class Spikify(Transparent, TimeAware, BaseModule):
             for m in self.backbone.modules()
             if isinstance(m, REPLACED)
         ]
-        training = self.backbone.training
-        self.backbone.eval()
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                first = next(m for m in self.backbone.modules() if isinstance(m, nn.Conv2d))
-                self.backbone(torch.zeros(1, first.in_channels, 224, 224))
+            self._forward_blank()
         finally:
-            self.backbone.train(training)
             for hook in hooks:
                 hook.remove()
         return uses
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Widths of the maps that the backbone returns, found by a forward of a blank image."""
+        outs = self._forward_blank()
+        return tuple(out.shape[1] for out in (outs if isinstance(outs, (tuple, list)) else [outs]))
 
     def init_weights(self) -> None:
         """Initialise the inner backbone by its own rules."""

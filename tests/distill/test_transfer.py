@@ -159,13 +159,21 @@ class TestRefusals:
         with pytest.raises(ValueError, match='refused'):
             transfer_weights(nn.Linear(2, 2), model)
 
+    def test_deeper_network_is_refused(self):
+        """All names of a ResNet-18 are a ResNet-34's too."""
+        model = SEWResNet(18, T=2)
+        before = model.conv1.weight.clone()
+        with pytest.raises(ValueError, match=r'16 more convolutions .*layer1\.2\.conv1.*deeper network'):
+            transfer_weights(torchvision.models.resnet34(), model)
+        assert torch.equal(model.conv1.weight, before)
+
     def test_report(self):
         text = str(TransferReport(['a'], ['b'], {'c': ((1,), (2,))}, [f'd{i}' for i in range(9)]))
         assert text.splitlines() == [
-            '1 tensors copied, 2 not',
+            '1 tensors match, 2 do not',
             '  not in the source: b',
-            '  shape differs: c: source (1,), model (2,)',
-            '  unused in the source: d0, d1, d2, d3, d4, d5, d6, d7 ...',
+            '  shape differs: c (source (1,), model (2,))',
+            '  unused in the source: d0, d1, d2, d3, d4, d5, d6, d7 and 1 more',
         ]
 
     def test_report_is_logged(self, resnet18, monkeypatch):
@@ -174,4 +182,4 @@ class TestRefusals:
         transfer_weights(resnet18, SEWResNet(18, T=2), verbose=False)
         assert not said
         transfer_weights(resnet18, SEWResNet(18, T=2))
-        assert said[0].startswith('weight transfer: 120 tensors copied, 0 not')
+        assert said[0].startswith('weight transfer: 120 tensors match, 0 do not')

@@ -232,3 +232,10 @@ class TestConfig:
         for model in (outer, inner):
             model.init_weights()
             assert all(torch.equal(v, ann.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_out_channels_are_those_of_the_maps():
+    model = Spikify(dict(type='mmdet.ResNet', depth=18, base_channels=8, out_indices=(1, 3)), T=2).train()
+    assert model.out_channels == (16, 64)
+    assert model.out_channels == tuple(out.shape[1] for out in model(torch.randn(3, 3, 32, 32)))
+    assert model.training
