@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -86,6 +87,7 @@ def summary(task: str, runs: dict[str, list[Run]]) -> dict:
     final = {name: [round(c[max(c)] * factor, 2) for c in group] for name, group in curves.items()}
     mean = {name: statistics.mean(values) for name, values in final.items() if values}
     out = dict(task=task, metric=metric, final=final)
+    out['curves'] = curves
     out['epochs'] = {name: max(group[0]) for name, group in curves.items() if group}
     base = mean.get('undistilled')
     if base is not None and 'teacher' in mean:
@@ -156,7 +158,7 @@ def main(argv=None) -> None:
     if args.out:
         commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=ROOT)
         head = dict(
-            command='python tools/benchmarks/small_data.py ' + ' '.join(map(str, argv or sys.argv[1:])),
+            command='python tools/benchmarks/small_data.py ' + shlex.join(argv or sys.argv[1:]),
             commit=commit.stdout.strip(),
             date=time.strftime('%Y-%m-%d'),
             versions=dict(mmsnn=mmsnn.__version__, torch=torch.__version__),
