@@ -9,6 +9,7 @@ from mmengine.registry import MODELS, DefaultScope
 from tiny import classifier, detector, runner
 
 from mmsnn.distill import Distiller
+from mmsnn.engine.checkpoint import load_file
 
 STAGES = [f'backbone.layer{i}' for i in range(1, 5)]
 FEATURE = dict(type='FeatureMSE', student=STAGES, teacher=STAGES, connector=dict(type='ConvBN'), weight=0.1)
@@ -52,7 +53,7 @@ def train(model, task, folder, iterations=20, hooks=HOOKS, **kwargs):
     witness = Witness()
     run = runner(model, task, folder, iterations, custom_hooks=[*hooks, witness], **kwargs)
     run.train()
-    return run, witness, torch.load(folder / f'iter_{iterations}.pth', weights_only=False)
+    return run, witness, load_file(folder / f'iter_{iterations}.pth')
 
 
 def keys(value, path=''):

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from mmsnn.engine.checkpoint import load_file
+
 pytest.importorskip('mmpretrain', reason='the smallest task that trains is a classification')
 ROOT = Path(__file__).parents[2]
 
@@ -202,7 +204,7 @@ def test_missing_data_is_named_before_anything_is_built(home, tmp_path):
 )
 def test_checkpoint_that_does_not_fit(home, checkpoint, tmp_path, change, message):
     wrong = tmp_path / 'wrong.pth'
-    torch.save(dict(state_dict=change(torch.load(checkpoint, weights_only=False)['state_dict'])), wrong)
+    torch.save(dict(state_dict=change(load_file(checkpoint)['state_dict'])), wrong)
     with pytest.raises(ValueError, match=message) as error:
         tool('test')['main']([str(home / 'plain.py'), str(wrong), '--work-dir', str(tmp_path)])
     assert str(wrong) in str(error.value) and 'Give the checkpoint' in str(error.value)
@@ -228,7 +230,7 @@ def test_hostile_checkpoint_runs_nothing(home, tmp_path, name):
 
 def test_text_in_a_checkpoint_is_not_run_on_resume(home, checkpoint, tmp_path):
     trace, file = tmp_path / 'trace', tmp_path / 'hostile.pth'
-    content = torch.load(checkpoint, weights_only=False)
+    content = load_file(checkpoint)
     content['meta']['config'] = f'open({str(trace)!r}, "w")'
     torch.save(content, file)
     tool('train')['main']([str(home / 'plain.py'), '--resume', str(file), '--work-dir', str(tmp_path)])
