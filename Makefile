@@ -1,4 +1,4 @@
-# Every target sets itself up in .venv; nothing outside this folder changes. No GPU and no compiler is needed.
+# Every target sets itself up in .venv; nothing outside this folder changes. Neither a GPU nor a compiler is needed.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
@@ -21,8 +21,10 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo 'No Python 3.11 or newer with venv found: make PYTHON=/path/to/python'; exit 1; }
 	$(PYTHON) -m venv .venv
 
+# mmsnn itself is compiled last, because that needs torch; without a compiler it goes on in plain PyTorch.
 # opencv comes twice, and the variant that draws windows wants system libraries which servers lack.
-$(STAMP): $(BIN)/python setup.py pyproject.toml constraints.txt
+$(STAMP): $(BIN)/python setup.py pyproject.toml constraints.txt $(wildcard mmsnn/ops/csrc/*)
 	$(INSTALL) setuptools -e '.[demo,dev]'
+	$(INSTALL) --no-build-isolation --no-deps -e .
 	$(BIN)/python -c 'import cv2' || $(INSTALL) --force-reinstall --no-deps opencv-python-headless
 	touch $@

@@ -1,11 +1,18 @@
-"""Packaging of mmsnn, with the ``.mim`` folder by which OpenMMLab finds a package's configs and tools."""
+"""Packaging of mmsnn: the compiled kernels, and the ``.mim`` folder by which OpenMMLab finds configs and tools.
 
+The kernels need a C++ compiler, and torch at hand while they are built: ``pip install --no-build-isolation``. CUDA's are
+built where nvcc is, whether or not a GPU is. Without any of these mmsnn works in plain PyTorch, and says so.
+"""
+
+import hashlib
 import os
 import runpy
 import shutil
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent.resolve()
@@ -35,6 +42,75 @@ class BuildWithMim(build_py):
                 shutil.copy2(ROOT / name, mim / name)
 
 
+CSRC = Path('mmsnn', 'ops', 'csrc')
+# sm_80 and sm_90, and PTX for what comes after
+CUDA_ARCHS = os.environ.get('TORCH_CUDA_ARCH_LIST', '8.0;9.0+PTX')
+
+
+def kernels() -> tuple[list, dict]:
+    """The extension and the commands that build it; none where torch or a compiler is missing."""
+    try:
+        from torch.utils import cpp_extension
+    except ImportError:
+        skipped('torch cannot be imported here (pip hides it unless --no-build-isolation is given)')
+        return [], {}
+    sources = sorted(p for p in (ROOT / CSRC).iterdir() if p.suffix in ('.h', '.cpp', '.cu', '.cuh'))
+    digest = hashlib.sha256(b''.join(p.read_bytes() for p in sources)).hexdigest()[:16]
+    # A contraction to fused multiply-adds would let a spike that is computed again differ.
+    flags = ['-O3', '-g0', '-std=c++17', '-ffp-contract=off', '-fno-trapping-math', '-fno-math-errno']
+    flags += [f'-DMMSNN_SOURCES="{digest}"']
+    kind, extra = cpp_extension.CppExtension, {}
+    names = [p.name for p in sources if p.suffix == '.cpp']
+    home = cpp_extension.CUDA_HOME
+    with_cuda = home and cpp_extension.torch.version.cuda and os.environ.get('MMSNN_CUDA', '1') != '0'
+    compile_args = dict(cxx=flags)
+    if with_cuda and (Path(home) / 'bin' / 'nvcc').exists():
+        os.environ['TORCH_CUDA_ARCH_LIST'] = CUDA_ARCHS
+        kind = cpp_extension.CUDAExtension
+        names += [p.name for p in sources if p.suffix == '.cu']
+        compile_args['nvcc'] = ['-O3', '-std=c++17', '--fmad=false', '--expt-relaxed-constexpr']
+        # a bare toolkit has its libraries in lib, and torch's packages the headers that it lacks
+        extra = dict(library_dirs=[str(Path(home) / 'lib')], include_dirs=cuda_headers())
+    extension = kind(
+        'mmsnn.ops._C',
+        [str(CSRC / name) for name in names],
+        extra_compile_args=compile_args,
+        py_limited_api=True,
+        optional=True,
+        **extra,
+    )
+    return [extension], dict(build_ext=BuildKernels.on(cpp_extension.BuildExtension))
+
+
+def cuda_headers() -> list[str]:
+    """Where pip has put CUDA's headers."""
+    found = [Path(p) / 'nvidia' / 'cu13' / 'include' for p in sys.path]
+    return [str(p) for p in found if p.is_dir()]
+
+
+def skipped(reason: str) -> None:
+    """Say that the kernels are not built."""
+    print(f'mmsnn: the compiled kernels are skipped: {reason}; plain PyTorch will serve', file=sys.stderr)
+
+
+class BuildKernels:
+    """A build that goes on without the kernels where they cannot be compiled."""
+
+    @staticmethod
+    def on(base: type[build_ext]) -> type[build_ext]:
+        """Torch's build command, with that manner."""
+
+        class Build(base):
+            def build_extensions(self):
+                try:
+                    super().build_extensions()
+                # whatever a missing or broken compiler makes of it
+                except Exception as error:
+                    skipped(f'{type(error).__name__}: {error}')
+
+        return Build.with_options(use_ninja=False, no_python_abi_suffix=True)
+
+
 extras = {
     # What `make demo` needs.
     'demo': ['scikit-learn>=1.3'],
@@ -46,6 +122,7 @@ extras = {
 }
 extras['dev'] = ['pytest>=8', 'ruff>=0.6', 'pre-commit>=3', *extras['spikingjelly']]
 
+ext_modules, commands = kernels()
 setup(
     name='mmsnn',
     version=runpy.run_path(str(ROOT / 'mmsnn' / 'version.py'))['__version__'],
@@ -76,6 +153,8 @@ setup(
         'onedl-mmpretrain>=1.3',
     ],
     extras_require=extras,
-    cmdclass={'build_py': BuildWithMim},
+    ext_modules=ext_modules,
+    package_data={'mmsnn.ops': ['csrc/*']},
+    cmdclass={'build_py': BuildWithMim, **commands},
     zip_safe=False,
 )

@@ -1,6 +1,6 @@
 """Fast parts: functions of tensors that know nothing of models."""
 
 from . import reference
-from .lif import lif
+from .lif import bn_lif, lif
 
-__all__ = ['lif', 'reference']
+__all__ = ['bn_lif', 'lif', 'reference']

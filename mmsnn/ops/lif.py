@@ -1,11 +1,18 @@
-"""Public multi-step LIF: argument checks, then the fastest implementation at hand."""
+"""Public multi-step LIF, alone and behind batch norm: argument checks, then the op."""
 
+import functools
 import math
 import numbers
 
+import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from . import reference
+from .library import encode
+
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def _check_number(name: str, value, *, positive: bool = False) -> None:
@@ -23,6 +30,12 @@ def check_time_steps(T, name: str = 'T') -> None:
         raise ValueError(f'{name} must be at least 1 time step, got {T}')
 
 
+def check_tau(tau: Tensor) -> None:
+    """Raise ValueError unless the learned time constant is one floating-point number."""
+    if tau.numel() != 1 or not tau.is_floating_point():
+        raise ValueError(f'a tensor tau must hold one floating-point number, got {tau.dtype} {tuple(tau.shape)}')
+
+
 def check_neuron(*, tau, v_threshold, v_reset, surrogate, alpha, levels) -> None:
     """Check the settings of a neuron.
 
@@ -33,8 +46,7 @@ def check_neuron(*, tau, v_threshold, v_reset, surrogate, alpha, levels) -> None
     """
     _check_number('v_threshold', v_threshold, positive=True)
     if isinstance(tau, Tensor):
-        if tau.numel() != 1 or not tau.is_floating_point():
-            raise ValueError(f'a tensor tau must hold one floating-point number, got {tau.dtype} {tuple(tau.shape)}')
+        check_tau(tau)
     elif tau is not None:
         _check_number('tau', tau)
         if tau < 1:
@@ -50,6 +62,55 @@ def check_neuron(*, tau, v_threshold, v_reset, surrogate, alpha, levels) -> None
     check_time_steps(levels, 'levels')
     if levels > 1 and v_reset is not None:
         raise ValueError(f'levels={levels} needs the soft reset: set v_reset=None (got {v_reset})')
+
+
+def check_input(x: Tensor, T: int) -> None:
+    """Raise TypeError unless ``x`` is a floating-point tensor, ValueError unless its first dimension holds T steps."""
+    check_time_steps(T)
+    if not isinstance(x, Tensor) or x.dtype not in DTYPES:
+        raise TypeError(
+            'x must be a floating-point tensor (float16, bfloat16, float32 or float64), got '
+            f'{getattr(x, "dtype", type(x).__name__)}'
+        )
+    if x.dim() == 0 or x.shape[0] % T or x.shape[0] == 0:
+        raise ValueError(
+            f'the first dimension of x must hold T={T} time steps (T*B, time outermost), got shape {tuple(x.shape)}'
+        )
+
+
+def _check_potential(v_init: Tensor | None, x: Tensor, T: int) -> None:
+    if v_init is None:
+        return
+    step = (x.shape[0] // T, *x.shape[1:])
+    if not isinstance(v_init, Tensor) or v_init.dtype not in DTYPES:
+        raise TypeError(f'v_init must be a floating-point tensor, got {getattr(v_init, "dtype", type(v_init))}')
+    if v_init.device != x.device:
+        raise ValueError(f'v_init must be on the device of x, {x.device}, got {v_init.device}')
+    size = math.prod(step)
+    if v_init.numel() != size or tuple(v_init.shape) not in (step, tuple(x.shape[1:]), (size,)):
+        raise ValueError(f'v_init must have the shape of one time step {step}, got {tuple(v_init.shape)}')
+
+
+def _checked(tau, v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, levels):
+    check_neuron(tau=tau, v_threshold=v_threshold, v_reset=v_reset, surrogate=surrogate, alpha=alpha, levels=levels)
+    return encode(tau, v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, levels)
+
+
+_checked_before = functools.lru_cache(maxsize=1024, typed=True)(_checked)
+
+
+def _neuron(tau, *settings) -> tuple[list[int], list[float], Tensor | None]:
+    """What the op wants to know about a neuron; settings seen before are not checked again."""
+    learned = tau if isinstance(tau, Tensor) else None
+    if learned is not None:
+        check_tau(learned)
+        tau = 2.0
+    try:
+        # the compiler traces through the cache anyway, with a warning
+        check = _checked if torch.compiler.is_compiling() else _checked_before
+        return *check(tau, *settings), learned
+    except TypeError:
+        return *_checked(tau, *settings), learned
 
 
 def lif(
@@ -95,32 +156,154 @@ def lif(
         TypeError: ``x`` is no floating-point tensor, or a setting has the wrong type.
         ValueError: the first dimension is no multiple of T, ``v_init`` does not fit, or a setting is out of range.
     """
-    check_time_steps(T)
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise TypeError(f'x must be a floating-point tensor, got {getattr(x, "dtype", type(x).__name__)}')
-    if x.dim() == 0 or x.shape[0] % T or x.shape[0] == 0:
-        raise ValueError(
-            f'the first dimension of x must hold T={T} time steps (T*B, time outermost), got shape {tuple(x.shape)}'
-        )
-    check_neuron(tau=tau, v_threshold=v_threshold, v_reset=v_reset, surrogate=surrogate, alpha=alpha, levels=levels)
-    if v_init is not None:
-        step = (x.shape[0] // T, *x.shape[1:])
-        if not isinstance(v_init, Tensor) or not v_init.is_floating_point():
-            raise TypeError(f'v_init must be a floating-point tensor, got {getattr(v_init, "dtype", type(v_init))}')
-        size = math.prod(step)
-        if v_init.numel() != size or tuple(v_init.shape) not in (step, tuple(x.shape[1:]), (size,)):
-            raise ValueError(f'v_init must have the shape of one time step {step}, got {tuple(v_init.shape)}')
-    return reference.lif(
-        x,
-        T,
-        tau=tau,
-        v_threshold=v_threshold,
-        v_reset=v_reset,
-        decay_input=decay_input,
-        detach_reset=detach_reset,
-        surrogate=surrogate,
-        alpha=alpha,
-        levels=levels,
-        v_init=v_init,
-        return_v=return_v,
+    check_input(x, T)
+    kind, values, learned = _neuron(tau, v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, levels)
+    _check_potential(v_init, x, T)
+    out, v = torch.ops.mmsnn.lif.default(x, T, kind, values, learned, v_init, return_v)
+    return (out, v) if return_v else out
+
+
+def bn_lif(
+    x: Tensor,
+    T: int,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    scale: float = 1.0,
+    group: dist.ProcessGroup | None = None,
+    tau: float | Tensor | None = 2.0,
+    v_threshold: float = 1.0,
+    v_reset: float | None = 0.0,
+    decay_input: bool = True,
+    detach_reset: bool = False,
+    surrogate: str = 'atan',
+    alpha: float | None = None,
+    levels: int = 1,
+    v_init: Tensor | None = None,
+    return_v: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Batch norm and LIF in one: `torch.nn.functional.batch_norm` followed by `lif`, without the tensor in between.
+
+    Both passes compute that tensor again from ``x``, which is all that is kept.
+
+    Args:
+        x: ``[T*B, C, ...]``, time outermost.
+        T: time steps.
+        running_mean, running_var: statistics ``[C]``, used unless ``training`` and updated in place if so. None in
+            training: nothing to update.
+        weight, bias: of the norm, ``[C]``; None: 1 and 0.
+        training: whether the statistics are the batch's, over batch, time and space.
+        momentum: share of the new statistics in the running ones.
+        eps: added to the variance.
+        scale: factor on ``weight`` (tdBN, Zheng et al., AAAI 2021: alpha * v_threshold).
+        group: processes whose batches share their statistics, as in `torch.nn.SyncBatchNorm`; None: this one alone.
+        tau, v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, levels, v_init, return_v: as in `lif`.
+
+    Returns:
+        As `lif`.
+
+    Raises:
+        TypeError: as `lif`.
+        ValueError: as `lif`; statistics, weight or bias are no ``[C]``; no statistics in evaluation; a single value
+            a channel in training.
+    """
+    check_input(x, T)
+    if x.dim() < 2:
+        raise ValueError(f'x must have channels as its second dimension, got shape {tuple(x.shape)}')
+    channels = x.shape[1]
+    norm = dict(running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+    for name, value in norm.items():
+        if value is not None and (not isinstance(value, Tensor) or tuple(value.shape) != (channels,)):
+            shape = tuple(value.shape) if isinstance(value, Tensor) else value
+            raise ValueError(f'{name} must hold one number for each of the {channels} channels of x, got {shape}')
+    _check_number('eps', eps)
+    _check_number('scale', scale)
+    if momentum is not None:
+        _check_number('momentum', momentum)
+    if not training and (running_mean is None or running_var is None):
+        raise ValueError('running_mean and running_var are needed unless training=True')
+    if training and group is None and x.numel() <= channels:
+        raise ValueError(f'batch statistics need more than one value a channel in training, got shape {tuple(x.shape)}')
+    kind, values, learned = _neuron(tau, v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, levels)
+    _check_potential(v_init, x, T)
+    neuron = (T, kind, values)
+    if not training:
+        mean, var = running_mean, running_var
+        count = None
+    else:
+        mean, var, count = _statistics(x.detach(), group)
+        if running_mean is not None:
+            with torch.no_grad():
+                unbiased = count / (count - 1).clamp(min=1) if isinstance(count, Tensor) else count / max(count - 1, 1)
+                running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+                running_var.lerp_((var * unbiased).to(running_var.dtype), momentum)
+    out, v = _BatchNormLIF.apply(
+        x, weight, bias, mean, var, learned, v_init, eps, scale, count, group, neuron, return_v
     )
+    return (out, v) if return_v else out
+
+
+def _statistics(x: Tensor, group) -> tuple[Tensor, Tensor, int | Tensor]:
+    """Mean, biased variance and number of values a channel, over all processes of ``group``."""
+    mean, var = torch.ops.mmsnn.bn_moments(x)
+    count = x.numel() // x.shape[1]
+    if group is None:
+        return mean, var, count
+    mine = torch.cat([mean, var, mean.new_tensor([count])])
+    each = mine.new_empty(dist.get_world_size(group), len(mine))
+    dist.all_gather_into_tensor(each, mine, group=group)
+    means, variances, counts = each.split([len(mean), len(mean), 1], 1)
+    total = counts.sum()
+    shared = (means * counts).sum(0) / total
+    spread = ((variances + (means - shared).square()) * counts).sum(0) / total
+    return shared, spread, total
+
+
+class _BatchNormLIF(torch.autograd.Function):
+    """Keeps x and numbers per channel; the gradient of the norm's output is summed in one pass, used in the next."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, mean, var, tau, v_init, eps, scale, count, group, neuron, return_v):
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        mean, invstd = mean.to(dtype), torch.rsqrt(var.to(dtype) + eps)
+        factor = invstd * scale if weight is None else invstd * (weight.to(dtype) * scale)
+        shift = -mean * factor if bias is None else bias.to(dtype) - mean * factor
+        T, kind, values = neuron
+        out, v = torch.ops.mmsnn.bn_lif(x, factor, shift, T, kind, values, tau, v_init, return_v)
+        ctx.save_for_backward(x, weight, bias, mean, invstd, factor, shift, tau, v_init)
+        ctx.rest = scale, count, group, neuron, return_v
+        ctx.set_materialize_grads(False)
+        if not return_v:
+            ctx.mark_non_differentiable(v)
+        return out, v
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad, grad_v):
+        x, weight, bias, mean, invstd, factor, shift, tau, v_init = ctx.saved_tensors
+        scale, count, group, (T, kind, values), return_v = ctx.rest
+        if grad is None and grad_v is None:
+            return (None,) * 13
+        grad = torch.zeros_like(x) if grad is None else grad
+        norm, neuron = (x, factor, shift, mean), (T, kind, values, tau, v_init)
+        grad_v = grad_v if return_v else None
+        total, product = torch.ops.mmsnn.bn_lif_reduce(grad, grad_v, *norm, *neuron)
+        grad_weight = None if weight is None else (product * invstd * scale).to(weight.dtype)
+        grad_bias = None if bias is None else total.to(bias.dtype)
+        if count is None:
+            offset = slope = torch.zeros_like(total)
+        else:
+            if group is not None:
+                both = torch.cat([total, product])
+                dist.all_reduce(both, group=group)
+                total, product = both.chunk(2)
+            offset, slope = factor * total / count, factor * invstd.square() * product / count
+        grad_x, grad_tau, grad_first = torch.ops.mmsnn.bn_lif_backward(grad, grad_v, *norm, offset, slope, *neuron)
+        grad_first = None if v_init is None else grad_first.reshape(v_init.shape).to(v_init.dtype)
+        grad_tau = None if tau is None else grad_tau
+        return grad_x, grad_weight, grad_bias, None, None, grad_tau, grad_first, *[None] * 6

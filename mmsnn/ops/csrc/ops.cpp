@@ -1,0 +1,452 @@
+// mmsnn's ops: arguments to jobs, the CPU as a device, and autograd. mmsnn/ops/library.py defines the schemas.
+#include "ops.h"
+
+#include <ATen/Parallel.h>
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <string>
+#include <tuple>
+
+#include "cpu.h"
+
+namespace mmsnn {
+namespace {
+
+using at::Tensor;
+using Maybe = std::optional<Tensor>;
+using Three = std::tuple<Tensor, Tensor, Tensor>;
+using Two = std::tuple<Tensor, Tensor>;
+
+// The CPU as a device ------------------------------------------------------------------------------------------------
+
+enum Arch { kBaseline, kAvx2, kAvx512 };
+constexpr const char* kArchNames[] = {"baseline", "avx2", "avx512"};
+
+Arch choose_arch() {
+  int best = kBaseline;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) best = kAvx2;
+  if (best == kAvx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    best = kAvx512;
+#endif
+  // a lesser one than the best may be asked for
+  const char* wish = std::getenv("MMSNN_CPU");
+  for (int arch = 0; wish && arch < best; ++arch)
+    if (std::string(wish) == kArchNames[arch]) return static_cast<Arch>(arch);
+  return static_cast<Arch>(best);
+}
+
+Arch arch() {
+  static const Arch chosen = choose_arch();
+  return chosen;
+}
+
+#if defined(__x86_64__)
+#define MMSNN_FOR_ARCH(what) (arch() == kAvx512 ? avx512::what : arch() == kAvx2 ? avx2::what : baseline::what)
+#else
+#define MMSNN_FOR_ARCH(what) baseline::what
+#endif
+
+template <typename F>
+struct Cpu {
+  static const Kernels<F>& kernels_here() { return MMSNN_FOR_ARCH(kernels<F>()); }
+
+  static i64 parts(const Job<F>& job) { return (job.N + kBlock - 1) / kBlock; }
+
+  // blocks that are worth a thread
+  static i64 grain(const Job<F>& job) { return std::max<i64>(1, 64 / job.T); }
+
+  static void forward(const Job<F>& job) {
+    at::parallel_for(0, parts(job), grain(job), [&](i64 begin, i64 end) { kernels_here().forward(job, begin, end); });
+  }
+
+  static void backward(const Job<F>& job) {
+    at::parallel_for(0, parts(job), grain(job), [&](i64 begin, i64 end) { kernels_here().backward(job, begin, end); });
+  }
+
+  // Every thread has sums of its own; they are added in order.
+  static Tensor sum(Job<F> job, void (*work)(const Job<F>&, i64, i64)) {
+    const i64 size = 2 * job.channels;
+    Tensor each = at::zeros({at::get_num_threads(), 2, job.channels}, at::kDouble);
+    double* sums = each.data_ptr<double>();
+    at::parallel_for(0, parts(job), grain(job), [&](i64 begin, i64 end) {
+      Job<F> mine = job;
+      mine.sums = sums + at::get_thread_num() * size;
+      work(mine, begin, end);
+    });
+    return each.sum(0);
+  }
+
+  static Tensor reduce(Job<F> job) { return sum(job, kernels_here().backward); }
+
+  static Two moments(const Tensor& x) {
+    Job<F> job{};
+    job.type = type_of(x);
+    job.T = x.size(0);
+    job.N = x.numel() / job.T;
+    job.x = x.data_ptr();
+    job.channels = x.size(1);
+    job.inner = x.stride(1);
+    // Around one value of each channel, so that the square of a large mean does not swallow the variance.
+    Tensor around = x.select(0, 0);
+    while (around.dim() > 1) around = around.select(1, 0);
+    around = around.to(c10::CppTypeToScalarType<F>::value).contiguous();
+    job.mean = around.template data_ptr<F>();
+    const Tensor sums = sum(job, kernels_here().moments) / (static_cast<double>(x.numel()) / job.channels);
+    return {(around + sums[0]).to(around.scalar_type()),
+            (sums[1] - sums[0] * sums[0]).clamp_min(0).to(around.scalar_type())};
+  }
+};
+
+void cpu_pack(const Tensor& x, int type, int bits, Tensor& out) {
+  const i64 n = x.numel(), element = x.element_size();
+  std::atomic<const char*> wrong{nullptr};
+  at::parallel_for(0, (n + kBlock - 1) / kBlock, 64, [&](i64 begin, i64 end) {
+    const i64 from = begin * kBlock, to = std::min(n, end * kBlock);
+    const char* in = static_cast<const char*>(x.data_ptr()) + from * element;
+    uint8_t* target = out.data_ptr<uint8_t>() + from * bits / 8;
+    const char* found = MMSNN_FOR_ARCH(pack(in, type, to - from, bits, target));
+    if (found) wrong = found;
+  });
+  const char* found = wrong;
+  TORCH_CHECK_VALUE(!found, "the input of a convolution that packs spikes holds ", found,
+                    ": set packed_spikes=False, or give it spikes");
+}
+
+void cpu_unpack(const Tensor& packed, int bits, Tensor& out, int type) {
+  const i64 n = out.numel(), element = out.element_size();
+  at::parallel_for(0, (n + kBlock - 1) / kBlock, 64, [&](i64 begin, i64 end) {
+    const i64 from = begin * kBlock, to = std::min(n, end * kBlock);
+    MMSNN_FOR_ARCH(unpack(packed.data_ptr<uint8_t>() + from * bits / 8, to - from, bits,
+                          static_cast<char*>(out.data_ptr()) + from * element, type));
+  });
+}
+
+template <typename F>
+const Device<F>& device_of(const Tensor& x) {
+  static const Device<F> cpu{Cpu<F>::forward, Cpu<F>::backward, Cpu<F>::parts, Cpu<F>::reduce, Cpu<F>::moments};
+  return x.is_cuda() ? *cuda_device<F>() : cpu;
+}
+
+const Packing& packing_of(const Tensor& x) {
+  static const Packing cpu{cpu_pack, cpu_unpack};
+  return x.is_cuda() ? *cuda_packing() : cpu;
+}
+
+// Arguments to jobs --------------------------------------------------------------------------------------------------
+
+at::ScalarType membrane_type(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+
+// x as it is where its memory is [T, N] with nothing in between, else a copy; library.py's fake kernels do the same.
+Tensor dense(const Tensor& x) {
+  const bool outermost = x.size(0) == 1 || x.stride(0) * x.size(0) == x.numel();
+  return x.is_non_overlapping_and_dense() && outermost ? x : x.contiguous();
+}
+
+// t in the strides of x
+Tensor match(const Tensor& t, const Tensor& x) {
+  if (t.scalar_type() == x.scalar_type() && t.strides() == x.strides()) return t;
+  return at::empty_like(x).copy_(t);
+}
+
+// One time step of x, for its shape and strides.
+Tensor one_step(const Tensor& x, int64_t T) { return x.size(0) == T ? x.select(0, 0) : x.narrow(0, 0, x.size(0) / T); }
+
+Tensor potential(const Tensor& x, int64_t T, bool wanted) {
+  const auto options = x.options().dtype(membrane_type(x));
+  return wanted ? at::empty_like(one_step(x, T), options) : at::empty({0}, options);
+}
+
+// A potential, or its gradient, in the memory order of one time step of x.
+Maybe fit(const Maybe& v, const Tensor& x, int64_t T) {
+  if (!v || !v->defined()) return {};
+  TORCH_CHECK_VALUE(v->numel() * T == x.numel(), "a potential must hold one time step of x ", x.sizes(), ", got ",
+                    v->sizes());
+  Tensor out = potential(x, T, true);
+  const Tensor shaped = v->reshape(out.sizes());
+  if (shaped.scalar_type() == out.scalar_type() && shaped.strides() == out.strides()) return shaped;
+  return out.copy_(shaped);
+}
+
+template <typename F>
+const F* pointer(const Maybe& t) {
+  return t && t->defined() ? t->template data_ptr<F>() : nullptr;
+}
+
+// Which neuron. kind: leak, reset, surrogate, fire, levels, detach_reset (lif.h); values: 1 / tau, v_threshold,
+// v_rest, alpha; tau instead of values[0] where it is learned.
+struct NeuronArgs {
+  at::IntArrayRef kind;
+  at::ArrayRef<double> values;
+  Maybe tau;
+
+  bool learns() const { return tau && tau->defined(); }
+
+  template <typename F>
+  Neuron<F> neuron() const {
+    return {F(values[0]), F(values[1]), F(values[2]), F(values[3]), int(kind[4]),
+            int(kind[0]), int(kind[1]), int(kind[2]), int(kind[3]), int(kind[5])};
+  }
+
+  void check(const Tensor& x, int64_t T) const {
+    TORCH_CHECK_VALUE(kind.size() == 6 && values.size() == 4, "expected 6 numbers in kind and 4 in values");
+    TORCH_CHECK_VALUE(kind[0] >= 0 && kind[0] < 3 && (kind[1] | 1) == 1 && kind[2] >= 0 && kind[2] < 4 &&
+                      kind[3] >= 0 && kind[3] < 3 && kind[4] >= 1, "unknown kind of neuron ", kind);
+    TORCH_CHECK_VALUE(T >= 1 && x.dim() >= 1 && x.size(0) % T == 0, "the first dimension of x must hold T=", T,
+                      " time steps, got shape ", x.sizes());
+    if (learns()) TORCH_CHECK_VALUE(tau->numel() == 1, "a tensor tau must hold one number, got shape ", tau->sizes());
+  }
+};
+
+// Batch norm in front of the neurons; all but `scale` and `shift` belong to its backward.
+struct NormArgs {
+  Maybe scale, shift, mean, offset, slope;
+
+  NormArgs on(const Tensor& x) const {
+    NormArgs out = *this;
+    for (Maybe* each : {&out.scale, &out.shift, &out.mean, &out.offset, &out.slope}) {
+      if (!*each) continue;
+      TORCH_CHECK_VALUE(x.dim() >= 2 && (*each)->numel() == x.size(1), "batch norm of x ", x.sizes(),
+                        " needs one number a channel, got ", (*each)->numel());
+      *each = (*each)->to(x.device(), membrane_type(x)).contiguous();
+    }
+    return out;
+  }
+};
+
+// Everything a job points to.
+struct Call {
+  Tensor x;
+  int64_t T;
+  NeuronArgs neuron;
+  NormArgs norm;
+  Maybe tau, v_init;
+
+  Call(const Tensor& input, int64_t T, const NeuronArgs& neuron, const Maybe& v, const NormArgs& norm = {})
+      : T(T), neuron(neuron) {
+    neuron.check(input, T);
+    x = dense(input);
+    v_init = fit(v, x, T);
+    this->norm = norm.on(x);
+    if (neuron.learns()) tau = neuron.tau->to(x.device(), membrane_type(x));
+  }
+
+  template <typename F>
+  Job<F> job() const {
+    Job<F> job{};
+    job.type = type_of(x);
+    job.T = T;
+    job.N = x.numel() / T;
+    job.x = x.data_ptr();
+    job.neuron = neuron.neuron<F>();
+    job.tau = pointer<F>(tau);
+    job.v_init = pointer<F>(v_init);
+    if (norm.scale) {
+      job.channels = x.size(1);
+      job.inner = std::max<i64>(1, x.stride(1));
+    }
+    job.scale = pointer<F>(norm.scale);
+    job.shift = pointer<F>(norm.shift);
+    job.mean = pointer<F>(norm.mean);
+    job.offset = pointer<F>(norm.offset);
+    job.slope = pointer<F>(norm.slope);
+    return job;
+  }
+};
+
+template <typename Body>
+void with_membrane(const Tensor& x, Body body) {
+  type_of(x);  // refuses what is no floating-point number
+  if (x.numel() == 0) return;
+  if (x.scalar_type() == at::kDouble) body(double{}); else body(float{});
+}
+
+Two forward(const Call& call, bool return_v) {
+  Tensor out = at::empty_like(call.x), v_last = potential(call.x, call.T, return_v);
+  with_membrane(call.x, [&](auto zero) {
+    using F = decltype(zero);
+    Job<F> job = call.job<F>();
+    job.out = out.data_ptr();
+    job.v_last = return_v ? v_last.data_ptr<F>() : nullptr;
+    device_of<F>(call.x).forward(job);
+  });
+  return {out, v_last};
+}
+
+Three backward(const Call& call, const Tensor& grad, const Maybe& grad_v) {
+  const Tensor& x = call.x;
+  const Tensor grad_s = match(grad, x);
+  const Maybe last = fit(grad_v, x, call.T);
+  const bool learns = call.neuron.learns();
+  Tensor grad_x = at::empty_like(x), grad_first = potential(x, call.T, call.v_init.has_value());
+  Tensor grad_tau = learns ? at::zeros_like(*call.neuron.tau) : at::empty({0}, grad_first.options());
+  with_membrane(x, [&](auto zero) {
+    using F = decltype(zero);
+    const Device<F>& device = device_of<F>(x);
+    Job<F> job = call.job<F>();
+    job.out = grad_x.data_ptr();
+    job.grad_s = grad_s.data_ptr();
+    job.grad_v = pointer<F>(last);
+    job.grad_v_init = call.v_init ? grad_first.data_ptr<F>() : nullptr;
+    Tensor rates;
+    if (learns) {
+      rates = at::zeros({device.parts(job)}, x.options().dtype(at::kDouble));
+      job.grad_rate = rates.data_ptr<double>();
+    }
+    device.backward(job);
+    // d (1 / tau) / d tau
+    if (learns) grad_tau = (rates.sum() / call.tau->to(at::kDouble).square().neg()).to(grad_tau.scalar_type()).view_as(grad_tau);
+  });
+  return {grad_x, grad_tau, grad_first};
+}
+
+// Ops ----------------------------------------------------------------------------------------------------------------
+
+Two lif(const Tensor& x, int64_t T, at::IntArrayRef kind, at::ArrayRef<double> values, const Maybe& tau,
+        const Maybe& v_init, bool return_v) {
+  return forward(Call(x, T, {kind, values, tau}, v_init), return_v);
+}
+
+Three lif_backward(const Tensor& grad, const Maybe& grad_v, const Tensor& x, int64_t T, at::IntArrayRef kind,
+                   at::ArrayRef<double> values, const Maybe& tau, const Maybe& v_init) {
+  return backward(Call(x, T, {kind, values, tau}, v_init), grad, grad_v);
+}
+
+Two bn_lif(const Tensor& x, const Tensor& scale, const Tensor& shift, int64_t T, at::IntArrayRef kind,
+           at::ArrayRef<double> values, const Maybe& tau, const Maybe& v_init, bool return_v) {
+  return forward(Call(x, T, {kind, values, tau}, v_init, {scale, shift}), return_v);
+}
+
+Two bn_lif_reduce(const Tensor& grad, const Maybe& grad_v, const Tensor& x, const Tensor& scale, const Tensor& shift,
+                  const Tensor& mean, int64_t T, at::IntArrayRef kind, at::ArrayRef<double> values, const Maybe& tau,
+                  const Maybe& v_init) {
+  const Call call(x, T, {kind, values, tau}, v_init, {scale, shift, mean});
+  const Tensor grad_s = match(grad, call.x);
+  const Maybe last = fit(grad_v, call.x, T);
+  Tensor sums = at::zeros({2, x.size(1)}, x.options().dtype(membrane_type(x)));
+  with_membrane(call.x, [&](auto zero) {
+    using F = decltype(zero);
+    Job<F> job = call.job<F>();
+    job.grad_s = grad_s.data_ptr();
+    job.grad_v = pointer<F>(last);
+    sums = device_of<F>(call.x).reduce(job).to(sums.scalar_type());
+  });
+  return {sums[0].clone(), sums[1].clone()};
+}
+
+Three bn_lif_backward(const Tensor& grad, const Maybe& grad_v, const Tensor& x, const Tensor& scale,
+                      const Tensor& shift, const Tensor& mean, const Tensor& offset, const Tensor& slope, int64_t T,
+                      at::IntArrayRef kind, at::ArrayRef<double> values, const Maybe& tau, const Maybe& v_init) {
+  return backward(Call(x, T, {kind, values, tau}, v_init, {scale, shift, mean, offset, slope}), grad, grad_v);
+}
+
+Two bn_moments(const Tensor& input) {
+  TORCH_CHECK_VALUE(input.dim() >= 2 && input.numel() > 0, "batch statistics need values, got shape ", input.sizes());
+  const Tensor x = dense(input);
+  Two out;
+  with_membrane(x, [&](auto zero) { out = device_of<decltype(zero)>(x).moments(x); });
+  return out;
+}
+
+Tensor pack(const Tensor& input, int64_t bits) {
+  TORCH_CHECK_VALUE(bits == 1 || bits == 8, "bits must be 1 (spikes) or 8 (integers up to 255), got ", bits);
+  const Tensor x = input.is_non_overlapping_and_dense() ? input : input.contiguous();
+  const int64_t n = x.numel();
+  Tensor out = at::empty({bits == 1 ? (n + 7) / 8 : n}, x.options().dtype(at::kByte));
+  const int type = type_of(x);
+  if (n) packing_of(x).pack(x, type, static_cast<int>(bits), out);
+  return out;
+}
+
+Tensor unpack(const Tensor& packed, at::IntArrayRef size, at::IntArrayRef stride, at::ScalarType dtype, int64_t bits) {
+  TORCH_CHECK_VALUE(bits == 1 || bits == 8, "bits must be 1 (spikes) or 8 (integers up to 255), got ", bits);
+  Tensor out = at::empty_strided(size, stride, packed.options().dtype(dtype));
+  const int64_t n = out.numel();
+  TORCH_CHECK_VALUE(out.is_non_overlapping_and_dense() && packed.numel() == (bits == 1 ? (n + 7) / 8 : n),
+                    packed.numel(), " bytes do not hold size ", size, " with strides ", stride);
+  const int type = type_of(out);
+  if (n) packing_of(packed).unpack(packed, static_cast<int>(bits), out, type);
+  return out;
+}
+
+// Autograd: x is all that is kept ------------------------------------------------------------------------------------
+
+struct LifFunction : torch::autograd::Function<LifFunction> {
+  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* ctx, const Tensor& x,
+                                                const Maybe& tau, const Maybe& v_init, int64_t T, at::IntArrayRef kind,
+                                                at::ArrayRef<double> values, bool return_v) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    static auto op = c10::Dispatcher::singleton().findSchemaOrThrow("mmsnn::lif", "").typed<decltype(lif)>();
+    auto [spikes, v] = op.call(x, T, kind, values, tau, v_init, return_v);
+    ctx->save_for_backward({x, tau.value_or(Tensor()), v_init.value_or(Tensor())});
+    ctx->saved_data["T"] = T;
+    ctx->saved_data["kind"] = kind.vec();
+    ctx->saved_data["values"] = values.vec();
+    ctx->saved_data["return_v"] = return_v;
+    ctx->set_materialize_grads(false);
+    if (!return_v) ctx->mark_non_differentiable({v});
+    return {spikes, v};
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 torch::autograd::variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &x = saved[0], &tau = saved[1], &v_init = saved[2];
+    const bool with_v = ctx->saved_data["return_v"].toBool() && grads[1].defined();
+    if (!grads[0].defined() && !with_v) return torch::autograd::variable_list(7);
+    const Tensor grad = grads[0].defined() ? grads[0] : at::zeros_like(x);
+    static auto op =
+        c10::Dispatcher::singleton().findSchemaOrThrow("mmsnn::lif_backward", "").typed<decltype(lif_backward)>();
+    const auto kind = ctx->saved_data["kind"].toIntVector();
+    const auto values = ctx->saved_data["values"].toDoubleVector();
+    const auto maybe = [](const Tensor& t) { return t.defined() ? Maybe(t) : Maybe(); };
+    auto [grad_x, grad_tau, grad_first] =
+        op.call(grad, with_v ? Maybe(grads[1]) : Maybe(), x, ctx->saved_data["T"].toInt(), kind, values, maybe(tau),
+                maybe(v_init));
+    // gradients in the shape and type of what was given
+    if (v_init.defined()) grad_first = grad_first.reshape_symint(v_init.sym_sizes()).to(v_init.scalar_type());
+    return {grad_x, tau.defined() ? grad_tau : Tensor(), v_init.defined() ? grad_first : Tensor(), {}, {}, {}, {}};
+  }
+};
+
+Two lif_autograd(const Tensor& x, int64_t T, at::IntArrayRef kind, at::ArrayRef<double> values, const Maybe& tau,
+                 const Maybe& v_init, bool return_v) {
+  auto out = LifFunction::apply(x, tau, v_init, T, kind, values, return_v);
+  return {out[0], out[1]};
+}
+
+#define MMSNN_KERNELS(m)                     \
+  m.impl("lif", lif);                        \
+  m.impl("lif_backward", lif_backward);      \
+  m.impl("bn_lif", bn_lif);                  \
+  m.impl("bn_lif_reduce", bn_lif_reduce);    \
+  m.impl("bn_lif_backward", bn_lif_backward); \
+  m.impl("bn_moments", bn_moments);          \
+  m.impl("pack", pack);                      \
+  m.impl("unpack", unpack);
+
+}  // namespace
+
+void register_cuda() {
+  static auto library = torch::Library(torch::Library::IMPL, "mmsnn", c10::DispatchKey::CUDA, __FILE__, __LINE__);
+  MMSNN_KERNELS(library)
+}
+
+TORCH_LIBRARY_IMPL(mmsnn, CPU, m) { MMSNN_KERNELS(m) }
+
+TORCH_LIBRARY_IMPL(mmsnn, Autograd, m) {
+  m.impl("lif", lif_autograd);
+}
+
+}  // namespace mmsnn
+
+// What mmsnn/ops/library.py asks, through ctypes: the build needs no Python headers.
+extern "C" const char* mmsnn_cpu() { return mmsnn::kArchNames[mmsnn::arch()]; }
+extern "C" const char* mmsnn_sources() { return MMSNN_SOURCES; }
