@@ -1,7 +1,7 @@
 """Packaging of mmsnn: the compiled kernels, and the ``.mim`` folder by which OpenMMLab finds configs and tools.
 
-The kernels need a C++ compiler, and torch at hand while they are built: ``pip install --no-build-isolation``. CUDA's are
-built where nvcc is, whether or not a GPU is. Without any of these mmsnn works in plain PyTorch, and says so.
+The kernels need a C++ compiler, and torch at hand while they are built: ``pip install --no-build-isolation``. CUDA's
+are built where nvcc is, whether or not a GPU is. Without any of these mmsnn works in plain PyTorch, and says so.
 """
 
 import hashlib

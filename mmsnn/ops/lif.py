@@ -11,7 +11,6 @@ from torch import Tensor
 from . import reference
 from .library import encode
 
-
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
