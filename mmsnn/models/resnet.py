@@ -10,7 +10,7 @@ from mmengine.model import BaseModule, constant_init
 from mmpretrain.models.backbones.resnet import ResLayer, ResNet
 from torch import Tensor, nn
 
-from mmsnn.layers import DirectEncoder, Readout, TimeAware
+from mmsnn.layers import DirectEncoder, Readout, SpikeConv2d, TimeAware
 from mmsnn.neurons import build_neuron
 from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import MODELS
@@ -60,18 +60,27 @@ class SpikingBlock(BaseModule):
             self.norm_names.append(name)
             self.add_module(f'neuron{i}', make_neuron(joint=i == len(convs)))
 
+    def pack_spikes(self, bits_in: int, bits: int) -> None:
+        """Let the convolutions keep their inputs packed: the block's input, and what its neurons emit."""
+        for i in range(1, len(self.norm_names) + 1):
+            _pack(self, f'conv{i}', bits_in if i == 1 else bits)
+        for name, module in self.downsample.named_children() if self.downsample is not None else ():
+            if isinstance(module, nn.AvgPool2d):
+                break  # no spikes behind it
+            _pack(self.downsample, name, bits_in)
+
     @property
     def last_norm(self) -> nn.Module:
         """The norm behind the last convolution."""
         return getattr(self, self.norm_names[-1])
 
     def residual(self, x: Tensor) -> Tensor:
-        """The branch up to the last norm."""
+        """The branch up to the last convolution."""
         for i, name in enumerate(self.norm_names, start=1):
-            # norms are looked up by name, because SyncBN conversion swaps the modules
-            x = getattr(self, name)(getattr(self, f'conv{i}')(x))
+            x = getattr(self, f'conv{i}')(x)
             if i < len(self.norm_names):
-                x = getattr(self, f'neuron{i}')(x)
+                # norms are looked up by name, because SyncBN conversion swaps the modules
+                x = getattr(self, f'neuron{i}').after(getattr(self, name), x)
         return x
 
     @property
@@ -82,12 +91,22 @@ class SpikingBlock(BaseModule):
     def block(self, x: Tensor) -> Tensor:
         """The whole block without checkpointing."""
         identity = x if self.downsample is None else self.downsample(x)
-        return self.last_neuron(self.residual(x) + identity)
+        return self.last_neuron(self.last_norm(self.residual(x)) + identity)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.with_cp and x.requires_grad:
             return cp.checkpoint(self.block, x, use_reentrant=False)
         return self.block(x)
+
+
+def _bits(neuron: nn.Module) -> int:
+    return 1 if neuron.settings['levels'] == 1 else 8
+
+
+def _pack(parent: nn.Module, name: str, bits: int) -> None:
+    conv = getattr(parent, name)
+    if type(conv) is nn.Conv2d:
+        parent.add_module(name, SpikeConv2d.like(conv, bits))
 
 
 @MODELS.register_module()
@@ -109,6 +128,8 @@ class SpikingResNet(TimeAware, ResNet):
         out_indices: stages whose outputs are returned, 0 to 3.
         strides, dilations, contract_dilation, multi_grid: as in mmseg's ResNet.
         readout: ``mean`` returns rates ``[B, C, H, W]``; ``none`` returns ``[T*B, C, H, W]``.
+        packed_spikes: whether convolutions keep their input spikes as bits (sums of spikes as bytes) for the backward
+            pass; less memory, equal gradients. ``neuron=dict(fuse_norm=False)`` parts neurons from batch norms.
 
     Attributes:
         out_channels: widths of the returned maps.
@@ -118,6 +139,8 @@ class SpikingResNet(TimeAware, ResNet):
     """
 
     block_type = SpikingBlock
+    # that hold a block's output, where neurons emit single spikes
+    block_bits = 1
 
     def __init__(
         self,
@@ -145,6 +168,7 @@ class SpikingResNet(TimeAware, ResNet):
         with_cp: bool = False,
         zero_init_residual: bool = False,
         readout: str = 'mean',
+        packed_spikes: bool = False,
         expansion: int | None = None,
         dcn: dict | None = None,
         stage_with_dcn=(False,) * 4,
@@ -185,6 +209,7 @@ class SpikingResNet(TimeAware, ResNet):
         self.stem_type = stem
         self.contract_dilation = contract_dilation
         self.multi_grid = multi_grid
+        self.packed_spikes = packed_spikes
         super().__init__(
             depth,
             in_channels=in_channels,
@@ -232,6 +257,9 @@ class SpikingResNet(TimeAware, ResNet):
                 conv, _, norm = conv_norm(c_in, c_out, 3, stride)
                 layers += [conv, norm, self._make_neuron(joint=True)]
             self.stem = nn.Sequential(*layers)
+            if self.packed_spikes:
+                for i in (3, 6):
+                    _pack(self.stem, str(i), _bits(layers[2]))
         else:
             kernel, stride = (7, 2) if self.stem_type == 'imagenet' else (3, 1)
             self.conv1, self.norm1_name, norm1 = conv_norm(in_channels, stem_channels, kernel, stride)
@@ -257,6 +285,11 @@ class SpikingResNet(TimeAware, ResNet):
         if self.avg_down and down is not None and not isinstance(down[0], nn.AvgPool2d):
             # mmdet and mmseg pool by 1 here, which counts in the names of what follows
             layer[0].downsample = nn.Sequential(nn.Identity(), *down)
+        if self.packed_spikes:
+            for block in layer:
+                bits = _bits(block.last_neuron)
+                from_stem = not self.res_layers and block is layer[0]
+                block.pack_spikes(bits if from_stem else max(bits, self.block_bits), bits)
         return layer
 
     def _freeze_stages(self) -> None:
@@ -274,10 +307,12 @@ class SpikingResNet(TimeAware, ResNet):
             conv, norm, neuron, *rest = self.stem
         else:
             conv, norm, neuron, rest = self.conv1, self.norm1, self.neuron1, []
-        x = norm(conv(x))
-        x = neuron(x if event else self.encoder.repeat(x))
-        for layer in rest:
-            x = layer(x)
+        x = conv(x)
+        # a static image passes the norm once, so that norm and neuron cannot be one
+        x = neuron.after(norm, x) if event else neuron(self.encoder.repeat(norm(x)))
+        while rest:
+            conv, norm, neuron, *rest = rest
+            x = neuron.after(norm, conv(x))
         return self.maxpool(x) if self.stem_type == 'imagenet' else x
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -26,8 +26,8 @@ class SEWBlock(SpikingBlock):
             self.downsample_neuron = make_neuron()
 
     def block(self, x: Tensor) -> Tensor:
-        branch = self.last_neuron(self.residual(x))
-        shortcut = x if self.downsample is None else self.downsample_neuron(self.downsample(x))
+        branch = self.last_neuron.after(self.last_norm, self.residual(x))
+        shortcut = x if self.downsample is None else self.downsample_neuron.after(self.downsample, x)
         return CONNECT[self.connect](shortcut=shortcut, branch=branch)
 
 
@@ -56,6 +56,11 @@ class SEWResNet(SpikingResNet):
             raise ValueError('backbone.joint_neuron belongs to SpikingResNet: in SEW no neuron follows the addition')
         self.connect = connect
         super().__init__(depth, T, neuron, **kwargs)
+
+    @property
+    def block_bits(self) -> int:
+        """Bits that hold a block's output: sums need a byte."""
+        return 8 if self.connect == 'ADD' else 1
 
     def block_type(self, **kwargs) -> SEWBlock:
         """A block with this network's connection."""

@@ -1,10 +1,13 @@
 """What all neurons share: settings, T, and a call of the op."""
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmsnn.layers.time import TimeAware
-from mmsnn.ops import lif
+from mmsnn.ops import bn_lif, lif
 from mmsnn.ops.lif import check_neuron
+
+FUSABLE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Neuron(TimeAware, nn.Module):
@@ -18,6 +21,8 @@ class Neuron(TimeAware, nn.Module):
         tau: membrane time constant in time steps, None for no leak.
         v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha: as in `mmsnn.ops.lif`.
         levels: largest integer a neuron emits in one step.
+        fuse_norm: whether a spiking backbone runs this neuron and the batch norm in front of it as one op
+            (`mmsnn.ops.bn_lif`), which is faster and keeps half as much.
         inplace: accepted, because mmcv's ConvModule passes it to every activation, and ignored.
 
     Raises:
@@ -36,9 +41,11 @@ class Neuron(TimeAware, nn.Module):
         surrogate: str = 'atan',
         alpha: float | None = None,
         levels: int = 1,
+        fuse_norm: bool = True,
         inplace: bool = False,
     ):
         super().__init__()
+        self.fuse_norm = fuse_norm
         self.settings = dict(
             tau=tau, v_threshold=v_threshold, v_reset=v_reset, surrogate=surrogate, alpha=alpha, levels=levels
         )
@@ -56,10 +63,61 @@ class Neuron(TimeAware, nn.Module):
         """Membrane time constant in time steps."""
         return self.settings['tau']
 
-    def forward(self, x: Tensor, v_init: Tensor | None = None, return_v: bool = False):
+    def forward(self, x: Tensor, v_init: Tensor | None = None, return_v: bool = False, norm: nn.Module | None = None):
         """Spikes of ``x`` ``[T*B, ...]``; with ``return_v`` also the last potential ``[B, ...]``.
+
+        Args:
+            x: input current.
+            v_init: initial potential.
+            return_v: also return the last potential.
+            norm: batch norm that ``x`` has still to pass, as `can_fuse` allows.
 
         Raises:
             ValueError: T does not divide the first dimension.
         """
-        return lif(x, self.T, **{**self.settings, 'tau': self.tau}, v_init=v_init, return_v=return_v)
+        settings = {**self.settings, 'tau': self.tau, 'v_init': v_init, 'return_v': return_v}
+        if norm is None:
+            return lif(x, self.T, **settings)
+        return bn_lif(x, self.T, **_norm_arguments(norm), **settings)
+
+    def can_fuse(self, norm: nn.Module) -> bool:
+        """Whether ``norm`` and this neuron may run as one op: a plain batch norm, whose output nobody watches."""
+        return self.fuse_norm and type(norm) in FUSABLE and not _is_watched(norm)
+
+    def after(self, norm: nn.Module, x: Tensor) -> Tensor:
+        """``self(norm(x))``, in one op where that is possible; ``norm`` may be a sequence that ends in one."""
+        if isinstance(norm, nn.Sequential) and not _is_watched(norm):
+            *layers, norm = norm
+            for layer in layers:
+                x = layer(x)
+        return self(x, norm=norm) if self.can_fuse(norm) else self(norm(x))
+
+
+def _is_watched(module: nn.Module) -> bool:
+    hooks = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
+    return any(getattr(module, name) for name in hooks)
+
+
+def _norm_arguments(norm: nn.Module) -> dict:
+    """A batch norm module as arguments of `mmsnn.ops.bn_lif`; counts the batch, as the module would."""
+    momentum = norm.momentum
+    batch = norm.training or norm.running_mean is None
+    if norm.training and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        if momentum is None:
+            momentum = 1.0 / float(norm.num_batches_tracked)
+    group = None
+    if isinstance(norm, nn.SyncBatchNorm) and batch and norm.training and dist.is_available() and dist.is_initialized():
+        group = norm.process_group or dist.group.WORLD
+        group = group if dist.get_world_size(group) > 1 else None
+    tracked = not batch or norm.track_running_stats
+    return dict(
+        running_mean=norm.running_mean if tracked else None,
+        running_var=norm.running_var if tracked else None,
+        weight=norm.weight,
+        bias=norm.bias,
+        training=batch,
+        momentum=0.0 if momentum is None else momentum,
+        eps=norm.eps,
+        group=group,
+    )

@@ -49,10 +49,14 @@ class ILIF(Neuron):
         )
         self.expanded = False
 
-    def forward(self, x: Tensor, v_init: Tensor | None = None, return_v: bool = False):
+    def can_fuse(self, norm: nn.Module) -> bool:
+        """As `Neuron.can_fuse`; not once the network is expanded, whose neurons see means of micro-steps."""
+        return not self.expanded and super().can_fuse(norm)
+
+    def forward(self, x: Tensor, v_init: Tensor | None = None, return_v: bool = False, norm: nn.Module | None = None):
         """Integers 0..D, or 0 and D in T = T'*D micro-steps where the network was expanded."""
         if not self.expanded:
-            return super().forward(x, v_init, return_v)
+            return super().forward(x, v_init, return_v, norm)
         D = self.settings['levels']
         if self.T % D:
             raise ValueError(f'T={self.T} micro-steps are no multiple of levels={D}')

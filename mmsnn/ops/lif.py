@@ -12,6 +12,8 @@ from . import reference
 from .library import encode
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# bfloat16 and packed spikes hold no larger integers exactly
+MOST_LEVELS = 255
 
 
 def _check_number(name: str, value, *, positive: bool = False) -> None:
@@ -19,6 +21,11 @@ def _check_number(name: str, value, *, positive: bool = False) -> None:
         raise TypeError(f'{name} must be a number, got {value!r}')
     if not math.isfinite(value) or (positive and value <= 0):
         raise ValueError(f'{name} must be finite{" and above 0" if positive else ""}, got {value!r}')
+
+
+def _check_flag(name: str, value) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f'{name} must be True or False, got {value!r}')
 
 
 def check_time_steps(T, name: str = 'T') -> None:
@@ -29,10 +36,12 @@ def check_time_steps(T, name: str = 'T') -> None:
         raise ValueError(f'{name} must be at least 1 time step, got {T}')
 
 
-def check_tau(tau: Tensor) -> None:
-    """Raise ValueError unless the learned time constant is one floating-point number."""
+def check_tau(tau: Tensor, device: torch.device | None = None) -> None:
+    """Raise ValueError unless the learned time constant is one floating-point number, on ``device`` if given."""
     if tau.numel() != 1 or not tau.is_floating_point():
         raise ValueError(f'a tensor tau must hold one floating-point number, got {tau.dtype} {tuple(tau.shape)}')
+    if device is not None and tau.device != device:
+        raise ValueError(f'a tensor tau must be on the device of x, {device}, got {tau.device}')
 
 
 def check_neuron(*, tau, v_threshold, v_reset, surrogate, alpha, levels) -> None:
@@ -41,7 +50,7 @@ def check_neuron(*, tau, v_threshold, v_reset, surrogate, alpha, levels) -> None
     Raises:
         TypeError: a setting has the wrong type.
         ValueError: ``tau < 1``, ``v_threshold <= 0``, ``v_reset >= v_threshold``, an unknown surrogate, ``alpha <= 0``,
-            ``levels < 1``, or a hard reset together with ``levels > 1``.
+            ``levels`` outside 1..255, or a hard reset together with ``levels > 1``.
     """
     _check_number('v_threshold', v_threshold, positive=True)
     if isinstance(tau, Tensor):
@@ -54,11 +63,15 @@ def check_neuron(*, tau, v_threshold, v_reset, surrogate, alpha, levels) -> None
         _check_number('v_reset', v_reset)
         if v_reset >= v_threshold:
             raise ValueError(f'v_reset must lie below v_threshold={v_threshold} (None for a soft reset), got {v_reset}')
+    if not isinstance(surrogate, str):
+        raise TypeError(f'surrogate must be a name, got {surrogate!r}')
     if surrogate not in reference.SURROGATES:
         raise ValueError(f'surrogate must be one of {", ".join(reference.SURROGATES)}, got {surrogate!r}')
     if alpha is not None:
         _check_number('alpha', alpha, positive=True)
     check_time_steps(levels, 'levels')
+    if levels > MOST_LEVELS:
+        raise ValueError(f'levels must be at most {MOST_LEVELS}, got {levels}')
     if levels > 1 and v_reset is not None:
         raise ValueError(f'levels={levels} needs the soft reset: set v_reset=None (got {v_reset})')
 
@@ -66,10 +79,10 @@ def check_neuron(*, tau, v_threshold, v_reset, surrogate, alpha, levels) -> None
 def check_input(x: Tensor, T: int) -> None:
     """Raise TypeError unless ``x`` is a floating-point tensor, ValueError unless its first dimension holds T steps."""
     check_time_steps(T)
-    if not isinstance(x, Tensor) or x.dtype not in DTYPES:
+    if not isinstance(x, Tensor) or x.dtype not in DTYPES or x.layout != torch.strided:
         raise TypeError(
-            'x must be a floating-point tensor (float16, bfloat16, float32 or float64), got '
-            f'{getattr(x, "dtype", type(x).__name__)}'
+            'x must be a dense floating-point tensor (float16, bfloat16, float32 or float64), got '
+            f'{getattr(x, "dtype", type(x).__name__)} {getattr(x, "layout", "")}'.rstrip()
         )
     if x.dim() == 0 or x.shape[0] % T or x.shape[0] == 0:
         raise ValueError(
@@ -81,7 +94,7 @@ def _check_potential(v_init: Tensor | None, x: Tensor, T: int) -> None:
     if v_init is None:
         return
     step = (x.shape[0] // T, *x.shape[1:])
-    if not isinstance(v_init, Tensor) or v_init.dtype not in DTYPES:
+    if not isinstance(v_init, Tensor) or v_init.dtype not in DTYPES or v_init.layout != torch.strided:
         raise TypeError(f'v_init must be a floating-point tensor, got {getattr(v_init, "dtype", type(v_init))}')
     if v_init.device != x.device:
         raise ValueError(f'v_init must be on the device of x, {x.device}, got {v_init.device}')
@@ -91,6 +104,8 @@ def _check_potential(v_init: Tensor | None, x: Tensor, T: int) -> None:
 
 
 def _checked(tau, v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, levels):
+    _check_flag('decay_input', decay_input)
+    _check_flag('detach_reset', detach_reset)
     check_neuron(tau=tau, v_threshold=v_threshold, v_reset=v_reset, surrogate=surrogate, alpha=alpha, levels=levels)
     return encode(tau, v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, levels)
 
@@ -98,11 +113,11 @@ def _checked(tau, v_threshold, v_reset, decay_input, detach_reset, surrogate, al
 _checked_before = functools.lru_cache(maxsize=1024, typed=True)(_checked)
 
 
-def _neuron(tau, *settings) -> tuple[list[int], list[float], Tensor | None]:
+def _neuron(device, tau, *settings) -> tuple[list[int], list[float], Tensor | None]:
     """What the op wants to know about a neuron; settings seen before are not checked again."""
     learned = tau if isinstance(tau, Tensor) else None
     if learned is not None:
-        check_tau(learned)
+        check_tau(learned, device)
         tau = 2.0
     try:
         # the compiler traces through the cache anyway, with a warning
@@ -156,7 +171,9 @@ def lif(
         ValueError: the first dimension is no multiple of T, ``v_init`` does not fit, or a setting is out of range.
     """
     check_input(x, T)
-    kind, values, learned = _neuron(tau, v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, levels)
+    settings = v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, levels
+    kind, values, learned = _neuron(x.device, tau, *settings)
+    _check_flag('return_v', return_v)
     _check_potential(v_init, x, T)
     out, v = torch.ops.mmsnn.lif.default(x, T, kind, values, learned, v_init, return_v)
     return (out, v) if return_v else out
@@ -217,18 +234,31 @@ def bn_lif(
     channels = x.shape[1]
     norm = dict(running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
     for name, value in norm.items():
-        if value is not None and (not isinstance(value, Tensor) or tuple(value.shape) != (channels,)):
-            shape = tuple(value.shape) if isinstance(value, Tensor) else value
+        if value is None:
+            continue
+        if not isinstance(value, Tensor) or value.dtype not in DTYPES:
+            raise TypeError(f'{name} must be a floating-point tensor, got {getattr(value, "dtype", type(value))}')
+        if tuple(value.shape) != (channels,):
+            shape = tuple(value.shape)
             raise ValueError(f'{name} must hold one number for each of the {channels} channels of x, got {shape}')
+        if value.device != x.device:
+            raise ValueError(f'{name} must be on the device of x, {x.device}, got {value.device}')
+    _check_flag('training', training)
     _check_number('eps', eps)
+    if eps < 0:
+        raise ValueError(f'eps must be at least 0, got {eps}')
     _check_number('scale', scale)
-    if momentum is not None:
+    if training and running_mean is not None:
         _check_number('momentum', momentum)
-    if not training and (running_mean is None or running_var is None):
+    if not training and running_mean is None:
         raise ValueError('running_mean and running_var are needed unless training=True')
+    if (running_mean is None) != (running_var is None):
+        raise ValueError('running_mean and running_var go together: give both or neither')
     if training and group is None and x.numel() <= channels:
         raise ValueError(f'batch statistics need more than one value a channel in training, got shape {tuple(x.shape)}')
-    kind, values, learned = _neuron(tau, v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, levels)
+    settings = v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, levels
+    kind, values, learned = _neuron(x.device, tau, *settings)
+    _check_flag('return_v', return_v)
     _check_potential(v_init, x, T)
     neuron = (T, kind, values)
     if not training:
@@ -271,7 +301,9 @@ class _BatchNormLIF(torch.autograd.Function):
         dtype = torch.promote_types(x.dtype, torch.float32)
         mean, invstd = mean.to(dtype), torch.rsqrt(var.to(dtype) + eps)
         factor = invstd * scale if weight is None else invstd * (weight.to(dtype) * scale)
-        shift = -mean * factor if bias is None else bias.to(dtype) - mean * factor
+        # one rounding, as torch's kernels have it
+        shift = -mean.double() * factor
+        shift = (shift if bias is None else bias + shift).to(dtype)
         T, kind, values = neuron
         out, v = torch.ops.mmsnn.bn_lif(x, factor, shift, T, kind, values, tau, v_init, return_v)
         ctx.save_for_backward(x, weight, bias, mean, invstd, factor, shift, tau, v_init)

@@ -2,12 +2,12 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
-#pragma GCC target("avx2,f16c")
+#pragma GCC target("avx2,fma,f16c")
 #endif
 #define MMSNN_ARCH avx2
-#define MMSNN_F16C
+#define MMSNN_X86
 #include "cpu_kernels.h"
 #if defined(__clang__)
 #pragma clang attribute pop
