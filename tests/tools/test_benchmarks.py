@@ -1,0 +1,56 @@
+"""The speed and memory benchmarks at toy sizes: they pair, compare and write; no time is judged."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[2] / 'tools/benchmarks'
+pytest.importorskip('spikingjelly')
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f'benchmark_{name}', FOLDER / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_lif(tmp_path, capsys):
+    out = tmp_path / 'lif.json'
+    load('lif').main(
+        ['--shape', '4', '2', '3', '5', '5', '--T', '1', '4', '--rounds', '2', '--no-compile', '--out', str(out)]
+    )
+    one, four, norm = json.loads(out.read_text())['results']
+    assert (one['T'], four['T']) == (1, 4) and not four['missing']
+    table = four['tables']['forward and backward']
+    (jelly,) = [name for name in table if name.startswith('SpikingJelly')]
+    assert {'mmsnn', 'copy of the useful bytes', jelly} == table.keys() and jelly in four['parity']
+    assert any('bn_lif' in name for name in norm['tables']['NCHW, forward and backward'])
+    assert out.with_suffix('.png').stat().st_size > 0 and '1.00 x' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('wrong', ['out', 'grad'])
+def test_no_time_without_parity(wrong):
+    ours = dict(out=torch.ones(100), grad=torch.ones(100))
+    theirs = {**ours, wrong: torch.zeros(100)}
+    with pytest.raises(SystemExit, match='computes something else'):
+        load('lif').check('peer', theirs, ours)
+
+
+def test_memory(tmp_path):
+    out = tmp_path / 'memory.json'
+    load('memory').main(['--shape', '4', '2', '8', '8', '8', '--blocks', '3', '--out', str(out)])
+    found = json.loads(out.read_text())['results'][0]['bytes_per_element']
+    (jelly,) = [v for name, v in found.items() if name.startswith('SpikingJelly')]
+    assert found['mmsnn'] <= jelly / 2 and found['mmsnn, packed spikes'] <= jelly / 4
+
+
+def test_step(tmp_path):
+    out = tmp_path / 'step.json'
+    load('step').main(['--depth', '18', '--size', '32', '--batch', '2', '--rounds', '1', '--out', str(out)])
+    (case,) = json.loads(out.read_text())['results']
+    (jelly,) = [name for name in case['table'] if name.startswith('SpikingJelly')]
+    assert case['parity'][jelly]['logits_differ'] < 0.01 and 'mmsnn, packed spikes' in case['table']

@@ -1,0 +1,148 @@
+"""Time a whole training step of a SEW-ResNet against SpikingJelly's, same weights, same convolutions."""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from mmengine.logging import MMLogger
+from rich.progress import track
+from torch import nn
+
+from mmsnn.analysis import pairing
+from mmsnn.models import SEWResNet
+
+PEER = Path(__file__).with_name('spikingjelly_peer.py')
+OURS = 'mmsnn'
+CLASSES = 1000
+
+
+class Classifier(nn.Module):
+    """SEW-ResNet, global pooling and a linear layer, under SpikingJelly's names."""
+
+    def __init__(self, depth, T, **backbone):
+        super().__init__()
+        self.backbone = SEWResNet(depth, T=T, out_indices=(3,), **backbone)
+        self.fc = nn.Linear(self.backbone.out_channels[0], CLASSES)
+
+    def forward(self, x):
+        return self.fc(self.backbone(x)[0].mean((2, 3)))
+
+    def theirs(self):
+        """Weights under SpikingJelly's names."""
+        return {key.removeprefix('backbone.'): value for key, value in self.state_dict().items()}
+
+
+class Side:
+    """One network with its optimizer."""
+
+    def __init__(self, args, weights=None, **backbone):
+        self.args = args
+        self.net = Classifier(args.depth, args.T, **backbone).to(args.device)
+        if weights:
+            self.net.load_state_dict(weights)
+        if args.channels_last:
+            self.net = self.net.to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=args.lr)
+
+    def loss(self, x, labels):
+        device = torch.device(self.args.device).type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.args.amp):
+            self.logits = self.net(x)
+            return nn.functional.cross_entropy(self.logits.float(), labels)
+
+    def step(self, x, labels):
+        """Train on one batch."""
+        self.optimizer.zero_grad()
+        self.loss(x, labels).backward()
+        self.optimizer.step()
+
+    def peak(self, x, labels):
+        """Bytes that a step needs at most beyond what it starts with; GPU only."""
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        self.step(x, labels)
+        return torch.cuda.max_memory_allocated() - before
+
+
+def main(argv=None):
+    """Run the command line ``argv`` (default: ``sys.argv``)."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--depth', type=int, default=34, choices=[18, 34, 50, 101, 152])
+    parser.add_argument('--T', type=int, default=4)
+    parser.add_argument('--batch', type=int, default=2)
+    parser.add_argument('--size', type=int, default=224, help='pixels')
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--amp', action='store_true', help='autocast to bfloat16')
+    parser.add_argument('--channels-last', action='store_true', help='our side only')
+    parser.add_argument('--lr', type=float, default=1e-3)
+    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--peer', action='append', default=[], metavar='PYTHON[,BACKEND]')
+    parser.add_argument('--out', type=Path, help='write the results as JSON')
+    args = parser.parse_args(argv)
+    MMLogger.get_instance('mmsnn', log_level='WARNING')
+    torch.manual_seed(0)
+    frames = torch.randn(args.batch, args.T, 3, args.size, args.size, device=args.device)
+    labels = torch.randint(CLASSES, (args.batch,), device=args.device)
+    plain = Side(args)
+    with torch.no_grad():  # lively from the first block to the last
+        for module in plain.net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(1.0, 2.0)
+    weights = {key: value.clone() for key, value in plain.net.state_dict().items()}
+    ours = {
+        OURS: plain,
+        f'{OURS}, packed spikes': Side(args, weights, packed_spikes=True),
+        f'{OURS}, norm apart': Side(args, weights, neuron=dict(type='LIF', fuse_norm=False)),
+    }
+    sides = {name: pairing.stopwatch(lambda s=s: s.step(frames, labels), args.device) for name, s in ours.items()}
+    image = frames[:, 0].contiguous()
+    still = Side(args, weights)
+    sides[f'{OURS}, static image (stem once)'] = pairing.stopwatch(lambda: still.step(image, labels), args.device)
+    parity, missing, peers = {}, {}, []
+    with tempfile.TemporaryDirectory() as folder:
+        for python, backend in [(sys.executable, None), *[(p.split(',') + [None])[:2] for p in args.peer]]:
+            try:
+                peer = pairing.Peer(PEER, python)
+                peers.append(peer)
+                name = f'SpikingJelly {peer.ask(op="version")["version"]}' + (f' {backend}' if backend else '')
+                data = dict(weights=plain.net.theirs(), x=frames.transpose(0, 1).contiguous(), labels=labels)
+                torch.save(data, f'{folder}/data.pt')
+                request = dict(what='sew', depth=args.depth, classes=CLASSES, amp=args.amp, lr=args.lr)
+                request.update(device=args.device, threads=torch.get_num_threads(), data=f'{folder}/data.pt')
+                peer.ask(op='make', backend=backend, **request)
+                peer.ask(op='result', path=f'{folder}/result.pt')
+            except RuntimeError as error:
+                missing[f'{python} {backend or ""}'.strip()] = str(error)
+                continue
+            found = torch.load(f'{folder}/result.pt', weights_only=True, map_location=args.device)
+            check = Side(args, weights)
+            check.loss(frames, labels)
+            worst = (check.logits - found['logits']).abs().max() / check.logits.abs().max()
+            if worst > (0.1 if args.amp else 0.01):
+                raise SystemExit(f'{name} computes other logits (by {worst:.1%} of the largest); no time is reported')
+            parity[name] = dict(logits_differ=worst.item())
+            sides[name] = lambda peer=peer: peer.ask(op='train')['seconds']
+        try:
+            for _ in track(range(1), description='steps'):
+                table = pairing.compare(pairing.interleave(sides, args.rounds, warm_up=1), OURS)
+        finally:
+            for peer in peers:
+                peer.close()
+    case = dict(depth=args.depth, T=args.T, batch=args.batch, size=args.size, amp=args.amp, table=table)
+    case.update(parity=parity, missing=missing)
+    if args.device != 'cpu':
+        case['peak_bytes'] = {name: side.peak(frames, labels) for name, side in ours.items()}
+    print(
+        f'training step of SEW-ResNet{args.depth}, T={args.T}, batch {args.batch}: times that of mmsnn, then absolute'
+    )
+    print('\n'.join(pairing.lines(table)))
+    for name, reason in missing.items():
+        print(f'SpikingJelly of {name} is left out: {reason}')
+    if args.out:
+        pairing.save(args.out, pairing.circumstances(args.device), [case])
+
+
+if __name__ == '__main__':
+    main()
