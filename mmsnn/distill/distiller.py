@@ -1,6 +1,5 @@
 """Knowledge distillation around any OpenMMLab task model."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +21,10 @@ from .transfer import transfer_weights
 
 @dataclass
 class Term:
-    """One line of ``losses``: taps on both sides, the loss and its weight; connectors lie in the Distiller."""
+    """One line of ``losses``: taps on both sides, the loss and its weight; connectors lie in the Distiller.
+
+    ``of`` names the teacher, None where the loss needs none.
+    """
 
     name: str
     loss: DistillLoss
@@ -30,6 +32,11 @@ class Term:
     teacher: list[Tap]
     connector: dict | None
     weight: Schedule
+    of: str | None
+
+    def taps(self, role: str) -> list[Tap]:
+        """The student's taps, or those of the teacher called ``role``."""
+        return self.student if role == 'student' else self.teacher if role == self.of else []
 
 
 @MODELS.register_module()
@@ -53,14 +60,17 @@ class Distiller(Transparent, BaseModel):
 
     Args:
         student: config of the task model (mmdet, mmseg, mmpretrain).
-        teacher: config of the teacher's task model, or the path of its config file. Not needed without losses and
-            transfer.
+        teacher: config of the teacher's task model, or the path of its config file. Not needed without transfer and
+            losses that look at a teacher.
         teacher_checkpoint: the teacher's weights: a file, a URL or ``torchvision://NAME``.
+        teachers: further ones, ``name=dict(config=..., checkpoint=...)``; terms choose with ``of=name``. The first
+            (``teacher`` where it is given) is the default, and the one whose weights are copied.
         losses: one entry a term, ``name=dict(type=LOSS, student=TAPS, teacher=TAPS, connector=..., weight=...)``. A tap
             is a module name (see `Tap`) or a list of them; ``weight`` a number or a `Schedule`. Names without "loss"
             get it as prefix, because the task libraries sum what has it in its name.
         transfer: level 1, copy the teacher's weights into the student after its initialisation; True or arguments of
             `transfer_weights`.
+        task_weight: weight of the student's own losses, a number or a `Schedule`.
         data_preprocessor: handed to the student unless it has one (runners put a top-level one on the outermost model).
 
     Raises:
@@ -75,8 +85,10 @@ class Distiller(Transparent, BaseModel):
         student: dict,
         teacher: str | dict | None = None,
         teacher_checkpoint: str | None = None,
+        teachers: dict | None = None,
         losses: dict | None = None,
         transfer: bool | dict = False,
+        task_weight: float | dict = 1.0,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ):
@@ -89,60 +101,108 @@ class Distiller(Transparent, BaseModel):
         self.transfer = {} if transfer is True else transfer
         self.progress = Progress()
         self.hooked = False
-        self.teacher: Teacher | None = None
+        self.task_weight = Schedule.of(task_weight)
+        self.teachers: dict[str, Teacher] = {}
         self.terms: list[Term] = []
         connectors = nn.ModuleDict()
-        if losses or transfer is not False:
-            if teacher is None:
-                raise ValueError('model.teacher is missing: losses and transfer need the config of a teacher')
-            with untouched_rng():
-                self.teacher = Teacher(teacher, teacher_checkpoint)
-                self.terms = [self._make_term(name, dict(cfg)) for name, cfg in (losses or {}).items()]
-                if self.terms:
-                    with torch.no_grad():
-                        connectors = self._make_connectors()
+        named = {} if teacher is None else {'teacher': dict(config=teacher, checkpoint=teacher_checkpoint)}
+        named.update(teachers or {})
+        with untouched_rng():
+            drafts = [self._draft(name, dict(cfg), named) for name, cfg in (losses or {}).items()]
+            needed = {draft[0].of for draft in drafts} - {None}
+            if transfer is not False:
+                needed.add(self._first(named, 'model.transfer'))
+            self.teachers = {name: Teacher(**cfg, key=name) for name, cfg in named.items() if name in needed}
+            self.terms = [self._bind(*draft) for draft in drafts]
+            if self.terms:
+                with torch.no_grad():
+                    connectors = self._make_connectors()
         self.connectors = connectors
         self._make_transparent()
 
-    def _make_term(self, name: str, cfg: dict) -> Term:
+    @property
+    def teacher(self) -> Teacher | None:
+        """The first teacher, whose weights are copied; None where there is none, or none any more."""
+        return next(iter(self.teachers.values()), None)
+
+    @staticmethod
+    def _first(named: dict, key: str) -> str:
+        if not named:
+            raise ValueError(f'model.teacher is missing: {key} needs the config of a teacher')
+        return next(iter(named))
+
+    def _draft(self, name: str, cfg: dict, named: dict) -> tuple[Term, str]:
+        """A term as its config says; teachers are not built yet."""
         key = f'model.losses.{name}'
         try:
-            sides = {side: cfg.pop(side) for side in ('student', 'teacher')}
-        except KeyError as error:
-            raise ValueError(f'{key}.{error.args[0]} is missing: name the module to tap') from None
-        connector, weight = cfg.pop('connector', None), cfg.pop('weight', 1.0)
-        try:
+            student = self._pop(cfg, 'student')
+            teacher, of = cfg.pop('teacher', None), cfg.pop('of', None)
+            connector, weight = cfg.pop('connector', None), cfg.pop('weight', 1.0)
             loss = build_own(cfg)
-            taps = {s: [Tap.parse(t, loss.time) for t in ([v] if isinstance(v, str) else v)] for s, v in sides.items()}
-            if len(taps['student']) != len(taps['teacher']):
-                raise ValueError(f'{len(taps["student"])} student taps face {len(taps["teacher"])} of the teacher')
-            for side, model in (('student', self.student), ('teacher', self.teacher.model)):
-                for tap in taps[side]:
-                    tapping.resolve(model, tap, side)
-            loss.bind(self.student, self.teacher.model)
-            name = name if 'loss' in name else f'loss_{name}'
-            return Term(name, loss, taps['student'], taps['teacher'], connector, Schedule.of(weight))
-        except (KeyError, TypeError, ValueError) as error:
+            if not loss.needs_teacher:
+                teacher = []
+            elif teacher is None:
+                raise KeyError('teacher')
+            else:
+                of = of or self._first(named, key)
+                if of not in named:
+                    raise ValueError(f'of={of!r} is none of the teachers {", ".join(named)}')
+            sides = [[Tap.parse(t, loss.time) for t in ([v] if isinstance(v, str) else v)] for v in (student, teacher)]
+            if loss.needs_teacher and len(sides[0]) != len(sides[1]):
+                raise ValueError(f'{len(sides[0])} student taps face {len(sides[1])} of the teacher')
+            title = name if 'loss' in name else f'loss_{name}'
+            return Term(title, loss, *sides, connector, Schedule.of(weight), of), key
+        except KeyError as error:
+            if error.args[0] in ('student', 'teacher'):
+                raise ValueError(f'{key}.{error.args[0]} is missing: name the module to tap') from None
+            raise ValueError(f'{key}: {error.args[0]}') from error
+        except (TypeError, ValueError) as error:
+            message = str(error.args[0])
+            raise ValueError(message if message.startswith('model.') else f'{key}: {message}') from error
+
+    @staticmethod
+    def _pop(cfg: dict, name: str):
+        if name not in cfg:
+            raise KeyError(name)
+        return cfg.pop(name)
+
+    def _model(self, role: str) -> nn.Module:
+        return self.student if role == 'student' else self.teachers[role].model
+
+    def _bind(self, term: Term, key: str) -> Term:
+        try:
+            for role in filter(None, ('student', term.of)):
+                for tap in term.taps(role):
+                    tapping.resolve(self._model(role), tap, role)
+            term.loss.bind(self.student, self._model(term.of) if term.of else None)
+            return term
+        except ValueError as error:
             raise ValueError(f'{key}: {error.args[0]}') from error
 
     def _make_connectors(self) -> nn.ModuleDict:
         """Connectors as wide as a forward of one blank image through both models says."""
         found = {}
-        for role, model in (('student', self.student), ('teacher', self.teacher.model)):
-            taps = [tap for term in self.terms for tap in getattr(term, role)]
+        for role in ('student', *self.teachers):
+            model = self._model(role)
+            taps = [tap for term in self.terms for tap in term.taps(role)]
             T = get_time_steps(model)
             first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
             modes = {m: m.training for m in model.modules()}
             model.eval()
             with Recorder(model, taps, role, T) as recorder:
                 tapping.run(model, torch.zeros(1, first.in_channels, 64, 64), taps)
+            recorder.follow_pipes()
             for module, mode in modes.items():
                 module.training = mode
             found[role] = recorder
         connectors = nn.ModuleDict()
         for term in self.terms:
-            student, teacher = (self._collect(found, term, role) for role in ('student', 'teacher'))
+            student, teacher = self._collect(found, term)
             key = f'model.losses.{term.name}'
+            if term.of is None:
+                if term.connector is not None:
+                    raise ValueError(f'{key}.connector: there is no teacher to connect to')
+                continue
             if len(student) != len(teacher):
                 raise ValueError(f'{key}: student taps give {len(student)} tensors, teacher taps {len(teacher)}')
             if term.connector is not None:
@@ -164,30 +224,34 @@ class Distiller(Transparent, BaseModel):
         return connectors
 
     @staticmethod
-    def _collect(recorders: dict, term: Term, role: str) -> list[Tensor]:
-        return [x for tap in getattr(term, role) for x in recorders[role].get(tap)]
+    def _collect(found: dict[str, Recorder], term: Term) -> list[list[Tensor]]:
+        """The tensors of a term, the student's and the teacher's."""
+        roles = ('student', term.of)
+        return [[x for tap in (term.taps(r) if r else ()) for x in found[r].get(tap)] for r in roles]
 
     def init_weights(self) -> None:
         """Initialise the student by its own rules, load the teacher, then copy weights (level 1)."""
         self.student.init_weights()
         self._is_init = True
-        if self.teacher is None:
-            return
-        self.teacher.load()
+        for teacher in self.teachers.values():
+            teacher.load()
         if self.transfer is not False:
             transfer_weights(self.teacher.model, self.student, **self.transfer)
-        if not self.terms:
-            self.teacher = None  # level 1 alone: the teacher has done its work
+        # level 1 alone: the teacher has done its work
+        self.teachers = {name: t for name, t in self.teachers.items() if any(term.of == name for term in self.terms)}
 
     def _apply(self, fn, recurse: bool = True):
         super()._apply(fn, recurse)
-        if self.teacher is not None:
-            self.teacher.model._apply(fn)
+        for teacher in self.teachers.values():
+            teacher.model._apply(fn)
+        for term in self.terms:
+            term.loss._apply(fn)
         return self
 
     def train_step(self, data, optim_wrapper) -> dict[str, Tensor]:
         """As `BaseModel.train_step`; RuntimeError where a runner trains what only the hook keeps and drives."""
-        needs_hook = len(self.connectors) or any(term.weight.varies for term in self.terms)
+        varies = any(term.weight.varies or term.loss.needs_progress for term in self.terms)
+        needs_hook = len(self.connectors) or varies or self.task_weight.varies
         # what a runner has set, and no loop of one's own
         if needs_hook and not self.hooked and getattr(optim_wrapper, '_max_counts', -1) > 0:
             raise RuntimeError(
@@ -209,26 +273,38 @@ class Distiller(Transparent, BaseModel):
     def loss(self, inputs: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:
         """The student's losses, and one entry a term, weighted."""
         if not self.terms:
-            return self.student.loss(inputs, data_samples)
-        self.teacher.load()
-        batch = inputs.shape[0]
+            return self._weighted(self.student.loss(inputs, data_samples))
+        batch, found = inputs.shape[0], {}
         taps = [tap for term in self.terms for tap in term.student]
-        with Recorder(self.student, taps, 'student', get_time_steps(self.student), batch) as ours:
-            losses = dict(self.student.loss(inputs, data_samples))
-        taps = [tap for term in self.terms for tap in term.teacher]
-        teacher = self.teacher.model
-        with torch.no_grad(), Recorder(teacher, taps, 'teacher', get_time_steps(teacher), batch) as theirs:
-            tapping.run(teacher, renormalise(inputs, self.student, teacher), taps)
-        found = {'student': ours, 'teacher': theirs}
-        for term, value in self._values(found, data_samples):
+        with Recorder(self.student, taps, 'student', get_time_steps(self.student), batch) as recorder:
+            losses = self._weighted(dict(self.student.loss(inputs, data_samples)))
+        recorder.follow_pipes()
+        found['student'] = recorder
+        for name, teacher in self.teachers.items():
+            teacher.load()
+            taps = [tap for term in self.terms for tap in term.taps(name)]
+            with torch.no_grad(), Recorder(teacher.model, taps, name, get_time_steps(teacher.model), batch) as recorder:
+                tapping.run(teacher.model, renormalise(inputs, self.student, teacher.model), taps)
+            with torch.no_grad():
+                recorder.follow_pipes()
+            found[name] = recorder
+        for term in self.terms:
             if term.name in losses:
                 raise ValueError(f'model.losses.{term.name}: the student has a loss of that name, choose another')
-            losses[term.name] = value * term.weight(self.progress)
-        return losses
-
-    def _values(self, found: dict, data_samples) -> Iterator[tuple[Term, Tensor]]:
-        for term in self.terms:
-            student, teacher = (self._collect(found, term, role) for role in ('student', 'teacher'))
+            student, teacher = self._collect(found, term)
             if term.name in self.connectors:
                 student = [c(x) for c, x in zip(self.connectors[term.name], student, strict=True)]
-            yield term, term.loss(student, teacher, data_samples)
+            term.loss.progress = self.progress
+            losses[term.name] = term.loss(student, teacher, data_samples) * term.weight(self.progress)
+        return losses
+
+    def _weighted(self, losses: dict) -> dict:
+        """The student's own losses times ``task_weight``."""
+        weight = self.task_weight(self.progress)
+        if weight == 1:
+            return losses
+
+        def scaled(value):
+            return [v * weight for v in value] if isinstance(value, (list, tuple)) else value * weight
+
+        return {name: scaled(value) if 'loss' in name else value for name, value in losses.items()}

@@ -11,11 +11,12 @@ KINDS = ('step', 'linear', 'cosine')
 
 @dataclass
 class Progress:
-    """Where a training stands; all counted from 0."""
+    """Where a training stands; all counted from 0. ``max_epochs`` is its length, 0 where unknown."""
 
     epoch: int = 0
     iter: int = 0
     iter_in_epoch: int = 0
+    max_epochs: int = 0
 
 
 class Schedule:

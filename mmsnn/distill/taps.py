@@ -13,26 +13,35 @@ from mmsnn.layers.time import unfold
 class Tap:
     """Where a feature is read: ``backbone.layer1``, or ``bbox_head[0]`` for one item of a module's output.
 
+    ``backbone.layer4|neck|head.fc`` sends what is read through further modules once more: the logits of single time
+    steps, for a network whose own head sees their mean. Necks and heads are given a tuple of levels, modules inside
+    them a tensor.
+
     Args:
         module: dotted name below the task model.
         index: item of the output, None for all of it.
         time: ``mean`` over the time steps, or ``steps`` for ``[T, B, ...]``; without meaning for an ANN.
+        pipe: names of the modules behind it.
     """
 
     module: str
     index: int | None = None
     time: str = 'mean'
+    pipe: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, spec: str, time: str = 'mean') -> 'Tap':
-        """Read ``name`` or ``name[i]``; ValueError for anything else."""
-        match = re.fullmatch(r'([\w.]+?)(?:\[(\d+)\])?', spec) if isinstance(spec, str) else None
+        """Read ``name`` or ``name[i]``, perhaps with ``|name`` behind it; ValueError for anything else."""
+        match = re.fullmatch(r'([\w.]+?)(?:\[(\d+)\])?((?:\|[\w.]+)*)', spec) if isinstance(spec, str) else None
         if match is None:
-            raise ValueError(f"a tap is written 'module.name' or 'module.name[0]', got {spec!r}")
-        return cls(match[1], None if match[2] is None else int(match[2]), time)
+            raise ValueError(
+                f"a tap is written 'module.name' or 'module.name[0]', perhaps with '|next.module' behind it, got {spec!r}"
+            )
+        return cls(match[1], None if match[2] is None else int(match[2]), time, tuple(match[3].split('|')[1:]))
 
     def __str__(self) -> str:
-        return self.module if self.index is None else f'{self.module}[{self.index}]'
+        name = self.module if self.index is None else f'{self.module}[{self.index}]'
+        return '|'.join([name, *self.pipe])
 
 
 class Recorder:
@@ -87,10 +96,26 @@ class Recorder:
         if tap.time == 'steps':
             if self.T > 1 and not folded:
                 raise ValueError(
-                    f"{self.role} tap {tap} has no time steps left ({tuple(out.shape)}): set backbone.readout='none'"
+                    f'{self.role} tap {tap} has no time steps left ({tuple(out.shape)}): tap a stage of the backbone, '
+                    "and go on from there: 'backbone.layer4|neck|head.fc'"
                 )
             return unfold(out, self.T).clone()
         return unfold(out, self.T).mean(0) if folded else out.clone()
+
+    def follow_pipes(self) -> None:
+        """Send what was read through the modules behind it; after the context, so that nothing is recorded twice."""
+        for tap in self.taps:
+            if not tap.pipe or tap not in self.found:
+                continue
+            found = self.found[tap]
+            steps = found[0].shape[:2] if tap.time == 'steps' else None
+            out = tuple(x.flatten(0, 1) for x in found) if steps else tuple(found)
+            for name in tap.pipe:
+                # necks and heads take a tuple of levels, what lies inside them a tensor
+                out = out if isinstance(out, (tuple, list)) else (out,)
+                out = resolve(self.model, Tap(name), self.role)(out[0] if '.' in name else tuple(out))
+            outs = out if isinstance(out, (tuple, list)) else [out]
+            self.found[tap] = [x.unflatten(0, steps) if steps else x for x in outs]
 
     def get(self, tap: Tap) -> list[Tensor]:
         """The tensors of a tap, one a call or item (feature levels).
@@ -113,7 +138,9 @@ class Recorder:
 
 
 def resolve(model: nn.Module, tap: Tap, role: str) -> nn.Module:
-    """The module that a tap names; ValueError that lists what there is."""
+    """The module that a tap names first; ValueError that lists what there is, also for those behind it."""
+    for name in tap.pipe:
+        resolve(model, Tap(name), role)
     module, path = model, []
     for part in tap.module.split('.'):
         child = getattr(module, part, None)

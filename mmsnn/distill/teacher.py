@@ -30,18 +30,21 @@ class Teacher:
     Args:
         config: a model config, or the path of a config file (``mmsnn::ann/retinanet_r34_coco.py`` or a file).
         checkpoint: its weights (file, URL, ``torchvision://NAME``); None keeps what its ``init_cfg`` gives.
+        key: its name among several, for messages.
 
     Raises:
         ValueError, FileNotFoundError: config or checkpoint cannot be read or do not fit; the message names the key.
     """
 
-    def __init__(self, config: str | dict, checkpoint: str | None = None):
-        scope = None
+    def __init__(self, config: str | dict, checkpoint: str | None = None, key: str = 'teacher'):
+        self.key, scope = ('model.teacher', 'model.teacher_checkpoint'), None
+        if key != 'teacher':
+            self.key = f'model.teachers.{key}.config', f'model.teachers.{key}.checkpoint'
         if isinstance(config, str):
             try:
                 cfg = get_config(config) if '::' in config else Config.fromfile(config)
             except Exception as error:
-                raise ValueError(f'model.teacher={config!r} cannot be read: {error}') from error
+                raise ValueError(f'{self.key[0]}={config!r} cannot be read: {error}') from error
             scope, config = cfg.get('default_scope'), cfg.model
             if cfg.get('data_preprocessor') is not None:
                 config.setdefault('data_preprocessor', cfg.data_preprocessor)
@@ -67,7 +70,7 @@ class Teacher:
                 transfer_weights(self.checkpoint, self.model, min_match=1.0, verbose=False)
             except (ValueError, FileNotFoundError) as error:
                 raise type(error)(
-                    f'model.teacher_checkpoint={self.checkpoint!r}: {error}\nTrain the teacher first '
+                    f'{self.key[1]}={self.checkpoint!r}: {error}\nTrain the teacher first '
                     '(python tools/train.py with its config in configs/ann), or point the key at its checkpoint'
                 ) from error
         self.model.eval().requires_grad_(False)

@@ -82,7 +82,10 @@ class Neuron(TimeAware, nn.Module):
 
     def can_fuse(self, norm: nn.Module) -> bool:
         """Whether ``norm`` and this neuron may run as one op: a plain batch norm, whose output nobody watches."""
-        return self.fuse_norm and type(norm) in FUSABLE and not _is_watched(norm)
+        if _is_watched(norm):
+            # for good: activation checkpointing runs this again when the hooks may be gone
+            self.fuse_norm = False
+        return self.fuse_norm and type(norm) in FUSABLE
 
     def after(self, norm: nn.Module, x: Tensor) -> Tensor:
         """``self(norm(x))``, in one op where that is possible; ``norm`` may be a sequence that ends in one."""

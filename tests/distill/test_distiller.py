@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mmsnn import get_time_steps, set_time_steps
-from mmsnn.distill import Distiller, Progress
+from mmsnn.distill import Distiller, DistillLoss, Progress
+from mmsnn.registry import MODELS as OWN_MODELS
 
 STAGES = [f'backbone.layer{i}' for i in range(1, 5)]
 FEATURE = dict(type='FeatureMSE', student=STAGES, teacher=STAGES, connector=dict(type='ConvBN'))
@@ -50,6 +51,18 @@ def inputs(model, *indices, training=False):
     return data['inputs'], data['data_samples']
 
 
+@OWN_MODELS.register_module(name='TestStepMean', force=True)
+class StepMean(DistillLoss):
+    """The mean of a student's steps, without a teacher."""
+
+    time = 'steps'
+    needs_teacher = False
+
+    def forward(self, student, teacher, data_samples=None):
+        assert teacher == [] and data_samples
+        return torch.stack([x.mean() for x in student]).mean()
+
+
 class TestTerms:
     def test_feature_term(self):
         """The connector of the student's time mean against the teacher's feature, summed over stages, weighted."""
@@ -69,6 +82,65 @@ class TestTerms:
         assert ours.shape == theirs.shape == (3, CLASSES)
         expected = 4 * F.kl_div((ours / 2).log_softmax(1), (theirs / 2).softmax(1), reduction='batchmean')
         torch.testing.assert_close(model.loss(images, samples)['loss_kl'], expected)
+
+    def test_pipe(self):
+        """The logits of single steps, of a network whose head sees their mean."""
+        model = build(dict(a=dict(type='TestStepMean', student='backbone.layer4|neck|head')), teacher=None)
+        assert model.teacher is None and model.teachers == {}
+        images, samples = inputs(model)
+        model.eval()
+        found = model.loss(images, samples)
+        logits = model.student(images, mode='tensor')
+        # linear behind the stage: the mean over steps of the logits is the logits of the mean
+        torch.testing.assert_close(found['loss_a'], logits.mean())
+        found['loss_a'].backward()
+        assert model.student.backbone.conv1.weight.grad.abs().sum() > 0
+
+    def test_several_teachers(self):
+        other = classifier(False)
+        teachers = dict(second=dict(config=other))
+        losses = dict(loss_one=LOGITS, loss_two={**LOGITS, 'of': 'second'})
+        model = build(losses, teachers=teachers).eval()
+        assert list(model.teachers) == ['teacher', 'second']
+        assert not any('second' in key or 'teacher' in key for key in model.state_dict())
+        with torch.no_grad():
+            model.teachers['second'].model.head.fc.weight.neg_()
+        images, samples = inputs(model)
+        student = model.student(images, mode='tensor')
+        found = model.loss(images, samples)
+        for name, of in (('loss_one', 'teacher'), ('loss_two', 'second')):
+            logits = model.teachers[of].model(images, mode='tensor')
+            expected = 4 * F.kl_div((student / 2).log_softmax(1), (logits / 2).softmax(1), reduction='batchmean')
+            torch.testing.assert_close(found[name], expected)
+        assert not torch.equal(found['loss_one'], found['loss_two'])
+
+    def test_a_teacher_that_nobody_asks_is_not_built(self):
+        teachers = dict(second=dict(config='no/such/config.py'))
+        assert list(build(dict(loss_kl=LOGITS), teachers=teachers).teachers) == ['teacher']
+
+    def test_task_weight(self):
+        plain, weighted = build(dict(loss_kl=LOGITS)).eval(), build(dict(loss_kl=LOGITS), task_weight=0.25).eval()
+        weighted.load_state_dict(plain.state_dict())
+        weighted.teacher.model.load_state_dict(plain.teacher.model.state_dict())
+        images, samples = inputs(plain)
+        one, other = plain.loss(images, samples), weighted.loss(images, samples)
+        torch.testing.assert_close(other['loss'], one['loss'] / 4)
+        assert torch.equal(other['loss_kl'], one['loss_kl'])
+
+    @pytest.mark.parametrize(
+        'config, message',
+        [
+            (dict(losses=dict(loss_a={**LOGITS, 'of': 'b'})), "loss_a: of='b' is none of the teachers teacher"),
+            (dict(losses=dict(a=dict(type='TestStepMean', student='backbone.layer4|nek'))), "'nek' names no module"),
+            (
+                dict(losses=dict(loss_a={**LOGITS, 'of': 'b'}), teachers=dict(b=dict(config='nowhere.py'))),
+                'model.teachers.b.config=.*nowhere.py',
+            ),
+        ],
+    )
+    def test_errors_of_several(self, config, message):
+        with pytest.raises(ValueError, match=message):
+            build(**config)
 
     def test_terms_train_student_and_connectors_alone(self):
         model = build(dict(loss_feature=FEATURE, loss_kl=LOGITS))

@@ -10,6 +10,9 @@ class DistillLoss(nn.Module):
     """
 
     time = 'mean'
+    needs_teacher = True
+    needs_progress = False
+    progress = None
 
     def bind(self, student_module: nn.Module, teacher_module: nn.Module) -> None:
         """Called once with the task models; for losses that must know, say, the number of classes."""

@@ -31,18 +31,19 @@ class DistillHook(Hook):
         self._model(runner).hooked = True
 
     def before_train(self, runner) -> None:
-        teacher = self._model(runner).teacher
-        if teacher is not None and not teacher.has_weights:
+        for teacher in self._model(runner).teachers.values():
+            if teacher.has_weights:
+                continue
             print_log(
-                'model.teacher_checkpoint is not set and the teacher has no pretrained init_cfg: a teacher with random '
+                f'{teacher.key[1]} is not set and the teacher has no pretrained init_cfg: a teacher with random '
                 'weights teaches noise. Train it with its config in configs/ann and set '
-                '--cfg-options model.teacher_checkpoint=FILE',
+                f'--cfg-options {teacher.key[1]}=FILE',
                 logger='current',
                 level=logging.WARNING,
             )
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        self._model(runner).progress = Progress(runner.epoch, runner.iter, batch_idx)
+        self._model(runner).progress = Progress(runner.epoch, runner.iter, batch_idx, runner.max_epochs or 0)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         state = self._model(runner).connectors.state_dict()
