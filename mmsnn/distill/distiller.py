@@ -67,7 +67,8 @@ class Distiller(Transparent, BaseModel):
             (``teacher`` where it is given) is the default, and the one whose weights are copied.
         losses: one entry a term, ``name=dict(type=LOSS, student=TAPS, teacher=TAPS, connector=..., weight=...)``. A tap
             is a module name (see `Tap`) or a list of them; ``weight`` a number or a `Schedule`. Names without "loss"
-            get it as prefix, because the task libraries sum what has it in its name.
+            get it as prefix, because the task libraries sum what has it in its name. ``connector`` is a config for all
+            taps, or a list of one each (None: none).
         transfer: level 1, copy the teacher's weights into the student after its initialisation; True or arguments of
             `transfer_weights`.
         task_weight: weight of the student's own losses, a number or a `Schedule`.
@@ -201,15 +202,12 @@ class Distiller(Transparent, BaseModel):
             key = f'model.losses.{term.name}'
             if term.of is None:
                 if term.connector is not None:
-                    raise ValueError(f'{key}.connector: there is no teacher to connect to')
+                    connectors[term.name] = self._build(term, key, student, [None] * len(student))
                 continue
             if len(student) != len(teacher):
                 raise ValueError(f'{key}: student taps give {len(student)} tensors, teacher taps {len(teacher)}')
             if term.connector is not None:
-                connectors[term.name] = nn.ModuleList(
-                    build_own(term.connector, in_channels=s.shape[1], out_channels=t.shape[1])
-                    for s, t in zip(student, teacher, strict=True)
-                )
+                connectors[term.name] = self._build(term, key, student, teacher)
             for i, (s, t) in enumerate(zip(student, teacher, strict=True)):
                 fits = s.shape[2:] == t.shape[2:] and (term.connector is not None or s.shape[1] == t.shape[1])
                 if term.loss.time == 'mean' and not fits:
@@ -222,6 +220,30 @@ class Distiller(Transparent, BaseModel):
                         + ('' if term.connector else ' and width, or set a connector')
                     )
         return connectors
+
+    @staticmethod
+    def _build(term: Term, key: str, student: list[Tensor], teacher: list[Tensor | None]) -> nn.ModuleList:
+        """A connector for each tensor; a list of configs names one each, None leaves a tensor as it is."""
+        configs = term.connector if isinstance(term.connector, (list, tuple)) else [term.connector] * len(student)
+        if len(configs) != len(student):
+            raise ValueError(f'{key}.connector: {len(configs)} connectors face {len(student)} tensors')
+        dim, built = 2 if term.loss.time == 'steps' else 1, []
+        for cfg, s, t in zip(configs, student, teacher, strict=True):
+            widths = dict(in_channels=s.shape[dim], **({} if t is None else dict(out_channels=t.shape[1])))
+            try:
+                built.append(nn.Identity() if cfg is None else build_own({**widths, **cfg}))
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f'{key}.connector: {error.args[0]}') from error
+        return nn.ModuleList(built)
+
+    def _connect(self, term: Term, tensors: list[Tensor]) -> list[Tensor]:
+        """The student's tensors through the term's connectors; steps are folded, as everywhere."""
+        if term.name not in self.connectors:
+            return tensors
+        pairs = zip(self.connectors[term.name], tensors, strict=True)
+        if term.loss.time != 'steps':
+            return [connector(x) for connector, x in pairs]
+        return [connector(x.flatten(0, 1)).unflatten(0, x.shape[:2]) for connector, x in pairs]
 
     @staticmethod
     def _collect(found: dict[str, Recorder], term: Term) -> list[list[Tensor]]:
@@ -292,10 +314,9 @@ class Distiller(Transparent, BaseModel):
             if term.name in losses:
                 raise ValueError(f'model.losses.{term.name}: the student has a loss of that name, choose another')
             student, teacher = self._collect(found, term)
-            if term.name in self.connectors:
-                student = [c(x) for c, x in zip(self.connectors[term.name], student, strict=True)]
             term.loss.progress = self.progress
-            losses[term.name] = term.loss(student, teacher, data_samples) * term.weight(self.progress)
+            value = term.loss(self._connect(term, student), teacher, data_samples)
+            losses[term.name] = value * term.weight(self.progress)
         return losses
 
     def _weighted(self, losses: dict) -> dict:

@@ -35,7 +35,8 @@ class Tap:
         match = re.fullmatch(r'([\w.]+?)(?:\[(\d+)\])?((?:\|[\w.]+)*)', spec) if isinstance(spec, str) else None
         if match is None:
             raise ValueError(
-                f"a tap is written 'module.name' or 'module.name[0]', perhaps with '|next.module' behind it, got {spec!r}"
+                "a tap is written 'module.name' or 'module.name[0]', perhaps with '|next.module' behind it, "
+                f'got {spec!r}'
             )
         return cls(match[1], None if match[2] is None else int(match[2]), time, tuple(match[3].split('|')[1:]))
 
