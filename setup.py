@@ -6,8 +6,10 @@ are built where nvcc is, whether or not a GPU is. Without any of these mmsnn wor
 
 import hashlib
 import os
+import re
 import runpy
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -68,9 +70,9 @@ def kernels() -> tuple[list, dict]:
         os.environ['TORCH_CUDA_ARCH_LIST'] = CUDA_ARCHS
         kind = cpp_extension.CUDAExtension
         names += [p.name for p in sources if p.suffix == '.cu']
-        compile_args['nvcc'] = ['-O3', '-std=c++17', '--fmad=false', '--expt-relaxed-constexpr']
+        compile_args['nvcc'] = ['-O3', '-std=c++17', '--fmad=false', '-Xfatbin=-compress-all']
         # a bare toolkit has its libraries in lib, and torch's packages the headers that it lacks
-        extra = dict(library_dirs=[str(Path(home) / 'lib')], include_dirs=cuda_headers())
+        extra = dict(library_dirs=[str(toolkit(home) / 'lib')], include_dirs=cuda_headers())
     extension = kind(
         'mmsnn.ops._C',
         [str(CSRC / name) for name in names],
@@ -80,6 +82,15 @@ def kernels() -> tuple[list, dict]:
         **extra,
     )
     return [extension], dict(build_ext=BuildKernels.on(cpp_extension.BuildExtension))
+
+
+def toolkit(home: str) -> Path:
+    """The folder of nvcc's toolkit, also where ``home`` holds only a script that calls it."""
+    said = subprocess.run(
+        [Path(home) / 'bin' / 'nvcc', '--dryrun', '-E', '-x', 'cu', os.devnull], capture_output=True, text=True
+    )
+    found = re.search(r'^#\$ TOP=(.+)$', said.stderr, re.MULTILINE)
+    return Path(found.group(1)).resolve() if found else Path(home)
 
 
 def cuda_headers() -> list[str]:

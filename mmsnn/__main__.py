@@ -13,6 +13,7 @@ from mmengine.utils.dl_utils import mmcv_full_available
 
 from .compat import torchvision_version
 from .mmcv_ops import install
+from .ops import library
 
 PACKAGE = Path(__file__).parent
 
@@ -54,6 +55,7 @@ def environment() -> str:
     rows |= {name: version(name) for name in ('mmsnn', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')}
     rows['mmcv ops'] = "mmsnn's stand-in" if install() else 'compiled' if mmcv_full_available() else 'none'
     rows['spikingjelly'] = version('spikingjelly')
+    rows['ops CPU'], rows['ops CUDA'] = library.cpu_path, library.cuda_path
     rows['GPU'] = torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'
     return '\n'.join(f'{name:<14}{value}' for name, value in rows.items())
 

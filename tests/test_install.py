@@ -28,6 +28,14 @@ PARTS = (
 )
 
 
+@pytest.fixture(autouse=True, scope='module')
+def without_cuda_kernels():
+    """They take minutes to compile; tests/ops/test_cuda.py does that."""
+    os.environ['MMSNN_CUDA'] = '0'
+    yield
+    del os.environ['MMSNN_CUDA']
+
+
 def run(*command, **kwargs):
     result = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, **kwargs)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -1,27 +1,67 @@
 """Knowledge distillation: a student and a teacher around any task model."""
 
-from .connectors import ConvBN
+from .connectors import Affine, BlurRestore, ConvBN, WeakHead
 from .distiller import Distiller
-from .losses import ChannelWiseKL, DenseResponse, DistillLoss, FeatureMSE, LogitKL, PixelKL
+from .losses import (
+    DIST,
+    ETC,
+    PKD,
+    TET,
+    TKS,
+    AffineMSE,
+    AttentionMSE,
+    BlurMSE,
+    ChannelWiseKL,
+    DenseResponse,
+    DistillLoss,
+    EnOF,
+    FeatureMSE,
+    LogitKL,
+    PixelKL,
+    SeAl,
+    StepLogitKL,
+    StrongWeak,
+    TemporalSeparation,
+    TemporalSpatialSelf,
+    WeightedSoftLabels,
+)
 from .schedules import Progress, Schedule
 from .taps import Recorder, Tap
 from .teacher import Teacher
 from .transfer import TransferReport, transfer_weights
 
 __all__ = [
+    'Affine',
+    'AffineMSE',
+    'AttentionMSE',
+    'BlurMSE',
+    'BlurRestore',
     'ChannelWiseKL',
     'ConvBN',
+    'DIST',
     'DenseResponse',
     'DistillLoss',
     'Distiller',
+    'ETC',
+    'EnOF',
     'FeatureMSE',
     'LogitKL',
+    'PKD',
     'PixelKL',
     'Progress',
     'Recorder',
     'Schedule',
+    'SeAl',
+    'StepLogitKL',
+    'StrongWeak',
+    'TET',
+    'TKS',
     'Tap',
     'Teacher',
+    'TemporalSeparation',
+    'TemporalSpatialSelf',
     'TransferReport',
+    'WeakHead',
+    'WeightedSoftLabels',
     'transfer_weights',
 ]

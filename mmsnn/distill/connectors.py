@@ -1,6 +1,9 @@
 """Connectors bring a student's feature to the teacher's width; they exist only in training."""
 
-from torch import nn
+import math
+
+import torch
+from torch import Tensor, nn
 
 from mmsnn.registry import MODELS
 
@@ -19,3 +22,108 @@ class ConvBN(nn.Sequential):
             nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False),
             nn.BatchNorm2d(out_channels),
         )
+
+
+@MODELS.register_module()
+class Affine(nn.Linear):
+    """The affine projector ``W h + b`` (Hu, Li, Deng, NCE 2025) of vectors; of maps the same at every position.
+
+    Args:
+        in_channels, out_channels: widths of student and teacher; the Distiller fills them in.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, ...]`` to ``[B, C', ...]``."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+@MODELS.register_module()
+class WeakHead(nn.Linear):
+    """TSSD's weak classifier (Zuo et al., 2024): global mean of a middle stage, then a linear layer.
+
+    Args:
+        in_channels: width of the stage; the Distiller fills it in.
+        out_channels: number of classes.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[B, C, H, W]`` to logits ``[B, K]``."""
+        return super().forward(x.flatten(2).mean(2))
+
+
+MASKS = ('channel', 'spatial', 'element')
+
+
+@MODELS.register_module()
+class BlurRestore(nn.Module):
+    """BKD's blur and restoration ``R(A(x) * M)`` (BKDSNN, Xu et al., ECCV 2024), for the loss `BlurMSE`.
+
+    ``A``: 1x1 convolution, only where the widths differ. ``M``: 0 with probability ``ratio``, else 1, nothing rescaled;
+    in training alone. ``R``: 3x3 convolution, ReLU, 3x3 convolution, with biases, as wide as the teacher.
+
+    Args:
+        in_channels, out_channels: widths of student and teacher; the Distiller fills them in.
+        ratio: lambda, the share of what is masked.
+        mask: what is masked as one: a ``channel`` of a sample (the paper), a ``spatial`` position, or an ``element``.
+        reduce: ``mean`` over positions behind ``R``, against the feature vector of a vision transformer; None keeps
+            them.
+        channel_dim: 1, or -1 for tokens ``[B, N, C]``; then set ``in_channels``, too, as the Distiller reads it
+            from dimension 1.
+
+    Raises:
+        ValueError: unknown ``mask`` or ``reduce``; in the forward pass, tokens that form no square.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        ratio: float = 0.15,
+        mask: str = 'channel',
+        reduce: str | None = None,
+        channel_dim: int = 1,
+    ):
+        super().__init__()
+        if mask not in MASKS or reduce not in (None, 'mean') or channel_dim not in (1, -1):
+            raise ValueError(
+                f"BlurRestore takes mask={'|'.join(MASKS)}, reduce=None|'mean' and channel_dim=1|-1, "
+                f'got {mask!r}, {reduce!r}, {channel_dim!r}'
+            )
+        self.ratio, self.mask, self.reduce, self.channel_dim = ratio, mask, reduce, channel_dim
+        same = in_channels == out_channels
+        self.align = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+        self.restore = nn.Sequential(
+            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``[B, C, H, W]`` or tokens ``[B, C, N]``, ``[B, N, C]`` to the same at the teacher's width, or to
+        ``[B, C']``.
+        """
+        tokens = x.dim() == 3
+        if tokens:
+            x = x.movedim(self.channel_dim, 1)
+            side = math.isqrt(x.shape[2])
+            if side**2 != x.shape[2]:
+                raise ValueError(f'BlurRestore: {x.shape[2]} tokens form no square; tap a stream [B, C, H, W]')
+            x = x.unflatten(2, (side, side))
+        x = self.restore(self.blur(self.align(x)))
+        if self.reduce == 'mean':
+            return x.flatten(2).mean(2)
+        return x.flatten(2).movedim(1, self.channel_dim) if tokens else x
+
+    def blur(self, x: Tensor) -> Tensor:
+        """``x * M``; in eval mode ``x``."""
+        if not self.training:
+            return x
+        B, C, H, W = x.shape
+        shape = {'channel': (B, C, 1, 1), 'spatial': (B, 1, H, W), 'element': (B, C, H, W)}[self.mask]
+        return x * (torch.rand(shape, device=x.device) >= self.ratio)

@@ -14,6 +14,9 @@ from torch.nn.modules.conv import _ConvNd
 from mmsnn.engine.checkpoint import find_state, load_state
 from mmsnn.neurons import Neuron
 
+# entries of a state dict that count calls and are no weights
+COUNTERS = ('num_batches_tracked', '_extra_state')
+
 
 @dataclass
 class TransferReport:
@@ -94,7 +97,7 @@ def transfer_weights(
         if name in learned:
             continue
         if found is None:
-            if not name.endswith('num_batches_tracked'):
+            if not name.endswith(COUNTERS):
                 report.missing.append(name)
         elif found[1].shape != tensor.shape:
             report.mismatched[name] = tuple(found[1].shape), tuple(tensor.shape)
@@ -105,7 +108,7 @@ def transfer_weights(
     report.unused = [k for k, _ in source.values() if k not in used]
 
     lost = [k for k in (*report.missing, *report.mismatched) if k in strict]
-    counted = [k for k in target if k not in strict and k not in learned and not k.endswith('num_batches_tracked')]
+    counted = [k for k in target if k not in strict and k not in learned and not k.endswith(COUNTERS)]
     share = sum(k in set(report.matched) for k in counted) / len(counted) if counted else 1.0
     if lost or not copies:
         raise ValueError(

@@ -1,12 +1,18 @@
 """The two ends of a spiking network: encoders put time into the batch, readouts take it out."""
 
+import numpy as np
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+
+from mmsnn.registry import MODELS
 
 from .time import TimeAware, fold, unfold
 
 READOUTS = ('mean', 'none')
 
 
+@MODELS.register_module()
 class DirectEncoder(TimeAware, nn.Module):
     """Direct encoding: the same analog input at every step; event frames keep their own steps.
 
@@ -14,7 +20,12 @@ class DirectEncoder(TimeAware, nn.Module):
 
     Args:
         T: time steps.
+
+    Attributes:
+        may_come_later: whether `repeat` may follow stateless layers instead of preceding them.
     """
+
+    may_come_later = True
 
     def __init__(self, T: int):
         super().__init__()
@@ -42,6 +53,65 @@ class DirectEncoder(TimeAware, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` or event frames ``[B, T, C, H, W]`` to ``[T*B, C, H, W]``."""
         return fold(x.transpose(0, 1)) if self.is_event(x) else self.repeat(x)
+
+
+@MODELS.register_module()
+class PoissonEncoder(DirectEncoder):
+    """Poisson (rate) encoding: at every step a pixel spikes with its intensity as probability, on its own.
+
+    Event frames keep their own steps. The spikes carry no gradient to the image. Training draws from a random stream
+    that depends on ``seed``, the process's rank and the number of calls so far, and on no other random number; that
+    number is the module's extra state in a checkpoint, so that resuming draws what an uninterrupted training would
+    have drawn. Checkpoints without it load, and start at 0. In eval mode every call draws the same.
+
+    Args:
+        T: time steps.
+        mean, std: of the data preprocessor, whose normalisation is undone first; None for images in [0, 1].
+        max_value: white, in units of ``mean`` and ``std``.
+        seed: of the random stream.
+
+    Raises:
+        ValueError: only one of ``mean`` and ``std`` is given.
+    """
+
+    may_come_later = False
+
+    def __init__(self, T: int, mean=None, std=None, max_value: float = 255.0, seed: int = 0):
+        super().__init__(T)
+        if (mean is None) != (std is None):
+            raise ValueError(f'PoissonEncoder undoes a normalisation by mean and std, got mean={mean} and std={std}')
+        self.normalised = mean is not None
+        for name, value in dict(mean=mean, std=std).items() if self.normalised else ():
+            value = torch.tensor(value, dtype=torch.float32).reshape(-1, 1, 1) / max_value
+            self.register_buffer(name, value, persistent=False)
+        self.seed = seed
+        self.calls = 0
+
+    def get_extra_state(self) -> Tensor:
+        """The number of calls in training; a tensor, as everything in a state dict is expected to be."""
+        return torch.tensor(self.calls)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.calls = int(state)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        state_dict.setdefault(f'{prefix}_extra_state', torch.tensor(0))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def repeat(self, x: Tensor) -> Tensor:
+        """Images ``[B, C, H, W]`` to spikes ``[T*B, C, H, W]``."""
+        rate = x * self.std + self.mean if self.normalised else x
+        return fold(self._uniform((self.T, *x.shape), x.device) < rate.float()).to(x.dtype)
+
+    @torch.compiler.disable
+    def _uniform(self, shape: tuple, device: torch.device) -> Tensor:
+        stream = 0
+        if self.training:
+            self.calls += 1
+            stream = self.calls
+        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+        seed = int(np.random.SeedSequence((self.seed, rank, stream)).generate_state(1)[0])
+        return torch.rand(shape, device=device, generator=torch.Generator(device).manual_seed(seed))
 
 
 class Readout(TimeAware, nn.Module):

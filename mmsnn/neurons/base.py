@@ -3,11 +3,14 @@
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mmsnn.layers.norm import TDBN
 from mmsnn.layers.time import TimeAware
 from mmsnn.ops import bn_lif, lif
 from mmsnn.ops.lif import check_neuron
 
-FUSABLE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+FUSABLE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, TDBN)
+# elements from which on one op is faster than two, whose host time is less
+FUSE_FROM = 2**17
 
 
 class Neuron(TimeAware, nn.Module):
@@ -22,7 +25,7 @@ class Neuron(TimeAware, nn.Module):
         v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha: as in `mmsnn.ops.lif`.
         levels: largest integer a neuron emits in one step.
         fuse_norm: whether a spiking backbone runs this neuron and the batch norm in front of it as one op
-            (`mmsnn.ops.bn_lif`), which is faster and keeps half as much.
+            (`mmsnn.ops.bn_lif`), which is faster for all but small maps, and keeps half as much.
         inplace: accepted, because mmcv's ConvModule passes it to every activation, and ignored.
 
     Raises:
@@ -88,12 +91,12 @@ class Neuron(TimeAware, nn.Module):
         return self.fuse_norm and type(norm) in FUSABLE
 
     def after(self, norm: nn.Module, x: Tensor) -> Tensor:
-        """``self(norm(x))``, in one op where that is possible; ``norm`` may be a sequence that ends in one."""
+        """``self(norm(x))``, in one op where that is possible and pays; ``norm`` may be a sequence that ends in one."""
         if isinstance(norm, nn.Sequential) and not _is_watched(norm):
             *layers, norm = norm
             for layer in layers:
                 x = layer(x)
-        return self(x, norm=norm) if self.can_fuse(norm) else self(norm(x))
+        return self(x, norm=norm) if self.can_fuse(norm) and x.numel() >= FUSE_FROM else self(norm(x))
 
 
 def _is_watched(module: nn.Module) -> bool:

@@ -67,6 +67,8 @@ def encode(
 
 def decode(kind: list[int], values: list[float], tau: Tensor | None) -> dict:
     """Keywords of `reference.lif` and `reference.lif_backward`."""
+    if len(kind) != 6 or len(values) != 4 or min(kind) < 0:
+        raise ValueError(f'unknown kind of neuron {kind} {values}')
     leak, fire = LEAKS[kind[0]], FIRES[kind[3]]
     return dict(
         tau=None if leak == 'none' else 1 / values[0] if tau is None else tau,
@@ -165,10 +167,21 @@ def _(packed, size, stride, dtype, bits):
 
 
 def _fallback(name: str):
-    return lambda f: _library.impl(name, f, 'CompositeExplicitAutograd')
+    def register(f):
+        _library.impl(name, f, 'CompositeExplicitAutograd')
+        return f
+
+    return register
+
+
+def _check_gradient(grad: Tensor, x: Tensor) -> None:
+    if grad.shape != x.shape:
+        raise ValueError(f'the gradient of spikes {tuple(x.shape)} has the shape {tuple(grad.shape)}')
 
 
 def _channels(values: Tensor, x: Tensor) -> Tensor:
+    if x.dim() < 2 or values.numel() != x.shape[1]:
+        raise ValueError(f'batch norm of x {tuple(x.shape)} needs one number a channel, got {values.numel()}')
     return values.to(_membrane_type(x)).view(1, -1, *[1] * (x.dim() - 2))
 
 
@@ -181,6 +194,7 @@ def _lif(x, T, kind, values, tau, v_init, return_v):
 
 @_fallback('lif_backward')
 def _lif_backward(grad, grad_v, x, T, kind, values, tau, v_init):
+    _check_gradient(grad, x)
     x = _dense(x)
     grad_x, grad_tau, grad_first = reference.lif_backward(
         grad, grad_v, x, T, **decode(kind, values, tau), v_init=v_init
@@ -248,8 +262,11 @@ def _pack(x, bits):
 @_fallback('unpack')
 def _unpack(packed, size, stride, dtype, bits):
     out = torch.empty_strided(size, stride, dtype=dtype, device=packed.device)
+    held = packed.numel() * (8 if bits == 1 else 1)
+    if not _is_dense(out) or packed.dtype != torch.uint8 or not 0 <= held - out.numel() < 8 // bits:
+        raise ValueError(f'{packed.dtype} {tuple(packed.shape)} does not hold size {size} with strides {stride}')
     if bits == 1:
-        packed = (packed.unsqueeze(1) >> torch.arange(8, dtype=torch.uint8, device=packed.device)) & 1
+        packed = (packed.reshape(-1, 1) >> torch.arange(8, dtype=torch.uint8, device=packed.device)) & 1
     _memory(out).copy_(packed.flatten()[: out.numel()])
     return out
 
@@ -263,30 +280,58 @@ def sources_digest() -> str:
     return hashlib.sha256(b''.join(p.read_bytes() for p in files)).hexdigest()[:16]
 
 
+REMEDY = 'build them with: pip install --no-build-isolation --no-deps -e . (or the wheel\'s sources instead of ".")'
+
+
 def _load() -> tuple[ctypes.CDLL | None, str]:
     """The extension, or None, and a line about which kernels serve."""
-    remedy = 'build them with: pip install --no-build-isolation --no-deps -e . (or the wheel\'s sources instead of ".")'
     if os.environ.get('MMSNN_EXTENSION', '1') == '0':
         return None, 'plain PyTorch (MMSNN_EXTENSION=0)'
     found = sorted(Path(__file__).parent.glob('_C*.so')) + sorted(Path(__file__).parent.glob('_C*.pyd'))
     if not found:
-        return None, f'plain PyTorch: the compiled kernels were not built; {remedy}'
+        return None, f'plain PyTorch: the compiled kernels were not built; {REMEDY}'
     try:
         torch.ops.load_library(found[0])
         extension = ctypes.CDLL(str(found[0]))
         extension.mmsnn_cpu.restype = extension.mmsnn_sources.restype = ctypes.c_char_p
     # a library of another torch, CPU or system
     except (OSError, AttributeError) as error:
-        return None, f'plain PyTorch: {found[0].name} does not fit this torch {torch.__version__} ({error}); {remedy}'
+        reason = error.__cause__ or error
+        return None, f'plain PyTorch: {found[0].name} does not fit this torch {torch.__version__} ({reason}); {REMEDY}'
     line = f'compiled ({extension.mmsnn_cpu().decode()})'
     if extension.mmsnn_sources().decode() != sources_digest():
-        line += f', from other sources than these; {remedy}'
+        line += f', from other sources than these; {REMEDY}'
     return extension, line
+
+
+def _load_cuda() -> str:
+    """A line about which kernels serve CUDA tensors; where they are compiled at first use, prepares that."""
+    if torch.version.cuda is None:
+        return 'none: this torch was built without CUDA'
+    if hasattr(extension, 'mmsnn_cuda'):
+        extension.mmsnn_cuda.restype = ctypes.c_char_p
+        archs = (f'sm_{int(n) // 10}' for n in extension.mmsnn_cuda().decode().split(','))
+        return f'compiled ({", ".join(archs)})'
+    if os.environ.get('MMSNN_CUDA', '1') == '0':
+        return 'plain PyTorch (MMSNN_CUDA=0)'
+    # needs what is defined above
+    from . import nvrtc
+
+    names = ['lif', 'lif_backward', 'bn_moments', 'bn_lif', 'bn_lif_reduce', 'bn_lif_backward', 'pack', 'unpack']
+    nvrtc.register(_library, {name: globals()[f'_{name}'] for name in names}, _without_nvrtc)
+    return 'compiled at first use (NVRTC)'
+
+
+def _without_nvrtc(reason: str) -> None:
+    global cuda_path
+    cuda_path = f'plain PyTorch: the kernels cannot be compiled at first use ({reason}); {REMEDY}'
+    print_log(f'mmsnn ops on CUDA: {cuda_path}', logger='current', level=logging.WARNING)
 
 
 extension, cpu_path = _load()
 if not cpu_path.startswith('compiled') or 'other sources' in cpu_path:
     print_log(f'mmsnn ops on the CPU: {cpu_path}', logger='current', level=logging.WARNING)
+cuda_path = _load_cuda()
 
 
 def _keep(ctx, inputs, output) -> None:
@@ -309,7 +354,13 @@ def _differentiate(ctx, grad, grad_v):
     return grad_x, None, None, None, None if tau is None else grad_tau, grad_first, None
 
 
+def _no_second_derivative(ctx, *grads):
+    raise NotImplementedError('the spikes of mmsnn.ops have no second derivative')
+
+
 if extension is None:
     torch.library.register_autograd('mmsnn::lif', _differentiate, setup_context=_keep, lib=_library)
+    for _name in ('lif_backward', 'bn_lif', 'bn_lif_reduce', 'bn_lif_backward', 'bn_moments'):
+        torch.library.register_autograd(f'mmsnn::{_name}', _no_second_derivative, lib=_library)
 
-__all__ = ['cpu_path', 'decode', 'encode', 'extension', 'sources_digest']
+__all__ = ['cpu_path', 'cuda_path', 'decode', 'encode', 'extension', 'sources_digest']

@@ -284,9 +284,10 @@ def _statistics(x: Tensor, group) -> tuple[Tensor, Tensor, int | Tensor]:
     if group is None:
         return mean, var, count
     mine = torch.cat([mean, var, mean.new_tensor([count])])
-    each = mine.new_empty(dist.get_world_size(group), len(mine))
+    # flat, as gloo wants it
+    each = mine.new_empty(dist.get_world_size(group) * len(mine))
     dist.all_gather_into_tensor(each, mine, group=group)
-    means, variances, counts = each.split([len(mean), len(mean), 1], 1)
+    means, variances, counts = each.view(-1, len(mine)).split([len(mean), len(mean), 1], 1)
     total = counts.sum()
     shared = (means * counts).sum(0) / total
     spread = ((variances + (means - shared).square()) * counts).sum(0) / total
@@ -313,8 +314,8 @@ class _BatchNormLIF(torch.autograd.Function):
             ctx.mark_non_differentiable(v)
         return out, v
 
+    # no once_differentiable: its error is skipped by autograd.grad, and the ops raise one themselves
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad, grad_v):
         x, weight, bias, mean, invstd, factor, shift, tau, v_init = ctx.saved_tensors
         scale, count, group, (T, kind, values), return_v = ctx.rest

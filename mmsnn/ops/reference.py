@@ -218,6 +218,7 @@ def bn_lif(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`torch.nn.functional.batch_norm`, its weight times ``scale``, then `lif`; arguments of `mmsnn.ops.bn_lif`."""
     if scale != 1.0:
-        weight = x.new_full((x.shape[1],), scale, dtype=torch.float32) if weight is None else weight * scale
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        weight = x.new_full((x.shape[1],), scale, dtype=dtype) if weight is None else weight * scale
     y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
     return lif(y, T, **neuron)

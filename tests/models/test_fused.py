@@ -8,6 +8,12 @@ from mmsnn.layers import SpikeConv2d
 from mmsnn.models import SEWResNet, SpikingResNet
 from mmsnn.neurons import ILIF, LIF, PLIF, expand_levels
 
+
+@pytest.fixture(autouse=True)
+def small_maps_too(monkeypatch):
+    monkeypatch.setattr('mmsnn.neurons.base.FUSE_FROM', 0)
+
+
 NETWORKS = [
     (SEWResNet, dict()),
     (SEWResNet, dict(connect='IAND')),
@@ -72,11 +78,21 @@ class TestAfter:
         x = torch.randn(4, 3, 5, 5) * 3
         assert torch.equal(neuron.after(norm.eval(), x), neuron(norm(x)))
 
+    def test_small_maps_stay_apart(self, monkeypatch):
+        """Where one op would take longer than two."""
+        calls = []
+        monkeypatch.setattr('mmsnn.neurons.base.FUSE_FROM', 300)
+        monkeypatch.setattr('mmsnn.neurons.base.bn_lif', lambda x, T, **_: calls.append(len(x)) or x)
+        for size in (2, 4):
+            LIF(T=2).after(nn.BatchNorm2d(3), torch.randn(size, 3, 5, 5))
+        assert calls == [4]
+
     def test_a_watched_norm_stays_apart(self):
         norm, seen = nn.BatchNorm2d(3), []
         norm.register_forward_hook(lambda module, inputs, out: seen.append(out))
-        LIF(T=2).after(norm, torch.randn(4, 3, 5, 5))
-        assert len(seen) == 1
+        neuron = LIF(T=2)
+        neuron.after(norm, torch.randn(4, 3, 5, 5))
+        assert len(seen) == 1 and not neuron.can_fuse(nn.BatchNorm2d(3))
 
     def test_a_watched_sequence_stays_whole(self):
         layers, seen = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)), []

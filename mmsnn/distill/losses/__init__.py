@@ -1,7 +1,43 @@
 """Distillation losses, one registered class each."""
 
 from .base import DistillLoss
-from .feature import FeatureMSE
-from .response import ChannelWiseKL, DenseResponse, LogitKL, PixelKL, kl_divergence
+from .feature import PKD, AffineMSE, AttentionMSE, BlurMSE, FeatureMSE
+from .response import (
+    DIST,
+    ChannelWiseKL,
+    DenseResponse,
+    EnOF,
+    LogitKL,
+    PixelKL,
+    WeightedSoftLabels,
+    kl_divergence,
+)
+from .targets import cross_entropy, soft_targets
+from .temporal import ETC, TET, TKS, SeAl, StepLogitKL, StrongWeak, TemporalSeparation, TemporalSpatialSelf
 
-__all__ = ['ChannelWiseKL', 'DenseResponse', 'DistillLoss', 'FeatureMSE', 'LogitKL', 'PixelKL', 'kl_divergence']
+__all__ = [
+    'DIST',
+    'ETC',
+    'PKD',
+    'TET',
+    'TKS',
+    'AffineMSE',
+    'AttentionMSE',
+    'BlurMSE',
+    'ChannelWiseKL',
+    'DenseResponse',
+    'DistillLoss',
+    'EnOF',
+    'FeatureMSE',
+    'LogitKL',
+    'PixelKL',
+    'SeAl',
+    'StepLogitKL',
+    'StrongWeak',
+    'TemporalSeparation',
+    'TemporalSpatialSelf',
+    'WeightedSoftLabels',
+    'cross_entropy',
+    'kl_divergence',
+    'soft_targets',
+]

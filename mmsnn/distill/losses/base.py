@@ -6,11 +6,16 @@ from torch import Tensor, nn
 class DistillLoss(nn.Module):
     """A loss between tapped tensors.
 
-    Subclasses set ``time`` to ``steps`` where they need the student's single time steps ``[T, B, ...]``.
+    Attributes:
+        time: ``mean`` of the student's tensors over time, or ``steps`` for its single time steps ``[T, B, ...]``.
+        needs_teacher: False leaves the list of the teacher's tensors empty.
+        same_shape: whether the student's tensors, behind the connectors, must be shaped as the teacher's.
+        needs_progress: whether the loss reads ``progress``, set by the Distiller before each call.
     """
 
     time = 'mean'
     needs_teacher = True
+    same_shape = True
     needs_progress = False
     progress = None
 

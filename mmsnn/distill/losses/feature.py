@@ -1,5 +1,6 @@
 """Losses on feature maps."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,8 +13,101 @@ from .base import DistillLoss
 class FeatureMSE(DistillLoss):
     """SAKD's feature term (Qiu et al., Neural Networks 2024): mean squared error over all elements, summed over taps.
 
-    ``sum_s MSE_mean(P_s(Fbar_s), sg F_A_s)`` with the connector ``P_s`` already applied.
+    ``sum_s MSE_mean(P_s(Fbar_s), sg F_A_s)`` with the connector ``P_s`` already applied. With the connector `Affine`,
+    beside `LogitKL`, this is also the feature term of KDSNN (Xu et al., CVPR 2023).
     """
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
         return sum(F.mse_loss(s.float(), t.float()) for s, t in zip(student, teacher, strict=True))
+
+
+@MODELS.register_module()
+class BlurMSE(DistillLoss):
+    """BKD's feature term (BKDSNN, Xu et al., ECCV 2024): squared error summed over a sample, mean over the batch.
+
+    ``1/B * || R(A(Fbar) * M) - sg F_A ||^2`` with the connector `BlurRestore` already applied. The sum over C, H and W
+    makes it large: alpha, the term's ``weight``, is 7e-5 (SEW, ImageNet) or 2e-3 (transformers, CIFAR, event data).
+    """
+
+    def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
+        pairs = zip(student, teacher, strict=True)
+        return sum(F.mse_loss(s.float(), t.float(), reduction='sum') / len(s) for s, t in pairs)
+
+
+@MODELS.register_module()
+class AttentionMSE(DistillLoss):
+    """LaSNN's attention term (Hong et al., 2023), a reconstruction; needs no connector.
+
+    ``Q(F) = flatten(mean_c |F_c|^p)``, ``mean_l MSE_mean(Q / ||Q||_2 (Fbar_l), Q / ||Q||_2 (sg F_A_l))``. Maps may
+    differ in width, and in size: the larger attention map is then resized bilinearly to the smaller. The term's
+    ``weight`` is beta = 1000.
+
+    Args:
+        p: exponent.
+    """
+
+    same_shape = False
+
+    def __init__(self, p: float = 2.0):
+        super().__init__()
+        self.p = p
+
+    def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
+        """Maps ``[B, C, H, W]``."""
+        pairs = list(zip(student, teacher, strict=True))
+        return sum(self._layer(s, t) for s, t in pairs) / len(pairs)
+
+    def _layer(self, s: Tensor, t: Tensor) -> Tensor:
+        size = [min(a, b) for a, b in zip(s.shape[2:], t.shape[2:], strict=True)]
+        return F.mse_loss(self._attention(s, size), self._attention(t, size))
+
+    def _attention(self, x: Tensor, size: list[int]) -> Tensor:
+        attention = x.float().abs().pow(self.p).mean(1, keepdim=True)
+        if list(x.shape[2:]) != size:
+            attention = F.interpolate(attention, size, mode='bilinear')
+        return F.normalize(attention.flatten(1), dim=1)
+
+
+@MODELS.register_module()
+class AffineMSE(FeatureMSE):
+    """Affine-projector distillation (Hu, Li, Deng, NCE 2025), a reconstruction; for the connector `Affine`.
+
+    ``|| W h_S + b - sg h_A ||^2 / d``, d the width, mean over the batch (and the positions of maps), summed over taps.
+
+    Args:
+        pool: compare the means over all positions. An affine map commutes with the mean, so that connectors work before
+            it; sizes of maps may then differ.
+    """
+
+    def __init__(self, pool: bool = False):
+        super().__init__()
+        self.pool = pool
+        self.same_shape = not pool
+
+    def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
+        """Vectors ``[B, C]`` or maps ``[B, C, H, W]`` (with ``pool`` maps alone)."""
+        if self.pool:
+            student, teacher = ([x.float().flatten(2).mean(2) for x in xs] for xs in (student, teacher))
+        return super().forward(student, teacher, data_samples)
+
+
+@MODELS.register_module()
+class PKD(DistillLoss):
+    """Features alike up to scale and shift (PKD, Cao et al., NeurIPS 2022), for stages and FPN levels of equal width.
+
+    Every channel gets mean 0 and variance 1 over batch and positions; ``MSE_mean / 2``, which is 1 minus Pearson's
+    correlation, summed over levels.
+    """
+
+    def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
+        """Maps ``[B, C, H, W]``."""
+        pairs = zip(student, teacher, strict=True)
+        return sum(F.mse_loss(self._standard(s), self._standard(t)) / 2 for s, t in pairs)
+
+    @staticmethod
+    def _standard(x: Tensor) -> Tensor:
+        x = x.float()
+        dims = [d for d in range(x.dim()) if d != 1]
+        var, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
+        # inside the root, because the root of a silent channel's variance has no gradient
+        return (x - mean) / (var + 1e-12).sqrt()

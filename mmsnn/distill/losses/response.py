@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from mmsnn.registry import MODELS
 
 from .base import DistillLoss
+from .targets import cross_entropy, soft_targets
 
 
 def kl_divergence(teacher: Tensor, student: Tensor, tau: float, dim: int = 1) -> Tensor:
@@ -30,6 +31,112 @@ class LogitKL(DistillLoss):
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
         return sum(kl_divergence(t, s, self.tau).mean() for s, t in zip(student, teacher, strict=True))
+
+
+@MODELS.register_module()
+class WeightedSoftLabels(DistillLoss):
+    """BKD's logit term (BKDSNN, Xu et al., ECCV 2024): soft labels, weighted by how much the student lags behind.
+
+    ``tau^2 * mean_i w_i * softCE(softmax(zA_i/tau), zbar_i/tau)`` and ``w_i = 1 - exp(-CE_S_i / (CE_A_i + 1e-7))``, the
+    cross-entropies of both with the label at temperature 1 and without gradient. A cross-entropy and no divergence:
+    it stays above 0 where the student equals the teacher.
+
+    Args:
+        tau: temperature.
+    """
+
+    def __init__(self, tau: float = 2.0):
+        super().__init__()
+        self.tau = tau
+
+    def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
+        """Logits ``[B, K]`` and data samples with ``gt_label`` or, under mixup, ``gt_score``."""
+        return sum(self._tap(s.float(), t.float(), data_samples) for s, t in zip(student, teacher, strict=True))
+
+    def _tap(self, s: Tensor, t: Tensor, data_samples) -> Tensor:
+        target = soft_targets(data_samples, s.shape[1], like=s)
+        weight = 1 - torch.exp(-cross_entropy(s.detach(), target) / (cross_entropy(t, target) + 1e-7))
+        soft = cross_entropy(s / self.tau, (t / self.tau).softmax(1))
+        return self.tau**2 * (weight * soft).mean()
+
+
+@MODELS.register_module()
+class DIST(DistillLoss):
+    """Relations instead of values (DIST, Huang et al., NeurIPS 2022).
+
+    ``tau^2 * (beta * mean_i (1 - r(p_S[i], p_A[i])) + gamma * mean_k (1 - r(p_S[:, k], p_A[:, k])))`` with
+    ``p = softmax(z/tau)`` and Pearson's correlation r: between the classes of a sample, and between the samples of a
+    class. The pixels of a segmentation head are samples.
+
+    Args:
+        beta, gamma: weights of both.
+        tau: temperature.
+    """
+
+    def __init__(self, beta: float = 1.0, gamma: float = 1.0, tau: float = 1.0):
+        super().__init__()
+        self.beta, self.gamma, self.tau = beta, gamma, tau
+
+    def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
+        """Logits ``[B, K]`` or ``[B, K, h, w]``."""
+        return sum(self._tap(s, t) for s, t in zip(student, teacher, strict=True))
+
+    def _tap(self, s: Tensor, t: Tensor) -> Tensor:
+        p, q = ((z.float() / self.tau).softmax(1).movedim(1, -1).flatten(0, -2) for z in (s, t))
+        inter, intra = (1 - _pearson(p, q, dim).mean() for dim in (1, 0))
+        return self.tau**2 * (self.beta * inter + self.gamma * intra)
+
+
+def _pearson(x: Tensor, y: Tensor, dim: int) -> Tensor:
+    """Pearson's correlation; 0 without gradient for what is constant up to rounding, as the answers of a silent net."""
+    centred = []
+    for z in (x, y):
+        c = z - z.mean(dim, keepdim=True)
+        varies = c.detach().norm(dim=dim, keepdim=True) > 1e-6 * z.detach().norm(dim=dim, keepdim=True)
+        centred.append(c * varies)
+    return F.cosine_similarity(*centred, dim)
+
+
+@MODELS.register_module()
+class EnOF(DistillLoss):
+    """The teacher's classifier reads the student's feature (EnOF-SNN, Guo et al., NeurIPS 2024).
+
+    ``KL_tau(W_A f_A || W_A f_S)`` for the features in front of the classifiers, summed over classes, mean over the
+    batch. The classifier is frozen. Where widths differ, the connector `Affine` brings ``f_S`` to the teacher's.
+
+    Args:
+        tau: temperature.
+        classifier: name of the linear layer in the teacher.
+    """
+
+    def __init__(self, tau: float = 1.0, classifier: str = 'head.fc'):
+        super().__init__()
+        self.tau = tau
+        self.classifier = classifier
+        self.classify = None
+
+    def bind(self, student_module: nn.Module, teacher_module: nn.Module) -> None:
+        """Find the teacher's classifier; ValueError where its name leads to no linear layer."""
+        fc = dict(teacher_module.named_modules()).get(self.classifier)
+        if not isinstance(fc, nn.Linear):
+            raise ValueError(f'EnOF: classifier={self.classifier!r} is {type(fc).__name__} in the teacher, not Linear')
+        name = self.classifier
+
+        # a function and no submodule: copies of this loss share the teacher, whose weights may be loaded later
+        def classify(x: Tensor) -> Tensor:
+            if x.shape[1:] != (fc.in_features,):
+                raise ValueError(
+                    f'EnOF: {name} of the teacher reads features [B, {fc.in_features}], got {tuple(x.shape)}: '
+                    "tap what enters the classifier ('neck[0]'), with the connector Affine where the widths differ"
+                )
+            return F.linear(x.to(fc.weight), fc.weight.detach(), fc.bias if fc.bias is None else fc.bias.detach())
+
+        self.classify = classify
+
+    def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
+        """Features ``[B, C]``."""
+        pairs = ((self.classify(s), self.classify(t)) for s, t in zip(student, teacher, strict=True))
+        return sum(kl_divergence(t, s, self.tau).mean() for s, t in pairs)
 
 
 @MODELS.register_module()

@@ -22,6 +22,7 @@ struct Job {
   const F* grad_v;        // ... and of the last potential
   F* grad_v_init;         // [N]
   double* grad_rate;      // sums over parts of the neurons: one a block
+  F* starts;              // CUDA backwards, T > 16: room for [(T - 1) / 16, N] potentials
   // Batch norm in front: the neuron sees scale * x + shift. Element i belongs to channel (i / inner) % channels.
   i64 channels, inner;
   const F *scale, *shift, *mean;

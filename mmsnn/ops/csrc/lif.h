@@ -5,10 +5,11 @@
 #pragma once
 
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
-#define MMSNN_FN static __device__ __forceinline__
+#define MMSNN_METHOD __device__ __forceinline__
 #else
-#define MMSNN_FN static inline __attribute__((always_inline))
+#define MMSNN_METHOD inline __attribute__((always_inline))
 #endif
+#define MMSNN_FN static MMSNN_METHOD
 
 namespace mmsnn {
 

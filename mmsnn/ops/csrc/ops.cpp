@@ -1,13 +1,16 @@
 // mmsnn's ops: arguments to jobs, the CPU as a device, and autograd. mmsnn/ops/library.py defines the schemas.
 #include "ops.h"
 
+#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <c10/core/DeviceGuard.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstdlib>
 #include <string>
 #include <tuple>
@@ -31,7 +34,7 @@ Arch choose_arch() {
   int best = kBaseline;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) best = kAvx2;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) best = kAvx2;
   if (best == kAvx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     best = kAvx512;
@@ -93,7 +96,7 @@ struct Cpu {
     job.N = x.numel() / job.T;
     job.x = x.data_ptr();
     job.channels = x.size(1);
-    job.inner = x.stride(1);
+    job.inner = std::max<i64>(1, x.stride(1));
     // Around one value of each channel, so that the square of a large mean does not swallow the variance.
     Tensor around = x.select(0, 0);
     while (around.dim() > 1) around = around.select(1, 0);
@@ -130,14 +133,18 @@ void cpu_unpack(const Tensor& packed, int bits, Tensor& out, int type) {
 }
 
 template <typename F>
+const Device<F>* cuda_device = nullptr;
+const Packing* cuda_packing = nullptr;
+
+template <typename F>
 const Device<F>& device_of(const Tensor& x) {
   static const Device<F> cpu{Cpu<F>::forward, Cpu<F>::backward, Cpu<F>::parts, Cpu<F>::reduce, Cpu<F>::moments};
-  return x.is_cuda() ? *cuda_device<F>() : cpu;
+  return x.is_cuda() ? *cuda_device<F> : cpu;
 }
 
 const Packing& packing_of(const Tensor& x) {
   static const Packing cpu{cpu_pack, cpu_unpack};
-  return x.is_cuda() ? *cuda_packing() : cpu;
+  return x.is_cuda() ? *cuda_packing : cpu;
 }
 
 // Arguments to jobs --------------------------------------------------------------------------------------------------
@@ -150,9 +157,14 @@ Tensor dense(const Tensor& x) {
   return x.is_non_overlapping_and_dense() && outermost ? x : x.contiguous();
 }
 
+bool lies_as(const Tensor& t, const Tensor& x) {
+  return t.scalar_type() == x.scalar_type() && t.strides() == x.strides() && t.device() == x.device();
+}
+
 // t in the strides of x
 Tensor match(const Tensor& t, const Tensor& x) {
-  if (t.scalar_type() == x.scalar_type() && t.strides() == x.strides()) return t;
+  TORCH_CHECK_VALUE(t.sizes() == x.sizes(), "the gradient of spikes ", x.sizes(), " has the shape ", t.sizes());
+  if (lies_as(t, x)) return t;
   return at::empty_like(x).copy_(t);
 }
 
@@ -171,7 +183,7 @@ Maybe fit(const Maybe& v, const Tensor& x, int64_t T) {
                     v->sizes());
   Tensor out = potential(x, T, true);
   const Tensor shaped = v->reshape(out.sizes());
-  if (shaped.scalar_type() == out.scalar_type() && shaped.strides() == out.strides()) return shaped;
+  if (lies_as(shaped, out)) return shaped;
   return out.copy_(shaped);
 }
 
@@ -265,6 +277,7 @@ template <typename Body>
 void with_membrane(const Tensor& x, Body body) {
   type_of(x);  // refuses what is no floating-point number
   if (x.numel() == 0) return;
+  const c10::DeviceGuard guard(x.device());
   if (x.scalar_type() == at::kDouble) body(double{}); else body(float{});
 }
 
@@ -302,7 +315,10 @@ Three backward(const Call& call, const Tensor& grad, const Maybe& grad_v) {
     }
     device.backward(job);
     // d (1 / tau) / d tau
-    if (learns) grad_tau = (rates.sum() / call.tau->to(at::kDouble).square().neg()).to(grad_tau.scalar_type()).view_as(grad_tau);
+    if (learns) {
+      const Tensor slope = rates.sum() / call.tau->to(at::kDouble).square().neg();
+      grad_tau = slope.to(grad_tau.options()).view_as(grad_tau);
+    }
   });
   return {grad_x, grad_tau, grad_first};
 }
@@ -361,17 +377,21 @@ Tensor pack(const Tensor& input, int64_t bits) {
   const int64_t n = x.numel();
   Tensor out = at::empty({bits == 1 ? (n + 7) / 8 : n}, x.options().dtype(at::kByte));
   const int type = type_of(x);
+  const c10::DeviceGuard guard(x.device());
   if (n) packing_of(x).pack(x, type, static_cast<int>(bits), out);
   return out;
 }
 
-Tensor unpack(const Tensor& packed, at::IntArrayRef size, at::IntArrayRef stride, at::ScalarType dtype, int64_t bits) {
+Tensor unpack(const Tensor& bytes, at::IntArrayRef size, at::IntArrayRef stride, at::ScalarType dtype, int64_t bits) {
   TORCH_CHECK_VALUE(bits == 1 || bits == 8, "bits must be 1 (spikes) or 8 (integers up to 255), got ", bits);
+  const Tensor packed = bytes.contiguous();
   Tensor out = at::empty_strided(size, stride, packed.options().dtype(dtype));
   const int64_t n = out.numel();
+  TORCH_CHECK_TYPE(packed.scalar_type() == at::kByte, "expected packed spikes, got ", packed.scalar_type());
   TORCH_CHECK_VALUE(out.is_non_overlapping_and_dense() && packed.numel() == (bits == 1 ? (n + 7) / 8 : n),
                     packed.numel(), " bytes do not hold size ", size, " with strides ", stride);
   const int type = type_of(out);
+  const c10::DeviceGuard guard(out.device());
   if (n) packing_of(packed).unpack(packed, static_cast<int>(bits), out, type);
   return out;
 }
@@ -434,7 +454,10 @@ Two lif_autograd(const Tensor& x, int64_t T, at::IntArrayRef kind, at::ArrayRef<
 
 }  // namespace
 
-void register_cuda() {
+void register_cuda(const Device<float>& of_float, const Device<double>& of_double, const Packing& packing) {
+  cuda_device<float> = &of_float;
+  cuda_device<double> = &of_double;
+  cuda_packing = &packing;
   static auto library = torch::Library(torch::Library::IMPL, "mmsnn", c10::DispatchKey::CUDA, __FILE__, __LINE__);
   MMSNN_KERNELS(library)
 }
@@ -443,6 +466,9 @@ TORCH_LIBRARY_IMPL(mmsnn, CPU, m) { MMSNN_KERNELS(m) }
 
 TORCH_LIBRARY_IMPL(mmsnn, Autograd, m) {
   m.impl("lif", lif_autograd);
+  // a second derivative is an error, not a zero
+  for (const char* name : {"lif_backward", "bn_lif", "bn_lif_reduce", "bn_lif_backward", "bn_moments"})
+    m.impl(name, torch::autograd::autogradNotImplementedFallback());
 }
 
 }  // namespace mmsnn
@@ -450,3 +476,21 @@ TORCH_LIBRARY_IMPL(mmsnn, Autograd, m) {
 // What mmsnn/ops/library.py asks, through ctypes: the build needs no Python headers.
 extern "C" const char* mmsnn_cpu() { return mmsnn::kArchNames[mmsnn::arch()]; }
 extern "C" const char* mmsnn_sources() { return MMSNN_SOURCES; }
+
+// The size of a job and where its members lie, for mmsnn/ops/nvrtc.py to compare with its own.
+extern "C" int mmsnn_job(int wide, int64_t* offsets) {
+  const auto fill = [&](auto zero) {
+    using F = decltype(zero);
+    using J = mmsnn::Job<F>;
+    const std::size_t found[] = {
+        offsetof(J, T), offsetof(J, N), offsetof(J, x), offsetof(J, out), offsetof(J, tau), offsetof(J, v_init),
+        offsetof(J, v_last), offsetof(J, grad_s), offsetof(J, grad_v), offsetof(J, grad_v_init),
+        offsetof(J, grad_rate), offsetof(J, starts), offsetof(J, channels), offsetof(J, inner), offsetof(J, scale),
+        offsetof(J, shift), offsetof(J, mean), offsetof(J, offset), offsetof(J, slope), offsetof(J, sums),
+        offsetof(J, neuron), offsetof(J, neuron) + offsetof(mmsnn::Neuron<F>, levels),
+        offsetof(J, neuron) + offsetof(mmsnn::Neuron<F>, detach_reset), offsetof(J, type), sizeof(J)};
+    std::copy(std::begin(found), std::end(found), offsets);
+    return static_cast<int>(std::size(found));
+  };
+  return wide ? fill(double{}) : fill(float{});
+}

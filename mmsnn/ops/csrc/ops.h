@@ -1,7 +1,9 @@
 // The host side that CPU and CUDA share: a device supplies these functions of a job.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
+
+#include <tuple>
 
 #include "job.h"
 
@@ -23,16 +25,8 @@ struct Packing {
   void (*unpack)(const at::Tensor& packed, int bits, at::Tensor& out, int type);
 };
 
-template <typename F>
-const Device<F>*& cuda_device() {
-  static const Device<F>* device = nullptr;
-  return device;
-}
-
-inline const Packing*& cuda_packing() {
-  static const Packing* packing = nullptr;
-  return packing;
-}
+// Called while the library is loaded, if it was built with CUDA.
+void register_cuda(const Device<float>&, const Device<double>&, const Packing&);
 
 inline int type_of(const at::Tensor& x) {
   switch (x.scalar_type()) {

@@ -1,0 +1,289 @@
+"""Losses on the student's logits at single time steps, ``z`` ``[T, B, K]``; ``zbar`` is their mean.
+
+Labels may be soft (mixup): the class of an image is then the one with the largest share.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmsnn.registry import MODELS
+
+from .base import DistillLoss
+from .response import kl_divergence
+from .targets import cross_entropy, soft_targets
+
+
+class StepLoss(DistillLoss):
+    """A loss on ``z`` of each tap, summed over taps; subclasses define `compute`."""
+
+    time = 'steps'
+
+    def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
+        """Logits ``[T, B, K]`` and, unless there is no teacher, ``[B, K]``."""
+        teacher = teacher if self.needs_teacher else [None] * len(student)
+        return sum(self.compute(z.float(), t, data_samples) for z, t in zip(student, teacher, strict=True))
+
+    def compute(self, z: Tensor, teacher: Tensor | None, data_samples: list | None) -> Tensor:
+        """The loss on one tap; ``z`` is float32."""
+        raise NotImplementedError
+
+
+def step_kl(teacher: Tensor, student: Tensor, tau: float) -> Tensor:
+    """``KL_tau`` over the last dimension, mean over everything else; the teacher's gradient is stopped."""
+    return kl_divergence(teacher.detach(), student, tau, dim=-1).mean()
+
+
+def right_mean(z: Tensor, target: Tensor) -> Tensor:
+    """Mean of ``z`` over those steps that name the right class ``[B, K]``; 0 where none does."""
+    right = (z.argmax(-1) == target.argmax(-1)).unsqueeze(-1)
+    return (z * right).sum(0) / right.sum(0).clamp(min=1)
+
+
+def check_steps(z: Tensor, loss: DistillLoss) -> None:
+    """ValueError for a single time step."""
+    if len(z) < 2:
+        raise ValueError(f'{type(loss).__name__} compares time steps, and T=1')
+
+
+@MODELS.register_module()
+class TemporalSpatialSelf(DistillLoss):
+    """TSSD, temporal-spatial self-distillation (Zuo et al., 2024), a reconstruction; no teacher.
+
+    ``CE(z^(T), y) + alpha * KL_tau(sg z^(T_train) || z^(T)) + beta * KL_tau(sg z^(T) || w)``, where ``z^(T)`` is the
+    mean over the first T of ``T_train`` steps and ``w`` that of a weak head's logits. ``CE(z^(T_train), y)`` is the
+    student's own loss: ``task_weight=1``. Prefixes say nothing where a norm mixes time steps (``mixes_time``: TEBN).
+
+    Args:
+        prefix: T, the steps at inference; None for half of those in training.
+        alpha, beta: weights of the temporal and of the spatial part.
+        tau: temperature.
+
+    Raises:
+        ValueError: in the forward pass, where the prefix is not shorter than the training.
+    """
+
+    time = 'steps'
+    needs_teacher = False
+
+    def __init__(self, prefix: int | None = None, alpha: float = 1.0, beta: float = 1.0, tau: float = 2.0):
+        super().__init__()
+        self.prefix, self.alpha, self.beta, self.tau = prefix, alpha, beta, tau
+
+    def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
+        """Logits ``[T_train, B, K]`` of the head and, for the spatial part, of the weak head."""
+        z, *weak = (x.float() for x in student)
+        T = len(z) // 2 if self.prefix is None else self.prefix
+        if not 1 <= T < len(z):
+            raise ValueError(f'TemporalSpatialSelf: prefix={T} must be at least 1 and below the T={len(z)} of training')
+        short = z[:T].mean(0)
+        total = cross_entropy(short, soft_targets(data_samples, z.shape[2], like=z)).mean()
+        total = total + self.alpha * step_kl(z.mean(0), short, self.tau)
+        return total + self.beta * sum(step_kl(short, w[:T].mean(0), self.tau) for w in weak)
+
+
+@MODELS.register_module()
+class TET(StepLoss):
+    """Temporal efficient training (Deng et al., ICLR 2022): every step classifies. Replaces the student's own loss:
+    ``task_weight=0``.
+
+    ``(1-l) * mean_t CE(z_t, y) + l * MSE_mean(z, v_threshold)``
+
+    Args:
+        l: share of the regulariser.
+        v_threshold: where it pulls the logits.
+    """
+
+    needs_teacher = False
+
+    def __init__(self, l: float = 1e-3, v_threshold: float = 1.0):  # noqa: E741
+        super().__init__()
+        self.l, self.v_threshold = l, v_threshold
+
+    def compute(self, z: Tensor, teacher: None, data_samples: list | None) -> Tensor:
+        ce = cross_entropy(z, soft_targets(data_samples, z.shape[2], like=z)).mean()
+        return (1 - self.l) * ce + self.l * (z - self.v_threshold).square().mean()
+
+
+@MODELS.register_module()
+class StepLogitKL(StepLoss):
+    """Logit distillation at every step (Yu et al., ICML 2025). Replaces the student's own loss: ``task_weight=0``.
+
+    ``mean_t CE(z_t, y) + alpha * mean_t KL_tau(zA || z_t) + beta * mean_t KL_tau(sg z_ens || z_t)``
+
+    Args:
+        alpha, beta: weights of the teacher and of the ensemble of the steps.
+        tau: temperature; 3 on CIFAR, 1 on ImageNet.
+        right_only: ``z_ens`` is the mean over the steps that are right (0 where none is), as in the authors' code,
+            instead of ``zbar``.
+    """
+
+    def __init__(self, alpha: float = 0.2, beta: float = 0.5, tau: float = 3.0, right_only: bool = False):
+        super().__init__()
+        self.alpha, self.beta, self.tau, self.right_only = alpha, beta, tau, right_only
+
+    def compute(self, z: Tensor, teacher: Tensor, data_samples: list | None) -> Tensor:
+        target = soft_targets(data_samples, z.shape[2], like=z)
+        ensemble = right_mean(z, target) if self.right_only else z.mean(0)
+        kd = self.alpha * step_kl(teacher, z, self.tau) + self.beta * step_kl(ensemble, z, self.tau)
+        return cross_entropy(z, target).mean() + kd
+
+
+@MODELS.register_module()
+class TemporalSeparation(StepLoss):
+    """TSER, temporal separation with entropy regularisation (Yu et al., CVPR 2025). Replaces the student's own loss:
+    ``task_weight=0``. A reconstruction, as no code of the authors could be had.
+
+    ``(1-alpha) * mean_t CE(z_t, y) + alpha * mean_t KL_tau(zA || z_t) - gamma * mean_t H(softmax(z_t/tau))``
+
+    Args:
+        alpha: share of the teacher.
+        gamma: weight of the entropy.
+        tau: temperature.
+    """
+
+    def __init__(self, alpha: float, gamma: float, tau: float):
+        super().__init__()
+        self.alpha, self.gamma, self.tau = alpha, gamma, tau
+
+    def compute(self, z: Tensor, teacher: Tensor, data_samples: list | None) -> Tensor:
+        ce = cross_entropy(z, soft_targets(data_samples, z.shape[2], like=z)).mean()
+        entropy = cross_entropy(z / self.tau, (z / self.tau).softmax(-1)).mean()
+        return (1 - self.alpha) * ce + self.alpha * step_kl(teacher, z, self.tau) - self.gamma * entropy
+
+
+@MODELS.register_module()
+class ETC(StepLoss):
+    """Steps teach each other (enhancing temporal consistency, Zhao et al., Pattern Recognition 2024).
+
+    ``mean_{i != j} KL_tau(sg z_j || z_i)`` over ordered pairs, beside the student's own loss: ``task_weight=1``.
+
+    Args:
+        tau: temperature.
+
+    Raises:
+        ValueError: in the forward pass, for T = 1.
+    """
+
+    needs_teacher = False
+
+    def __init__(self, tau: float = 4.0):
+        super().__init__()
+        self.tau = tau
+
+    def compute(self, z: Tensor, teacher: None, data_samples: list | None) -> Tensor:
+        check_steps(z, self)
+        # the mean over all pairs, of which T are 0 with gradient 0
+        return step_kl(z.unsqueeze(0), z.unsqueeze(1), self.tau) * len(z) / (len(z) - 1)
+
+
+@MODELS.register_module()
+class TKS(StepLoss):
+    """Temporal knowledge sharing (Dong et al., 2024): the right steps teach all. Replaces the student's own loss:
+    ``task_weight=0``.
+
+    ``a_e * CE(zbar, y) + (1-a_e) * mean_t softCE(z_t, softmax(sg Q/tau))`` with ``a_e = 1 - alpha * e/E`` in epoch e of
+    E and Q the mean over the right steps (0 where none is).
+
+    Args:
+        alpha: share of the soft labels at the end.
+        tau: temperature of the labels.
+        released: as in the authors' code: Q is the sum, its gradient not stopped, and the soft part times ``tau^2``.
+
+    Raises:
+        ValueError: in the forward pass, where nobody says how many epochs there are.
+    """
+
+    needs_teacher = False
+    needs_progress = True
+
+    def __init__(self, alpha: float = 0.7, tau: float = 3.0, released: bool = False):
+        super().__init__()
+        self.alpha, self.tau, self.released = alpha, tau, released
+
+    def compute(self, z: Tensor, teacher: None, data_samples: list | None) -> Tensor:
+        epochs = getattr(self.progress, 'max_epochs', None)
+        if not epochs:
+            raise ValueError('TKS needs the number of epochs: train by epochs, with mmsnn.DistillHook')
+        share = self.alpha * min(self.progress.epoch / epochs, 1.0)
+        target = soft_targets(data_samples, z.shape[2], like=z)
+        if self.released:
+            q, scale = (z * (z.argmax(-1) == target.argmax(-1)).unsqueeze(-1)).sum(0), self.tau**2
+        else:
+            q, scale = right_mean(z, target).detach(), 1.0
+        soft = scale * cross_entropy(z, (q / self.tau).softmax(-1)).mean()
+        return (1 - share) * cross_entropy(z.mean(0), target).mean() + share * soft
+
+
+@MODELS.register_module()
+class StrongWeak(StepLoss):
+    """The most and the least confident step (Ding et al., NeurIPS 2025), a reconstruction.
+
+    ``KL_tau(sg z_strong || z_weak)``, beside the student's own loss: ``task_weight=1``. Confidence is the largest
+    probability, step by step and image by image.
+
+    Args:
+        reverse: the weak teaches the strong, ``KL_tau(sg z_weak || z_strong)``.
+        tau: temperature.
+
+    Raises:
+        ValueError: in the forward pass, for T = 1.
+    """
+
+    needs_teacher = False
+
+    def __init__(self, reverse: bool = False, tau: float = 2.0):
+        super().__init__()
+        self.reverse, self.tau = reverse, tau
+
+    def compute(self, z: Tensor, teacher: None, data_samples: list | None) -> Tensor:
+        check_steps(z, self)
+        confidence = z.detach().softmax(-1).amax(-1)
+        steps = torch.stack([confidence.argmax(0), confidence.argmin(0)])
+        strong, weak = z.gather(0, steps.unsqueeze(-1).expand(-1, -1, z.shape[2]))
+        return step_kl(weak, strong, self.tau) if self.reverse else step_kl(strong, weak, self.tau)
+
+
+@MODELS.register_module()
+class SeAl(StepLoss):
+    """Selective alignment (SeAl-KD, Sun et al., 2026), as in the authors' code. Replaces the student's own loss:
+    ``task_weight=0``.
+
+    ``mean_t CE(z_t, y) + alpha * mean_t KL_tau(zA' || z_t') + beta * mean_t KL_tau(sg sum_s w_ts z_s || z_t)``
+
+    Where step t names a wrong class, ``z_t'`` has that class's logit replaced by the right one's, and ``zA'`` has both
+    replaced by the smaller of its two, so that neither draws on. ``w_t`` is a softmax over the other steps s of
+    ``(1 - H(p_s) / log K) * cos(z_t, z_s)``; with T = 1 there are none, and no such part.
+
+    Args:
+        alpha, beta: weights of the teacher and of the other steps.
+        tau: temperature.
+    """
+
+    def __init__(self, alpha: float = 0.6, beta: float = 0.15, tau: float = 3.0):
+        super().__init__()
+        self.alpha, self.beta, self.tau = alpha, beta, tau
+
+    def compute(self, z: Tensor, teacher: Tensor, data_samples: list | None) -> Tensor:
+        target = soft_targets(data_samples, z.shape[2], like=z)
+        total = cross_entropy(z, target).mean() + self.alpha * self._teacher(z, teacher.float(), target)
+        return total + self.beta * step_kl(self._others(z.detach()), z, self.tau) if len(z) > 1 else total
+
+    def _teacher(self, z: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+        """Steps that are right pass unchanged: both classes are one."""
+        right, named = target.argmax(-1).expand(len(z), -1).unsqueeze(-1), z.argmax(-1, keepdim=True)
+        teacher = teacher.expand_as(z)
+        lower = torch.minimum(teacher.gather(-1, right), teacher.gather(-1, named))
+        teacher = teacher.scatter(-1, right, lower).scatter(-1, named, lower)
+        return step_kl(teacher, z.scatter(-1, named, z.gather(-1, right)), self.tau)
+
+    @staticmethod
+    def _others(z: Tensor) -> Tensor:
+        T, _, K = z.shape
+        confidence = 1 - cross_entropy(z, z.softmax(-1)) / math.log(K)
+        scores = confidence * F.cosine_similarity(z.unsqueeze(1), z.unsqueeze(0), dim=-1)
+        itself = torch.eye(T, dtype=torch.bool, device=z.device).unsqueeze(-1)
+        weight = scores.masked_fill(itself, -torch.inf).softmax(1)
+        return (weight.unsqueeze(-1) * z).sum(1)

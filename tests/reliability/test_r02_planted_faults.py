@@ -1,0 +1,191 @@
+"""R02: thirteen faults planted in a copy of the ops are all caught, in the compiled kernels and in plain PyTorch.
+
+The copy is a package ``planted`` that registers its ops under that name; all faults are built in, one is switched on.
+"""
+
+import ctypes
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import ops_checks
+import pytest
+import torch
+
+from mmsnn.ops import library
+
+# name: (C++ file, right, wrong), (Python file, right, wrong); both sides are expressions
+FAULTS = {
+    'wrong reset': (
+        ('lif.h', 's * n.v_rest', 'F(0)'),
+        ('reference.py', 'v + s * v_reset', 'v'),
+    ),
+    'no decay term': (
+        ('lif.h', '(x - above_rest) * n.rate', 'x * n.rate'),
+        ('reference.py', '(x - above_rest) * rate', 'x * rate'),
+    ),
+    'gradient of the last step only': (
+        ('lif.h', 'grad_h - grad_h * n.rate', 'F(0)'),
+        ('reference.py', 'grad_h - grad_h * rate', 'grad_h * 0'),
+    ),
+    'tail not written': (
+        ('cpu_kernels.h', 'rows.forward(x, b.v, out, n, k)', 'rows.forward(x, b.v, out, n & ~7, k)'),
+        ('reference.py', 'torch.stack(spikes)', 'F.pad(torch.stack(spikes).flatten(1)[:, :-1], (0, 1))'),
+    ),
+    'strides ignored': (
+        ('ops.cpp', 'x.is_non_overlapping_and_dense() && outermost', 'true'),
+        ('library.py', 'torch.empty_like(x).copy_(out)', 'out.contiguous().as_strided(x.shape, x.stride())'),
+    ),
+    'detach ignored': (
+        ('lif.h', '!detach_reset', 'true'),
+        ('reference.py', 'not detach_reset', 'True'),
+    ),
+    'v_init ignored': (
+        ('ops.cpp', 'pointer<F>(v_init)', 'nullptr'),
+        ('reference.py', 'v_init is None', 'True'),
+    ),
+    'wrong factor in a surrogate': (
+        ('lif.h', '(alpha / F(2)) / (w * w + F(1))', 'alpha / (w * w + F(1))'),
+        ('reference.py', 'alpha / 2', 'alpha'),
+    ),
+    'wrong beyond sixteen steps': (
+        ('cpu_kernels.h', '(chunk + 1) * kChunk', '(chunk + 1) * kChunk - 1'),
+        ('reference.py', 'reversed(range(T))', 'reversed(range(min(T, 16)))'),
+    ),
+    'sign of the gradient of tau': (
+        ('ops.cpp', 'call.tau->to(at::kDouble).square().neg()', 'call.tau->to(at::kDouble).square()'),
+        ('reference.py', '-grad_rate', 'grad_rate'),
+    ),
+    'gradient of the potential dropped': (
+        ('ops.cpp', 'fit(grad_v, x, call.T)', 'Maybe()'),
+        ('reference.py', 'grad_v is None', 'True'),
+    ),
+    'bfloat16 cut off': (
+        ('cpu_kernels.h', '(b.u + 0x7fffu + ((b.u >> 16) & 1u))', 'b.u'),
+        (
+            'reference.py',
+            'torch.stack(grad_x)',
+            'torch.stack(grad_x) * (1 - 2**-7 * (x.dtype == torch.bfloat16))',
+        ),
+    ),
+    'wrong fake kernel': (
+        (
+            'library.py',
+            'torch.empty_like(x), _potential(x, T, return_v)',
+            'torch.empty_like(x), _potential(x, T, True)',
+        ),
+    )
+    * 2,
+}
+# those of R03's cases that a plant is shown
+CASES = ops_checks.cases(every=3)
+
+
+def plant(name: str, source: str) -> str:
+    """A file of the ops with its faults, each behind a switch."""
+    source = re.sub(r'\bmmsnn\b', 'planted', source)
+    python = name.endswith('.py')
+    for number, plants in enumerate(FAULTS.values(), 1):
+        for file, right, wrong in set(plants):
+            if file == name:
+                assert right in source, f'{name} has no {right!r} any more: plant this fault somewhere else'
+                choice = f'(({wrong}) if FAULT() == {number} else ({right}))'
+                if not python:
+                    choice = f'(planted_fault == {number} ? {wrong} : {right})'
+                source = source.replace(right, choice)
+    if python:
+        return source.replace('import torch\n', 'import torch\nfrom . import FAULT\n', 1)
+    switch = 'extern "C" int planted_fault;\n' if name == 'lif.h' else ''
+    return switch + source + ('int planted_fault = 0;\n' if name == 'ops.cpp' else '')
+
+
+def compiler() -> str:
+    found = next((path for path in map(shutil.which, ('c++', 'g++', 'clang++')) if path), None)
+    if found is None:
+        pytest.skip('no C++ compiler')
+    return found
+
+
+def compile_plants(folder: Path) -> None:
+    """The planted kernels for any CPU, as ``_C.so`` of the package in ``folder``."""
+    from torch.utils import cpp_extension
+
+    csrc = folder / 'csrc'
+    # one build of the kernels is enough
+    ops = csrc / 'ops.cpp'
+    ops.write_text(ops.read_text().replace('defined(__x86_64__)', '0'))
+    sources = [p for p in csrc.glob('*.cpp') if 'avx' not in p.name]
+    command = [compiler(), '-shared', '-fPIC', '-O1', '-g0', '-std=c++17', '-ffp-contract=off']
+    command += ['-DMMSNN_SOURCES="planted"', f'-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}']
+    command += [f'-I{path}' for path in cpp_extension.include_paths()]
+    command += [*map(str, sources), '-o', str(folder / '_C.so')]
+    command += [f'-L{path}' for path in cpp_extension.library_paths()] + ['-lc10', '-ltorch_cpu', '-ltorch']
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope='module', params=['compiled', 'plain'])
+def planted(request, tmp_path_factory):
+    """The copy of the ops, and a function that switches one fault on."""
+    if request.param == 'compiled' and library.extension is None:
+        pytest.skip('the compiled kernels are not here')
+    name = f'planted_{request.param}'
+    folder = tmp_path_factory.mktemp('ops') / name
+    folder.mkdir()
+    home = Path(library.__file__).parent
+    shutil.copytree(home / 'csrc', folder / 'csrc')
+    files = [folder / 'csrc' / p.name for p in (home / 'csrc').iterdir() if p.suffix in ('.h', '.cpp')]
+    files += [folder / p.name for p in home.glob('*.py') if p.name not in ('__init__.py', 'packed.py')]
+    for file in files:
+        source = (home / file.relative_to(folder)).read_text()
+        file.write_text(re.sub(r'\bplanted\b', name, plant(file.name, source)))
+    (folder / '__init__.py').write_text('def FAULT():\n    return number\n\n\nnumber = 0\n')
+    if request.param == 'compiled':
+        compile_plants(folder)
+    spec = importlib.util.spec_from_file_location(name, folder / '__init__.py')
+    package = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(package)
+    ops = importlib.import_module(f'{name}.lif')
+    loaded = importlib.import_module(f'{name}.library').extension
+    assert (loaded is not None) == (request.param == 'compiled')
+
+    def switch(number):
+        package.number = number
+        if loaded is not None:
+            ctypes.c_int.in_dll(loaded, 'planted_fault').value = number
+
+    return ops.lif, getattr(torch.ops, name), switch
+
+
+def found(lif, namespace) -> list[str]:
+    """What the suite says: R03's cases, and R01's check of the fake kernel."""
+    failed = ops_checks.failures(lif, CASES)
+    kind, values = library.encode(2.0, 1.0, 0.0, True, False, 'atan', None, 1)
+    arguments = (torch.randn(4, 3, 5), 2, kind, values, None, None, False)
+    try:
+        torch.library.opcheck(namespace.lif.default, arguments, test_utils='test_faketensor')
+    except torch.testing._internal.optests.OpCheckError as error:
+        failed.append(f'opcheck: {error}')
+    return failed
+
+
+def test_the_copy_is_sound(planted):
+    lif, namespace, switch = planted
+    switch(0)
+    failed = found(lif, namespace)
+    assert not failed, failed
+
+
+@pytest.mark.parametrize('name', FAULTS)
+def test_caught(planted, name):
+    lif, namespace, switch = planted
+    switch(list(FAULTS).index(name) + 1)
+    try:
+        failed = found(lif, namespace)
+    finally:
+        switch(0)
+    assert failed, f'{name} was not caught'
+    assert len(FAULTS) == 13
