@@ -208,18 +208,26 @@ class Distiller(Transparent, BaseModel):
                 raise ValueError(f'{key}: student taps give {len(student)} tensors, teacher taps {len(teacher)}')
             if term.connector is not None:
                 connectors[term.name] = self._build(term, key, student, teacher)
-            for i, (s, t) in enumerate(zip(student, teacher, strict=True)):
-                fits = s.shape[2:] == t.shape[2:] and (term.connector is not None or s.shape[1] == t.shape[1])
-                if term.loss.time == 'mean' and not fits:
-                    sides = [
-                        f'{tuple(x.shape[1:])} at the {role} ({", ".join(map(str, getattr(term, role)))})'
-                        for role, x in (('student', s), ('teacher', t))
-                    ]
-                    raise ValueError(
-                        f'{key}: for a 64x64 image, tensor {i} is {" and ".join(sides)}: tap stages of equal stride'
-                        + ('' if term.connector else ' and width, or set a connector')
-                    )
+            if term.loss.time == 'mean' and term.loss.same_shape:
+                self._check_shapes(term, key, connectors, student, teacher)
         return connectors
+
+    @staticmethod
+    def _check_shapes(term: Term, key: str, connectors: nn.ModuleDict, student: list, teacher: list) -> None:
+        links = connectors[term.name] if term.name in connectors else [nn.Identity()] * len(student)
+        for i, (link, s, t) in enumerate(zip(links, student, teacher, strict=True)):
+            training = link.training
+            fits = link.eval()(s).shape[1:] == t.shape[1:]
+            link.train(training)
+            if not fits:
+                sides = [
+                    f'{tuple(x.shape[1:])} at the {role} ({", ".join(map(str, term.taps(role)))})'
+                    for role, x in (('student', s), (term.of, t))
+                ]
+                raise ValueError(
+                    f'{key}: for a 64x64 image, tensor {i} is {" and ".join(sides)}: tap stages of equal stride'
+                    + ('' if term.connector else ' and width, or set a connector')
+                )
 
     @staticmethod
     def _build(term: Term, key: str, student: list[Tensor], teacher: list[Tensor | None]) -> nn.ModuleList:

@@ -10,10 +10,10 @@ from mmengine.model import BaseModule, constant_init
 from mmpretrain.models.backbones.resnet import ResLayer, ResNet
 from torch import Tensor, nn
 
-from mmsnn.layers import DirectEncoder, Readout, SpikeConv2d, TimeAware
+from mmsnn.layers import Readout, SpikeConv2d, TimeAware
 from mmsnn.neurons import build_neuron
 from mmsnn.ops.lif import check_time_steps
-from mmsnn.registry import MODELS
+from mmsnn.registry import MODELS, build_own
 
 
 class SpikingBlock(BaseModule):
@@ -128,6 +128,8 @@ class SpikingResNet(TimeAware, ResNet):
         out_indices: stages whose outputs are returned, 0 to 3.
         strides, dilations, contract_dilation, multi_grid: as in mmseg's ResNet.
         readout: ``mean`` returns rates ``[B, C, H, W]``; ``none`` returns ``[T*B, C, H, W]``.
+        encoder: how images become time steps; default ``dict(type='DirectEncoder')``, the image at every step;
+            ``dict(type='PoissonEncoder', mean=..., std=...)`` draws spikes.
         packed_spikes: whether convolutions keep their input spikes as bits (sums of spikes as bytes) for the backward
             pass; less memory, equal gradients. ``neuron=dict(fuse_norm=False)`` parts neurons from batch norms.
 
@@ -168,6 +170,7 @@ class SpikingResNet(TimeAware, ResNet):
         with_cp: bool = False,
         zero_init_residual: bool = False,
         readout: str = 'mean',
+        encoder: dict | None = None,
         packed_spikes: bool = False,
         expansion: int | None = None,
         dcn: dict | None = None,
@@ -231,7 +234,7 @@ class SpikingResNet(TimeAware, ResNet):
             zero_init_residual=zero_init_residual,
             init_cfg=init_cfg,
         )
-        self.encoder = DirectEncoder(T)
+        self.encoder = build_own({**(encoder or dict(type='DirectEncoder')), 'T': T})
         self.readout = Readout(T, readout)
         widths = [base_channels * self.expansion * 2**i for i in range(num_stages)]
         self.out_channels = tuple(widths[i] for i in range(num_stages) if i in out_indices)
@@ -300,16 +303,16 @@ class SpikingResNet(TimeAware, ResNet):
 
     def _stem(self, x: Tensor) -> Tensor:
         """Images or event frames to the spikes ``[T*B, C, H, W]`` that enter stage 1."""
-        event = self.encoder.is_event(x)
-        if event:
-            x = self.encoder(x)
         if self.deep_stem:
             conv, norm, neuron, *rest = self.stem
         else:
             conv, norm, neuron, rest = self.conv1, self.norm1, self.neuron1, []
-        x = conv(x)
-        # a static image passes the norm once, so that norm and neuron cannot be one
-        x = neuron.after(norm, x) if event else neuron(self.encoder.repeat(norm(x)))
+        event = self.encoder.is_event(x)
+        if event or not self.encoder.may_come_later or getattr(norm, 'mixes_time', False):
+            x = neuron.after(norm, conv(self.encoder(x)))
+        else:
+            # an image that is the same at every step passes the convolution and the norm once
+            x = neuron(self.encoder.repeat(norm(conv(x))))
         while rest:
             conv, norm, neuron, *rest = rest
             x = neuron.after(norm, conv(x))

@@ -13,10 +13,10 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from mmsnn.layers import DirectEncoder, Readout, TimeAware
+from mmsnn.layers import Readout, TimeAware
 from mmsnn.neurons import build_neuron
 from mmsnn.ops.lif import check_time_steps
-from mmsnn.registry import MODELS
+from mmsnn.registry import MODELS, build_own
 
 from .wrapper import Transparent
 
@@ -61,6 +61,7 @@ class Spikify(Transparent, TimeAware, BaseModule):
         T: time steps.
         neuron: neuron that replaces the activations.
         readout: ``mean`` or ``none``.
+        encoder: how images become time steps, as in `SpikingResNet`.
         init_cfg: replaces the inner backbone's, because users set it on the outermost backbone.
 
     Raises:
@@ -75,13 +76,14 @@ class Spikify(Transparent, TimeAware, BaseModule):
         T: int = 4,
         neuron: dict | None = None,
         readout: str = 'mean',
+        encoder: dict | None = None,
         init_cfg: dict | None = None,
     ):
         check_time_steps(T, 'backbone.T')
         super().__init__()
         self.T = T
         self.backbone = ROOT_MODELS.build({**backbone, 'init_cfg': init_cfg} if init_cfg else backbone)
-        self.encoder = DirectEncoder(T)
+        self.encoder = build_own({**(encoder or dict(type='DirectEncoder')), 'T': T})
         self.readout = Readout(T, readout)
         self._make_transparent()
         neuron = neuron or dict(type='LIF')

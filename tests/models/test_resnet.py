@@ -391,3 +391,29 @@ class TestTraining:
         assert not said
         small(frozen_stages=1)
         assert 'frozen_stages=1 freezes randomly initialised stages' in said[0]
+
+
+class TestEncoder:
+    def test_poisson(self):
+        """Spikes are drawn before the first layer, which then runs at every step."""
+        model = SEWResNet(18, T=5, base_channels=8, encoder=dict(type='PoissonEncoder')).eval()
+        seen = []
+        model.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        image = torch.rand(2, 3, 32, 32)
+        outs = model(image)
+        assert seen[0].shape == (10, 3, 32, 32) and set(seen[0].unique().tolist()) == {0.0, 1.0}
+        assert outs[0].shape[0] == 2
+
+    def test_a_norm_that_tells_steps_apart_sees_them(self):
+        model = SEWResNet(18, T=2, base_channels=8, norm_cfg=dict(type='mmsnn.TEBN', T=2)).eval()
+        with torch.no_grad():
+            model.bn1.p.copy_(torch.tensor([0.0, 1.0]))
+        seen = []
+        model.neuron1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        model(torch.randn(3, 3, 32, 32))
+        first, second = seen[0].chunk(2)
+        assert first.shape[0] == 3 and not first.any() and second.any()
+
+    def test_unknown(self):
+        with pytest.raises(KeyError, match='NoEncoder'):
+            SEWResNet(18, encoder=dict(type='NoEncoder'))
