@@ -18,7 +18,9 @@ from mmsnn.layers import get_time_steps
 
 REPO = Path(__file__).parents[2]
 CONFIGS = REPO / 'configs'
-FOLDERS = ('ann', 'spiking', 'sakd')
+FOLDERS = ('ann', 'spiking', 'sakd', 'bkd', 'lasnn', 'tssd', 'affine')
+# by a teacher network
+TAUGHT = ('sakd', 'bkd', 'lasnn', 'affine')
 FILES = [file for folder in FOLDERS for file in sorted((CONFIGS / folder).glob('*.py'))]
 # never equal to T, which would hide errors in folding
 BATCH = 3
@@ -65,7 +67,7 @@ def test_builds_and_trains(file):
         assert distilled == (file.parent.name not in ('ann', 'spiking'))
         assert (get_time_steps(model) > 1) == (file.parent.name != 'ann')
         assert get_time_steps(model) != BATCH
-        if distilled:
+        if distilled and model.teacher is not None:
             check_transfer(model)
 
         wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
@@ -85,7 +87,7 @@ def test_builds_and_trains(file):
     assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
-@pytest.mark.parametrize('file', [f for f in FILES if f.parent.name == 'sakd'], ids=name)
+@pytest.mark.parametrize('file', [f for f in FILES if f.parent.name in TAUGHT], ids=name)
 def test_student_is_the_undistilled_config(file):
     cfg, plain = read(file), read(CONFIGS / 'spiking' / file.name)
     assert cfg.model.student == plain.model
@@ -93,7 +95,15 @@ def test_student_is_the_undistilled_config(file):
     assert ours == {k: v for k, v in plain.items() if k != 'model'}
 
 
-@pytest.mark.parametrize('file', [f for f in FILES if f.parent.name == 'sakd'], ids=name)
+@pytest.mark.parametrize('file', [f for f in FILES if f.parent.name == 'tssd'], ids=name)
+def test_self_distillation_adds_steps_and_no_teacher(file):
+    cfg, plain = read(file), read(CONFIGS / 'spiking' / file.name)
+    assert 'teacher' not in cfg.model
+    assert cfg.model.student.backbone == dict(plain.model.backbone, T=2 * plain.model.backbone.T)
+    assert cfg.model.student.head == plain.model.head
+
+
+@pytest.mark.parametrize('file', [f for f in FILES if f.parent.name in TAUGHT], ids=name)
 def test_teacher_checkpoint_is_what_the_teacher_writes(file):
     model = read(file).model
     teacher = CONFIGS / model.teacher.removeprefix('mmsnn::')

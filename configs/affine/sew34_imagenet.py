@@ -1,0 +1,11 @@
+# Affine projector: SEW-ResNet-34 on ImageNet, taught by ResNet-34
+_base_ = ['../spiking/sew34_imagenet.py', '../_base_/distill/affine.py']
+model = dict(
+    _delete_=True,
+    type='mmsnn.Distiller',
+    student=_base_.model,
+    teacher='mmsnn::ann/r34_imagenet.py',
+    teacher_checkpoint='torchvision://resnet34',
+    **_base_.distill,
+)
+custom_hooks = [dict(type='mmsnn.DistillHook')]

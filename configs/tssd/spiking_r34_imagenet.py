@@ -1,0 +1,11 @@
+# TSSD: Spiking-ResNet-34 on ImageNet, 8 steps in training, 4 in testing with the plain config
+_base_ = ['../spiking/spiking_r34_imagenet.py', '../_base_/distill/tssd.py']
+model = dict(
+    _delete_=True,
+    type='mmsnn.Distiller',
+    student=dict(_base_.model, backbone=dict(_base_.model.backbone, T=8)),
+    losses=dict(
+        loss_self=dict(_base_.distill.losses.loss_self, connector=[None, dict(type='WeakHead', out_channels=1000)]),
+    ),
+)
+custom_hooks = [dict(type='mmsnn.DistillHook')]
