@@ -61,6 +61,9 @@ def kernels() -> tuple[list, dict]:
     # A contraction to fused multiply-adds would let a spike that is computed again differ.
     flags = ['-O3', '-g0', '-std=c++17', '-ffp-contract=off', '-fno-trapping-math', '-fno-math-errno']
     flags += [f'-DMMSNN_SOURCES="{digest}"']
+    # the threads of torch, which uses OpenMP there
+    threads = ['-fopenmp'] if sys.platform == 'linux' else []
+    flags += threads
     kind, extra = cpp_extension.CppExtension, {}
     names = [p.name for p in sources if p.suffix == '.cpp']
     home = cpp_extension.CUDA_HOME
@@ -77,6 +80,7 @@ def kernels() -> tuple[list, dict]:
         'mmsnn.ops._C',
         [str(CSRC / name) for name in names],
         extra_compile_args=compile_args,
+        extra_link_args=threads,
         py_limited_api=True,
         optional=True,
         **extra,

@@ -14,6 +14,7 @@ import torch
 
 import mmsnn
 
+SETTLE = 0.03  # seconds
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -32,15 +33,22 @@ def stopwatch(work: Callable[[], object], device: str = 'cpu') -> Callable[[], f
     return run
 
 
-def interleave(sides: dict[str, Callable[[], float]], rounds: int, warm_up: int = 2) -> dict[str, list[float]]:
-    """Seconds of every side in every round; each round runs all of them."""
+def interleave(sides: dict[str, Callable[[], float]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
+    """Seconds of every side in every round; each round runs all of them, beginning with another one.
+
+    The last of several runs counts: at first the threads of the side before, which spin for a while, share the cores.
+    """
     for _ in range(warm_up):
         for run in sides.values():
             run()
     found = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, run in sides.items():
-            found[name].append(run())
+    names = list(sides)
+    for i in range(rounds):
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            settled = time.monotonic() + SETTLE
+            while sides[name]() and time.monotonic() < settled:
+                pass
+            found[name].append(sides[name]())
     return found
 
 

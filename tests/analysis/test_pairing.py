@@ -8,15 +8,16 @@ import pytest
 from mmsnn.analysis import pairing
 
 
-def test_rounds_run_all_sides_in_turn():
+def test_rounds_run_all_sides_and_begin_with_another_one(monkeypatch):
+    monkeypatch.setattr(pairing, 'SETTLE', 0)
     order = []
 
     def side(name, seconds):
         return lambda: order.append(name) or next(seconds)
 
-    a, b = iter([9.0, 1.0, 2.0, 4.0]), iter([9.0, 3.0, 4.0, 8.0])
+    a, b = iter([9.0, 9.0, 1.0, 9.0, 2.0, 9.0, 4.0]), iter([9.0, 9.0, 3.0, 9.0, 4.0, 9.0, 8.0])
     found = pairing.interleave({'a': side('a', a), 'b': side('b', b)}, rounds=3, warm_up=1)
-    assert order == ['a', 'b'] * 4
+    assert order == ['a', 'b'] + ['a', 'a', 'b', 'b'] + ['b', 'b', 'a', 'a'] + ['a', 'a', 'b', 'b']
     assert found == {'a': [1.0, 2.0, 4.0], 'b': [3.0, 4.0, 8.0]}
     table = pairing.compare(found, 'a')
     assert table['a']['ratio'] == dict(low=1.0, median=1.0, high=1.0)

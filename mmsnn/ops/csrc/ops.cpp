@@ -8,10 +8,16 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdlib>
+#include <list>
+#include <mutex>
 #include <string>
 #include <tuple>
 
@@ -161,6 +167,73 @@ bool lies_as(const Tensor& t, const Tensor& x) {
   return t.scalar_type() == x.scalar_type() && t.strides() == x.strides() && t.device() == x.device();
 }
 
+// Large outputs on the CPU come from memory that earlier ones left, at most MMSNN_CPU_CACHE megabytes of it (512; 0: none):
+// the system takes longer to hand out new pages than the neurons take to fill them. New ones are asked for as huge pages.
+#if defined(__linux__)
+class Pool {
+ public:
+  static constexpr size_t kHuge = size_t(1) << 21, kSmallest = 4 * kHuge;
+
+  static Pool& instance() {
+    static Pool* pool = new Pool;  // outlives the tensors that give back at exit
+    return *pool;
+  }
+
+  bool serves(size_t bytes) const { return bytes >= kSmallest && bytes <= most_; }
+
+  Tensor tensor_like(const Tensor& x) {
+    const size_t bytes = (x.nbytes() + kHuge - 1) / kHuge * kHuge;
+    void* memory = take(bytes);
+    if (!memory) memory = std::aligned_alloc(kHuge, bytes);
+    TORCH_CHECK(memory, "no memory for ", bytes, " bytes");
+    madvise(memory, bytes, MADV_HUGEPAGE);
+    const auto give = [this, bytes](void* used) { give_back(used, bytes); };
+    return at::from_blob(memory, x.sizes(), x.strides(), give, x.options());
+  }
+
+ private:
+  Pool() {
+    const char* wish = std::getenv("MMSNN_CPU_CACHE");
+    most_ = (wish ? std::strtoull(wish, nullptr, 10) : 512) << 20;
+  }
+
+  void* take(size_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (auto each = free_.begin(); each != free_.end(); ++each) {
+      if (each->second != bytes) continue;
+      void* found = each->first;
+      held_ -= bytes;
+      free_.erase(each);
+      return found;
+    }
+    return nullptr;
+  }
+
+  void give_back(void* memory, size_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    free_.emplace_front(memory, bytes);
+    held_ += bytes;
+    while (held_ > most_) {
+      held_ -= free_.back().second;
+      std::free(free_.back().first);
+      free_.pop_back();
+    }
+  }
+
+  std::mutex mutex_;
+  std::list<std::pair<void*, size_t>> free_;  // latest first
+  size_t held_ = 0, most_;
+};
+#endif
+
+// An output in the strides of x.
+Tensor fresh(const Tensor& x) {
+#if defined(__linux__)
+  if (x.is_cpu() && Pool::instance().serves(x.nbytes())) return Pool::instance().tensor_like(x);
+#endif
+  return at::empty_like(x);
+}
+
 // t in the strides of x
 Tensor match(const Tensor& t, const Tensor& x) {
   TORCH_CHECK_VALUE(t.sizes() == x.sizes(), "the gradient of spikes ", x.sizes(), " has the shape ", t.sizes());
@@ -282,7 +355,7 @@ void with_membrane(const Tensor& x, Body body) {
 }
 
 Two forward(const Call& call, bool return_v) {
-  Tensor out = at::empty_like(call.x), v_last = potential(call.x, call.T, return_v);
+  Tensor out = fresh(call.x), v_last = potential(call.x, call.T, return_v);
   with_membrane(call.x, [&](auto zero) {
     using F = decltype(zero);
     Job<F> job = call.job<F>();
@@ -298,7 +371,7 @@ Three backward(const Call& call, const Tensor& grad, const Maybe& grad_v) {
   const Tensor grad_s = match(grad, x);
   const Maybe last = fit(grad_v, x, call.T);
   const bool learns = call.neuron.learns();
-  Tensor grad_x = at::empty_like(x), grad_first = potential(x, call.T, call.v_init.has_value());
+  Tensor grad_x = fresh(x), grad_first = potential(x, call.T, call.v_init.has_value());
   Tensor grad_tau = learns ? at::zeros_like(*call.neuron.tau) : at::empty({0}, grad_first.options());
   with_membrane(x, [&](auto zero) {
     using F = decltype(zero);
