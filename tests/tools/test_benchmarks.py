@@ -42,7 +42,7 @@ def test_no_time_without_parity(wrong):
 
 def test_memory(tmp_path):
     out = tmp_path / 'memory.json'
-    load('memory').main(['--shape', '4', '2', '8', '8', '8', '--blocks', '3', '--out', str(out)])
+    load('memory').main(['--shape', '4', '8', '64', '8', '8', '--blocks', '3', '--out', str(out)])
     found = json.loads(out.read_text())['results'][0]['bytes_per_element']
     (jelly,) = [v for name, v in found.items() if name.startswith('SpikingJelly')]
     assert found['mmsnn'] <= jelly / 2 and found['mmsnn, packed spikes'] <= jelly / 4
