@@ -96,7 +96,9 @@ class Neuron(TimeAware, nn.Module):
             *layers, norm = norm
             for layer in layers:
                 x = layer(x)
-        return self(x, norm=norm) if self.can_fuse(norm) and x.numel() >= FUSE_FROM else self(norm(x))
+        # processes that share statistics must all take the same way, whatever the size of their batches
+        pays = x.numel() >= FUSE_FROM or isinstance(norm, nn.SyncBatchNorm)
+        return self(x, norm=norm) if pays and self.can_fuse(norm) else self(norm(x))
 
 
 def _is_watched(module: nn.Module) -> bool:

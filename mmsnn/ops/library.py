@@ -86,7 +86,8 @@ def decode(kind: list[int], values: list[float], tau: Tensor | None) -> dict:
 # Shapes and strides ---------------------------------------------------------------------------------------------------
 
 
-def _is_dense(x: Tensor) -> bool:
+def is_dense(x: Tensor) -> bool:
+    """Whether the elements of ``x`` fill its memory without gaps or overlaps, in any order of dimensions."""
     expected = 1
     for stride, size in sorted((s, n) for s, n in zip(x.stride(), x.shape) if n != 1):
         if stride != expected:
@@ -98,7 +99,7 @@ def _is_dense(x: Tensor) -> bool:
 def _dense(x: Tensor) -> Tensor:
     """``x`` where its memory is ``[T, N]`` with nothing in between, else a copy."""
     outermost = x.shape[0] == 1 or x.stride(0) * x.shape[0] == x.numel()
-    return x if outermost and _is_dense(x) else x.contiguous()
+    return x if outermost and is_dense(x) else x.contiguous()
 
 
 def _membrane_type(x: Tensor) -> torch.dtype:
@@ -246,7 +247,7 @@ def _memory(x: Tensor) -> Tensor:
 
 @_fallback('pack')
 def _pack(x, bits):
-    flat = _memory(x if _is_dense(x) else x.contiguous())
+    flat = _memory(x if is_dense(x) else x.contiguous())
     whole = flat.clamp(0, 1 if bits == 1 else 255).to(torch.uint8)
     if not bool((whole == flat).all()):
         held = 'values other than 0 and 1' if bits == 1 else 'values other than the integers 0 to 255'
@@ -263,7 +264,7 @@ def _pack(x, bits):
 def _unpack(packed, size, stride, dtype, bits):
     out = torch.empty_strided(size, stride, dtype=dtype, device=packed.device)
     held = packed.numel() * (8 if bits == 1 else 1)
-    if not _is_dense(out) or packed.dtype != torch.uint8 or not 0 <= held - out.numel() < 8 // bits:
+    if not is_dense(out) or packed.dtype != torch.uint8 or not 0 <= held - out.numel() < 8 // bits:
         raise ValueError(f'{packed.dtype} {tuple(packed.shape)} does not hold size {size} with strides {stride}')
     if bits == 1:
         packed = (packed.reshape(-1, 1) >> torch.arange(8, dtype=torch.uint8, device=packed.device)) & 1

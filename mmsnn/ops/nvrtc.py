@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .library import CSRC, _dense, _is_dense, _membrane_type, _potential, decode
+from .library import CSRC, _dense, _membrane_type, _potential, decode, is_dense
 
 THREADS, STEPS = 128, 16
 LONGEST, LONGEST_NORM = 8, 4
@@ -484,7 +484,7 @@ class Ops:
         if bits not in (1, 8):
             raise ValueError(f'bits must be 1 (spikes) or 8 (integers up to 255), got {bits}')
         # any order of the dimensions, as long as nothing lies in between
-        dense = x if _is_dense(x) else x.contiguous()
+        dense = x if is_dense(x) else x.contiguous()
         count = dense.numel()
         out = x.new_empty((count + 7) // 8 if bits == 1 else count, dtype=torch.uint8)
         self._move('pack', dense.dtype, bits, dense, count, out)

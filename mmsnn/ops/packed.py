@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .library import is_dense
+
 
 def packed_conv2d(
     x: Tensor,
@@ -44,8 +46,8 @@ class _PackedConv(torch.autograd.Function):
         ctx.geometry, ctx.bits = geometry, bits
         ctx.layout = x.shape, x.stride(), x.dtype
         ctx.bias_size = None if bias is None else list(bias.shape)
-        # what is_non_overlapping_and_dense refuses is packed in the default order
-        if not _is_dense(x):
+        # what has gaps is packed in the default order
+        if not is_dense(x):
             ctx.layout = x.shape, torch.empty(x.shape, device='meta').stride(), x.dtype
         packed = torch.ops.mmsnn.pack(x, bits) if ctx.needs_input_grad[1] else x.new_empty(0, dtype=torch.uint8)
         ctx.save_for_backward(packed, weight)
@@ -66,7 +68,3 @@ class _PackedConv(torch.autograd.Function):
             grad, x, weight, ctx.bias_size, steps, padding, dilation, False, [0, 0], groups, wanted
         )
         return *grads, None, None
-
-
-def _is_dense(x: Tensor) -> bool:
-    return x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)

@@ -113,6 +113,18 @@ def test_teacher_checkpoint_is_what_the_teacher_writes(file):
     assert model.teacher_checkpoint in (published, f'work_dirs/{teacher.stem}/{last}.pth')
 
 
+@pytest.mark.parametrize('method', ['tet', 'step_kd'])
+def test_methods_without_a_config_of_their_own(method):
+    cfg = load(CONFIGS / 'affine/spiking_r18_cifar10_small.py')
+    distill = Config.fromfile(CONFIGS / f'_base_/distill/{method}.py').distill
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        cfg.model = {**{k: v for k, v in cfg.model.items() if k not in ('losses', 'task_weight')}, **distill}
+        model = build_model(cfg, 32)
+        model.train()
+        losses = model.train_step(noise_batch(model, BATCH, 32), build_optim_wrapper(model, cfg.optim_wrapper))
+    assert math.isfinite(losses['loss']) and set(distill.losses) < set(losses)
+
+
 def test_released_schedule():
     weights = {}
     for method in ('sakd_imagenet', 'sakd_imagenet_released'):

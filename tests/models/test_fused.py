@@ -86,6 +86,8 @@ class TestAfter:
         for size in (2, 4):
             LIF(T=2).after(nn.BatchNorm2d(3), torch.randn(size, 3, 5, 5))
         assert calls == [4]
+        LIF(T=2).after(nn.SyncBatchNorm(3), torch.randn(2, 3, 5, 5))
+        assert calls == [4, 2], 'processes with batches of several sizes must not part'
 
     def test_a_watched_norm_stays_apart(self):
         norm, seen = nn.BatchNorm2d(3), []

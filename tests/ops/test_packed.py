@@ -71,6 +71,13 @@ class TestConv:
         for plain, packed in zip(*results):
             assert torch.equal(plain, packed)
 
+    @pytest.mark.parametrize('order', [(0, 1, 3, 2), (1, 0, 2, 3), (3, 2, 1, 0)])
+    def test_other_orders_of_memory(self, order):
+        x = spikes(*(torch.tensor([4, 4, 6, 6])[list(order)].tolist())).permute(*torch.tensor(order).argsort().tolist())
+        weight = torch.randn(3, 4, 3, 3, requires_grad=True)
+        grads = [torch.autograd.grad(conv(x, weight).cos().sum(), weight)[0] for conv in (F.conv2d, packed_conv2d)]
+        assert torch.equal(*grads)
+
     def test_keeps_bits_only(self):
         x = spikes(4, 16, 32, 32).requires_grad_()
         weight = torch.randn(8, 16, 3, 3, requires_grad=True)
