@@ -5,7 +5,7 @@ model = dict(
     type='mmsnn.Distiller',
     student=_base_.model,
     teacher='mmsnn::ann/r18_cifar10_small.py',
-    teacher_checkpoint='work_dirs/r18_cifar10_small/epoch_5.pth',
+    teacher_checkpoint='work_dirs/r18_cifar10_small/epoch_12.pth',
     **_base_.distill,
 )
 custom_hooks = [dict(type='mmsnn.DistillHook')]

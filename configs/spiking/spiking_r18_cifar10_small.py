@@ -11,5 +11,5 @@ model = dict(
 )
 # half of the teacher's images: a spiking step costs several times as much
 train_dataloader = dict(dataset=dict(indices=10000))
-train_cfg = dict(max_epochs=6, val_interval=2)
-param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], T_max=6)]
+train_cfg = dict(max_epochs=5, val_interval=2)
+param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], T_max=5)]

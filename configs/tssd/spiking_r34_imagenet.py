@@ -4,8 +4,6 @@ model = dict(
     _delete_=True,
     type='mmsnn.Distiller',
     student=dict(_base_.model, backbone=dict(_base_.model.backbone, T=8)),
-    losses=dict(
-        loss_self=dict(_base_.distill.losses.loss_self, connector=[None, dict(type='WeakHead', out_channels=1000)]),
-    ),
+    **_base_.distill,
 )
 custom_hooks = [dict(type='mmsnn.DistillHook')]

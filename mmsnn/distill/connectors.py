@@ -42,19 +42,23 @@ class Affine(nn.Linear):
 
 @MODELS.register_module()
 class WeakHead(nn.Linear):
-    """TSSD's weak classifier (Zuo et al., 2024): global mean of a middle stage, then a linear layer.
+    """TSSD's weak head (Zuo et al., 2024): global mean of a middle stage, then a linear layer.
 
     Args:
         in_channels: width of the stage; the Distiller fills it in.
-        out_channels: number of classes.
+        out_channels: number of classes; the Distiller fills in the width of the term's first tensor.
+        pool: False answers position by position, for segmentors and detectors (ours, the paper classifies).
     """
 
-    def __init__(self, in_channels: int, out_channels: int):
+    def __init__(self, in_channels: int, out_channels: int, pool: bool = True):
         super().__init__(in_channels, out_channels)
+        self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps ``[B, C, H, W]`` to logits ``[B, K]``."""
-        return super().forward(x.flatten(2).mean(2))
+        """Maps ``[B, C, H, W]`` to logits ``[B, K]``, or ``[B, K, H, W]`` without pooling."""
+        if self.pool:
+            return super().forward(x.flatten(2).mean(2))
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 MASKS = ('channel', 'spatial', 'element')

@@ -7,7 +7,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from mmsnn.layers import get_time_steps
+from mmsnn.layers import Readout, get_time_steps, read_prefix
 from mmsnn.models.wrapper import Transparent
 from mmsnn.registry import MODELS, build_own
 
@@ -72,10 +72,14 @@ class Distiller(Transparent, BaseModel):
         transfer: level 1, copy the teacher's weights into the student after its initialisation; True or arguments of
             `transfer_weights`.
         task_weight: weight of the student's own losses, a number or a `Schedule`.
+        prefix: for a network that will run fewer time steps than it is trained with (TSSD): everything behind the
+            readout, heads and their losses included, then sees a batch of twice the size, ``[after prefix steps; after
+            all]``. The losses are means over both halves: ``task_weight=2`` makes them sums.
         data_preprocessor: handed to the student unless it has one (runners put a top-level one on the outermost model).
 
     Raises:
-        ValueError: a tap names no module, shapes do not fit, or a key is missing; the message names it.
+        ValueError: a tap names no module, shapes do not fit, or a key is missing; ``prefix`` is out of range, or the
+            student has a norm that mixes time steps (TEBN); the message names it.
     """
 
     inner = 'student'
@@ -90,6 +94,7 @@ class Distiller(Transparent, BaseModel):
         losses: dict | None = None,
         transfer: bool | dict = False,
         task_weight: float | dict = 1.0,
+        prefix: int | None = None,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ):
@@ -103,6 +108,9 @@ class Distiller(Transparent, BaseModel):
         self.progress = Progress()
         self.hooked = False
         self.task_weight = Schedule.of(task_weight)
+        self.prefix = prefix
+        if prefix is not None:
+            self._check_prefix()
         self.teachers: dict[str, Teacher] = {}
         self.terms: list[Term] = []
         connectors = nn.ModuleDict()
@@ -126,6 +134,24 @@ class Distiller(Transparent, BaseModel):
         """The first teacher, whose weights are copied; None where there is none, or none any more."""
         return next(iter(self.teachers.values()), None)
 
+    def _check_prefix(self) -> None:
+        T = get_time_steps(self.student)
+        if isinstance(self.prefix, bool) or not isinstance(self.prefix, int) or not 1 <= self.prefix < T:
+            raise ValueError(
+                f'model.prefix={self.prefix!r} must be a number of time steps below the T={T} of training: set '
+                "model.prefix, or the student's backbone.T"
+            )
+        named = dict(self.student.named_modules())
+        mixing = [f'{name} ({type(m).__name__})' for name, m in named.items() if getattr(m, 'mixes_time', False)]
+        if mixing:
+            raise ValueError(
+                f'model.prefix={self.prefix}: the first steps of {mixing[0]} and {len(mixing) - 1} more are not what '
+                "fewer steps would give, because these norms mix time: set norm_cfg to dict(type='BN') or "
+                "dict(type='mmsnn.TDBN')"
+            )
+        if not any(isinstance(m, Readout) and m.mode == 'mean' for m in named.values()):
+            raise ValueError("model.prefix needs a backbone with readout='mean', whose output it reads twice")
+
     @staticmethod
     def _first(named: dict, key: str) -> str:
         if not named:
@@ -148,6 +174,8 @@ class Distiller(Transparent, BaseModel):
                 of = of or self._first(named, key)
                 if of not in named:
                     raise ValueError(f'of={of!r} is none of the teachers {", ".join(named)}')
+            if loss.time == 'prefix' and self.prefix is None:
+                raise ValueError('model.prefix is missing: set the number of time steps at inference')
             sides = [[Tap.parse(t, loss.time) for t in ([v] if isinstance(v, str) else v)] for v in (student, teacher)]
             if loss.needs_teacher and len(sides[0]) != len(sides[1]):
                 raise ValueError(f'{len(sides[0])} student taps face {len(sides[1])} of the teacher')
@@ -190,7 +218,8 @@ class Distiller(Transparent, BaseModel):
             first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
             modes = {m: m.training for m in model.modules()}
             model.eval()
-            with Recorder(model, taps, role, T) as recorder:
+            prefix = self.prefix if role == 'student' else None
+            with read_prefix(model, prefix), Recorder(model, taps, role, T, prefix=prefix) as recorder:
                 tapping.run(model, torch.zeros(1, first.in_channels, 64, 64), taps)
             recorder.follow_pipes()
             for module, mode in modes.items():
@@ -200,14 +229,15 @@ class Distiller(Transparent, BaseModel):
         for term in self.terms:
             student, teacher = self._collect(found, term)
             key = f'model.losses.{term.name}'
+            counts = [len(found['student'].get(tap)) for tap in term.student]
             if term.of is None:
                 if term.connector is not None:
-                    connectors[term.name] = self._build(term, key, student, [None] * len(student))
+                    connectors[term.name] = self._build(term, key, counts, student, [None] * len(student))
                 continue
             if len(student) != len(teacher):
                 raise ValueError(f'{key}: student taps give {len(student)} tensors, teacher taps {len(teacher)}')
             if term.connector is not None:
-                connectors[term.name] = self._build(term, key, student, teacher)
+                connectors[term.name] = self._build(term, key, counts, student, teacher)
             if term.loss.time == 'mean' and term.loss.same_shape:
                 self._check_shapes(term, key, connectors, student, teacher)
         return connectors
@@ -230,14 +260,16 @@ class Distiller(Transparent, BaseModel):
                 )
 
     @staticmethod
-    def _build(term: Term, key: str, student: list[Tensor], teacher: list[Tensor | None]) -> nn.ModuleList:
-        """A connector for each tensor; a list of configs names one each, None leaves a tensor as it is."""
-        configs = term.connector if isinstance(term.connector, (list, tuple)) else [term.connector] * len(student)
-        if len(configs) != len(student):
-            raise ValueError(f'{key}.connector: {len(configs)} connectors face {len(student)} tensors')
+    def _build(term: Term, key: str, counts: list[int], student: list[Tensor], teacher: list) -> nn.ModuleList:
+        """A connector for each tensor; a list of configs names one a tap, None leaves its tensors as they are."""
+        configs = term.connector if isinstance(term.connector, (list, tuple)) else [term.connector] * len(counts)
+        if len(configs) != len(counts):
+            raise ValueError(f'{key}.connector: {len(configs)} connectors face {len(counts)} taps')
+        configs = [cfg for cfg, count in zip(configs, counts, strict=True) for _ in range(count)]
         dim, built = 2 if term.loss.time == 'steps' else 1, []
         for cfg, s, t in zip(configs, student, teacher, strict=True):
-            widths = dict(in_channels=s.shape[dim], **({} if t is None else dict(out_channels=t.shape[1])))
+        # without a teacher as wide as the term's first tensor, a head's answer
+            widths = dict(in_channels=s.shape[dim], out_channels=student[0].shape[dim] if t is None else t.shape[1])
             try:
                 built.append(nn.Identity() if cfg is None else build_own({**widths, **cfg}))
             except (KeyError, TypeError, ValueError) as error:
@@ -302,12 +334,15 @@ class Distiller(Transparent, BaseModel):
 
     def loss(self, inputs: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:
         """The student's losses, and one entry a term, weighted."""
-        if not self.terms:
+        if not self.terms and self.prefix is None:
             return self._weighted(self.student.loss(inputs, data_samples))
         batch, found = inputs.shape[0], {}
         taps = [tap for term in self.terms for tap in term.student]
-        with Recorder(self.student, taps, 'student', get_time_steps(self.student), batch) as recorder:
-            losses = self._weighted(dict(self.student.loss(inputs, data_samples)))
+        T = get_time_steps(self.student)
+        samples = data_samples if self.prefix is None or data_samples is None else [*data_samples, *data_samples]
+        recorder = Recorder(self.student, taps, 'student', T, batch, self.prefix)
+        with read_prefix(self.student, self.prefix), recorder:
+            losses = self._weighted(dict(self.student.loss(inputs, samples)))
         recorder.follow_pipes()
         found['student'] = recorder
         for name, teacher in self.teachers.items():

@@ -2,11 +2,13 @@
 
 import re
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from mmsnn.layers.time import unfold
+from mmsnn.layers import unfold, with_prefix
+from mmsnn.neurons import Neuron
 
 
 @dataclass(frozen=True)
@@ -17,10 +19,15 @@ class Tap:
     steps, for a network whose own head sees their mean. Necks and heads are given a tuple of levels, modules inside
     them a tensor.
 
+    ``backbone.layer4@v`` reads the membrane potential (before firing) of a neuron: the module itself, or the last one
+    in it. Only this neuron then runs apart from its norm, and its potential is computed again; nothing else changes.
+
     Args:
         module: dotted name below the task model.
         index: item of the output, None for all of it.
-        time: ``mean`` over the time steps, or ``steps`` for ``[T, B, ...]``; without meaning for an ANN.
+        potential: whether the membrane potential is read instead of the output.
+        time: ``mean`` over the time steps, ``steps`` for ``[T, B, ...]``, or ``prefix`` for the ``[2*B, ...]`` of
+            `mmsnn.layers.with_prefix`; without meaning for an ANN.
         pipe: names of the modules behind it.
     """
 
@@ -28,21 +35,24 @@ class Tap:
     index: int | None = None
     time: str = 'mean'
     pipe: tuple[str, ...] = ()
+    potential: bool = False
 
     @classmethod
     def parse(cls, spec: str, time: str = 'mean') -> 'Tap':
-        """Read ``name`` or ``name[i]``, perhaps with ``|name`` behind it; ValueError for anything else."""
-        match = re.fullmatch(r'([\w.]+?)(?:\[(\d+)\])?((?:\|[\w.]+)*)', spec) if isinstance(spec, str) else None
+        """Read ``name``, ``name[i]`` or ``name@v``, perhaps with ``|name`` behind it; ValueError for anything else."""
+        pattern = r'([\w.]+?)(?:\[(\d+)\]|(@v))?((?:\|[\w.]+)*)'
+        match = re.fullmatch(pattern, spec) if isinstance(spec, str) else None
         if match is None:
             raise ValueError(
-                "a tap is written 'module.name' or 'module.name[0]', perhaps with '|next.module' behind it, "
-                f'got {spec!r}'
+                "a tap is written 'module.name', 'module.name[0]' or, for membrane potentials, 'module.name@v', "
+                f"perhaps with '|next.module' behind it, got {spec!r}"
             )
-        return cls(match[1], None if match[2] is None else int(match[2]), time, tuple(match[3].split('|')[1:]))
+        index = None if match[2] is None else int(match[2])
+        return cls(match[1], index, time, tuple(match[4].split('|')[1:]), potential=bool(match[3]))
 
     def __str__(self) -> str:
-        name = self.module if self.index is None else f'{self.module}[{self.index}]'
-        return '|'.join([name, *self.pipe])
+        suffix = '@v' if self.potential else '' if self.index is None else f'[{self.index}]'
+        return '|'.join([self.module + suffix, *self.pipe])
 
 
 class Recorder:
@@ -56,13 +66,14 @@ class Recorder:
         role: ``student`` or ``teacher``, for messages.
         T: time steps of the model.
         batch_size: images in the batch; a tensor whose first dimension is T times that holds time steps.
+        prefix: set while the model runs in `read_prefix`.
 
     Raises:
         ValueError: a tap names no module.
     """
 
-    def __init__(self, model: nn.Module, taps, role: str, T: int = 1, batch_size: int = 1):
-        self.model, self.role, self.T, self.batch_size = model, role, T, batch_size
+    def __init__(self, model: nn.Module, taps, role: str, T: int = 1, batch_size: int = 1, prefix: int | None = None):
+        self.model, self.role, self.T, self.batch_size, self.prefix = model, role, T, batch_size, prefix
         self.taps = set(taps)
         self.found: dict[Tap, list[Tensor]] = {}
         self.handles = []
@@ -72,13 +83,22 @@ class Recorder:
     def __enter__(self) -> 'Recorder':
         for tap in self.taps:
             module = resolve(self.model, tap, self.role)
-            self.handles.append(module.register_forward_hook(lambda _m, _i, out, tap=tap: self._keep(tap, out)))
+            if tap.potential:
+                module.fuse_norm = False  # for good, as for a watched norm
+                self.handles.append(module.register_forward_hook(partial(self._keep_potential, tap)))
+            else:
+                self.handles.append(module.register_forward_hook(lambda _m, _i, out, tap=tap: self._keep(tap, out)))
         return self
 
     def __exit__(self, *_) -> None:
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
+
+    def _keep_potential(self, tap: Tap, neuron: Neuron, inputs: tuple, out) -> None:
+        spikes = out[0] if isinstance(out, tuple) else out
+        # of its last call: one neuron may serve at several sites
+        self.found[tap] = [self._view(tap, neuron.potentials(inputs[0], spikes).to(spikes.dtype))]
 
     def _keep(self, tap: Tap, out) -> None:
         if tap.index is not None:
@@ -94,6 +114,12 @@ class Recorder:
 
     def _view(self, tap: Tap, out: Tensor) -> Tensor:
         folded = self.T > 1 and out.shape[0] == self.T * self.batch_size
+        if self.prefix is not None:
+            # twice the batch behind the readout may be as much as T times in front of it
+            folded = folded and tap.module.startswith('backbone.')
+            if tap.time == 'prefix':
+                return with_prefix(unfold(out, self.T), self.prefix) if folded else out.clone()
+            out = out if folded else out[self.batch_size :]
         if tap.time == 'steps':
             if self.T > 1 and not folded:
                 raise ValueError(
@@ -139,7 +165,9 @@ class Recorder:
 
 
 def resolve(model: nn.Module, tap: Tap, role: str) -> nn.Module:
-    """The module that a tap names first; ValueError that lists what there is, also for those behind it."""
+    """The module that a tap names first (for a potential, its neuron); ValueError that lists what there is, also for
+    those behind it.
+    """
     for name in tap.pipe:
         resolve(model, Tap(name), role)
     module, path = model, []
@@ -152,6 +180,11 @@ def resolve(model: nn.Module, tap: Tap, role: str) -> nn.Module:
                 f'{".".join(path) or "the model"} has {known or "no children"}'
             )
         module, path = child, [*path, part]
+    if tap.potential:
+        neurons = [m for m in module.modules() if isinstance(m, Neuron)]
+        if not neurons:
+            raise ValueError(f'{role} tap {str(tap)!r}: {tap.module} holds no spiking neuron with a potential')
+        return neurons[-1]
     return module
 
 

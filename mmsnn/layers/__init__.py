@@ -1,6 +1,6 @@
 """Modules that know about time, but are no neurons."""
 
-from .coding import DirectEncoder, PoissonEncoder, Readout
+from .coding import DirectEncoder, PoissonEncoder, Readout, read_prefix, with_prefix
 from .conv import SpikeConv2d
 from .norm import TDBN, TEBN
 from .time import TimeAware, fold, get_time_steps, set_time_steps, unfold
@@ -15,6 +15,8 @@ __all__ = [
     'TimeAware',
     'fold',
     'get_time_steps',
+    'read_prefix',
     'set_time_steps',
     'unfold',
+    'with_prefix',
 ]

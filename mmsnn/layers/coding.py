@@ -1,5 +1,7 @@
 """The two ends of a spiking network: encoders put time into the batch, readouts take it out."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -131,10 +133,35 @@ class Readout(TimeAware, nn.Module):
             raise ValueError(f'readout must be one of {", ".join(READOUTS)}, got {mode!r}')
         self.T = T
         self.mode = mode
+        self.prefix = None
 
     def extra_repr(self) -> str:
         return f'T={self.T}, mode={self.mode}'
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[T*B, ...]`` to ``[B, ...]`` (mean over time) or unchanged."""
-        return x if self.mode == 'none' else unfold(x, self.T).mean(0)
+        """``[T*B, ...]`` to ``[B, ...]`` (mean over time) or unchanged; inside `read_prefix` to ``[2*B, ...]``."""
+        if self.mode == 'none':
+            return x
+        x = unfold(x, self.T)
+        return x.mean(0) if self.prefix is None else with_prefix(x, self.prefix)
+
+
+def with_prefix(x: Tensor, prefix: int) -> Tensor:
+    """``[T, B, ...]`` to ``[2*B, ...]``: the mean over the first ``prefix`` steps, then that over all."""
+    return torch.cat([x[:prefix].mean(0), x.mean(0)])
+
+
+@contextmanager
+def read_prefix(model: nn.Module, prefix: int | None):
+    """Within the context ``model``'s readouts also give what ``prefix`` time steps would have given, as `with_prefix`.
+
+    What is behind them sees twice the batch. None changes nothing.
+    """
+    readouts = [m for m in model.modules() if isinstance(m, Readout)]
+    for readout in readouts:
+        readout.prefix = prefix
+    try:
+        yield
+    finally:
+        for readout in readouts:
+            readout.prefix = None

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from mmsnn.layers.norm import TDBN
 from mmsnn.layers.time import TimeAware
-from mmsnn.ops import bn_lif, lif
+from mmsnn.ops import bn_lif, lif, reference
 from mmsnn.ops.lif import check_neuron
 
 FUSABLE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, TDBN)
@@ -82,6 +82,10 @@ class Neuron(TimeAware, nn.Module):
         if norm is None:
             return lif(x, self.T, **settings)
         return bn_lif(x, self.T, **_norm_arguments(norm), **settings)
+
+    def potentials(self, x: Tensor, spikes: Tensor) -> Tensor:
+        """Membrane potential of every step before it fires, ``[T*B, ...]``, from the input and this neuron's spikes."""
+        return reference.potentials(x, spikes, self.T, **{**self.settings, 'tau': self.tau})
 
     def can_fuse(self, norm: nn.Module) -> bool:
         """Whether ``norm`` and this neuron may run as one op: a plain batch norm, whose output nobody watches."""

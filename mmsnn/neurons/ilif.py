@@ -53,6 +53,12 @@ class ILIF(Neuron):
         """As `Neuron.can_fuse`; not once the network is expanded, whose neurons see means of micro-steps."""
         return not self.expanded and super().can_fuse(norm)
 
+    def potentials(self, x: Tensor, spikes: Tensor) -> Tensor:
+        """As `Neuron.potentials`; RuntimeError once the network is expanded, whose micro-steps have none."""
+        if self.expanded:
+            raise RuntimeError('after expand_levels an ILIF has no membrane potential of single micro-steps')
+        return super().potentials(x, spikes)
+
     def forward(self, x: Tensor, v_init: Tensor | None = None, return_v: bool = False, norm: nn.Module | None = None):
         """Integers 0..D, or 0 and D in T = T'*D micro-steps where the network was expanded."""
         if not self.expanded:

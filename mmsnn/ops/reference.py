@@ -202,6 +202,35 @@ def lif_backward(
     return torch.stack(grad_x).reshape(x.shape), grad_tau, g
 
 
+def potentials(
+    x: Tensor,
+    spikes: Tensor,
+    T: int,
+    *,
+    tau: float | Tensor | None,
+    v_threshold: float,
+    v_reset: float | None,
+    decay_input: bool,
+    detach_reset: bool,
+    **_,
+) -> Tensor:
+    """The membrane potential ``h`` of every step, from the input and the ``spikes`` that `lif` gave for it.
+
+    Shaped as ``x``, in the precision of the state. Gradients reach ``x`` on every path, the resets' through ``spikes``.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    rate = None if tau is None else 1.0 / (tau.to(dtype) if isinstance(tau, Tensor) else tau)
+    v_rest = 0.0 if v_reset is None else v_reset
+    steps, fired = x.unflatten(0, (T, -1)), spikes.unflatten(0, (T, -1))
+    v, found = _first(steps[0], None, v_rest, dtype), []
+    for step, s in zip(steps, fired):
+        h = _charge(v, step.to(dtype), rate, v_rest, decay_input)
+        s = s.to(dtype)
+        v = _reset(h, s.detach() if detach_reset else s, v_threshold, v_reset)
+        found.append(h)
+    return torch.stack(found).reshape(x.shape)
+
+
 def bn_lif(
     x: Tensor,
     T: int,

@@ -18,9 +18,9 @@ from mmsnn.layers import get_time_steps
 
 REPO = Path(__file__).parents[2]
 CONFIGS = REPO / 'configs'
-FOLDERS = ('ann', 'spiking', 'sakd', 'bkd', 'lasnn', 'tssd', 'affine')
+FOLDERS = ('ann', 'spiking', 'sakd', 'bkd', 'lasnn', 'tssd', 'affine', 'tet', 'step_kd')
 # by a teacher network
-TAUGHT = ('sakd', 'bkd', 'lasnn', 'affine')
+TAUGHT = ('sakd', 'bkd', 'lasnn', 'affine', 'step_kd')
 FILES = [file for folder in FOLDERS for file in sorted((CONFIGS / folder).glob('*.py'))]
 # never equal to T, which would hide errors in folding
 BATCH = 3
@@ -100,7 +100,8 @@ def test_self_distillation_adds_steps_and_no_teacher(file):
     cfg, plain = read(file), read(CONFIGS / 'spiking' / file.name)
     assert 'teacher' not in cfg.model
     assert cfg.model.student.backbone == dict(plain.model.backbone, T=2 * plain.model.backbone.T)
-    assert cfg.model.student.head == plain.model.head
+    assert cfg.model.prefix == plain.model.backbone.T
+    assert {**cfg.model.student, 'backbone': 0} == {**plain.model, 'backbone': 0}
 
 
 @pytest.mark.parametrize('file', [f for f in FILES if f.parent.name in TAUGHT], ids=name)
@@ -113,16 +114,16 @@ def test_teacher_checkpoint_is_what_the_teacher_writes(file):
     assert model.teacher_checkpoint in (published, f'work_dirs/{teacher.stem}/{last}.pth')
 
 
-@pytest.mark.parametrize('method', ['tet', 'step_kd'])
-def test_methods_without_a_config_of_their_own(method):
+def test_affine_on_the_membrane():
+    """A method file that differs from another in its tap alone, and so has no configs of its own."""
     cfg = load(CONFIGS / 'affine/spiking_r18_cifar10_small.py')
-    distill = Config.fromfile(CONFIGS / f'_base_/distill/{method}.py').distill
+    distill = Config.fromfile(CONFIGS / '_base_/distill/affine_membrane.py').distill
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        cfg.model = {**{k: v for k, v in cfg.model.items() if k not in ('losses', 'task_weight')}, **distill}
+        cfg.model = {**cfg.model, **distill}
         model = build_model(cfg, 32)
         model.train()
         losses = model.train_step(noise_batch(model, BATCH, 32), build_optim_wrapper(model, cfg.optim_wrapper))
-    assert math.isfinite(losses['loss']) and set(distill.losses) < set(losses)
+    assert math.isfinite(losses['loss']) and losses['loss_affine'] > 0
 
 
 def test_released_schedule():

@@ -41,6 +41,10 @@ def test_weak_head():
     pooled = x[1].mean((1, 2)).tolist()
     expected = [sum(w * h for w, h in zip(row, pooled)) + b for row, b in zip(head.weight.tolist(), head.bias.tolist())]
     assert head(x).shape == (2, 5) and head(x)[1].tolist() == pytest.approx(expected)
+    dense = WeakHead(3, 5, pool=False).double()
+    dense.load_state_dict(head.state_dict())
+    assert dense(x).shape == (2, 5, 4, 6)
+    torch.testing.assert_close(dense(x).mean((2, 3)), head(x))
 
 
 def fill(module: nn.Module) -> nn.Module:

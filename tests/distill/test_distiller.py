@@ -512,3 +512,97 @@ class TestDistributed:
             assert one[part].keys() == two[part].keys() and len(one[part])
             for name, value in one[part].items():
                 torch.testing.assert_close(two[part][name], value, rtol=1e-5, atol=1e-6)
+
+
+class TestPrefix:
+    """TSSD: a student that answers after the first steps, and after all."""
+
+    SELF = dict(
+        type='TemporalSpatialSelf', student=['head.fc', 'backbone.layer2'], connector=[None, dict(type='WeakHead')]
+    )
+
+    def make(self, T=4, **kwargs):
+        student = classifier(True)
+        student['backbone']['T'] = T
+        return build(**{**dict(losses=dict(a=self.SELF), student=student, teacher=None, prefix=1), **kwargs})
+
+    @pytest.mark.parametrize('T, prefix', [(4, 1), (5, 3), (2, 1)])
+    def test_is_what_fewer_steps_answer(self, T, prefix):
+        model = self.make(T, prefix=prefix, task_weight=2.0).eval()
+        images, samples = inputs(model)
+        found = model.loss(images, samples)
+        answers, stages = {}, {}
+        for steps in (prefix, T):
+            set_time_steps(model.student, steps)
+            answers[steps] = model.student(images, mode='tensor')
+            stages[steps] = model.student.backbone(images)[1]
+        # the plain network of as many steps, with the same weights
+        labels = torch.cat([sample.gt_label for sample in samples])
+        torch.testing.assert_close(found['loss'], sum(F.cross_entropy(z, labels) for z in answers.values()))
+        weak = model.connectors.loss_a[1](stages[prefix])
+        assert weak.shape == answers[T].shape
+
+        def divergence(a, b):
+            return 4 * F.kl_div((b / 2).log_softmax(1), (a / 2).softmax(1), reduction='batchmean')
+
+        expected = divergence(answers[T], answers[prefix]) + divergence(answers[prefix], weak)
+        torch.testing.assert_close(found['loss_a'], expected)
+
+    def test_nothing_is_left_behind(self):
+        model = self.make().eval()
+        images, samples = inputs(model)
+        before = model.student(images, mode='tensor')
+        model.loss(images, samples)
+        assert before.shape[0] == len(images) and torch.equal(model.student(images, mode='tensor'), before)
+        assert not any('connectors' in key for key in model.state_dict())
+
+    def test_beside_a_teacher(self):
+        """Other terms see all steps, as without a prefix."""
+        terms = dict(loss_feature=FEATURE, loss_kl=LOGITS)
+        both = self.make(losses=dict(a=self.SELF, **terms), teacher=classifier(False)).eval()
+        images, samples = inputs(both)
+        found = both.loss(images, samples)
+        student, teacher = both.student(images, mode='tensor'), both.teacher.model(images, mode='tensor')
+        expected = 4 * F.kl_div((student / 2).log_softmax(1), (teacher / 2).softmax(1), reduction='batchmean')
+        torch.testing.assert_close(found['loss_kl'], expected)
+        ours, theirs = both.student.backbone(images), both.teacher.model.backbone(images)
+        expected = sum(F.mse_loss(c(s), t) for c, s, t in zip(both.connectors.loss_feature, ours, theirs))
+        torch.testing.assert_close(found['loss_feature'], expected)
+
+    @pytest.mark.parametrize('prefix', [0, 4, 9, 1.5, True])
+    def test_out_of_range(self, prefix):
+        with pytest.raises(ValueError, match=rf'model.prefix={prefix} must be .* below the T=4 of training'):
+            self.make(prefix=prefix)
+
+    def test_missing(self):
+        with pytest.raises(ValueError, match='model.losses.a: model.prefix is missing|model.prefix is missing'):
+            self.make(prefix=None)
+
+    def test_norms_that_mix_time_are_named(self):
+        student = classifier(True)
+        student['backbone'].update(T=4, norm_cfg=dict(type='mmsnn.TEBN', T=4))
+        with pytest.raises(ValueError, match=r'model.prefix=1: .*backbone.bn1 \(TEBN\).*mix time.*TDBN'):
+            self.make(student=student)
+
+    def test_needs_a_readout(self):
+        student = classifier(True)
+        student['backbone'].update(T=4, readout='none')
+        with pytest.raises(ValueError, match="model.prefix needs a backbone with readout='mean'"):
+            self.make(student=student)
+
+    def test_detector(self):
+        """Levels and weak head of a dense detector; the losses are those of twice the batch."""
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            student = detector(True)
+            student['backbone']['T'] = 4
+            term = dict(
+                type='TemporalSpatialSelf', response=dict(type='DenseResponse'),
+                student=['bbox_head[0]', 'backbone.layer2'], connector=[None, dict(type='WeakHead', pool=False)],
+            )  # fmt: skip
+            model = self.make(losses=dict(a=term), student=student, prefix=2)
+            data = model.data_preprocessor(Noise('mmdet').batch(0, 1, 2), True)
+            losses = model.loss(data['inputs'], data['data_samples'])
+            model.parse_losses(losses)[0].backward()
+        assert losses['loss_a'] > 0
+        weak = model.connectors.loss_a[-1]
+        assert weak.weight.grad.any() and weak.out_features == model.bbox_head.retina_cls.out_channels

@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 from formulas import approx, kl, maps, mean, one_hot, samples, soft_ce, softmax, wave
+from torch.nn.functional import interpolate
 
 from mmsnn.distill import (
     ETC,
     TET,
     TKS,
+    DenseResponse,
     Progress,
     SeAl,
     StepLogitKL,
@@ -49,37 +51,62 @@ def batch_kl(teacher, student, tau):
 
 
 class TestTemporalSpatialSelf:
-    @pytest.mark.parametrize('prefix, T', [(None, 2), (1, 1), (3, 3)])
-    def test_formula(self, z, prefix, T):
-        w = maps(4, 3, 5)
-        short, full, weak = z[:T].mean(0), z.mean(0), w[:T].mean(0)
-        ce = mean(soft_ce(y, row) for y, row in zip(TARGETS, short.tolist()))
+    def test_formula(self):
+        """Both halves of a batch: after the first steps, after all."""
+        z, w = maps(6, 5), maps(6, 5)
+        short, full, weak = z[:3], z[3:], w[:3]
         temporal, spatial = batch_kl(full, short, 3.0), batch_kl(short, weak, 3.0)
-        loss = TemporalSpatialSelf(prefix, alpha=0.5, beta=0.7, tau=3.0)
-        assert loss([z, w], [], samples(*LABELS)).item() == pytest.approx(ce + 0.5 * temporal + 0.7 * spatial, **approx)
-        assert loss([z], [], samples(*LABELS)).item() == pytest.approx(ce + 0.5 * temporal, **approx)
+        loss = TemporalSpatialSelf(dict(type='LogitKL', tau=3.0), alpha=0.5, beta=0.7)
+        assert loss([z, w], []).item() == pytest.approx(0.5 * temporal + 0.7 * spatial, **approx)
+        no_weak_head = TemporalSpatialSelf(dict(type='LogitKL', tau=3.0), alpha=0.5, weak=0)
+        assert no_weak_head([z], []).item() == pytest.approx(0.5 * temporal, **approx)
 
-    def test_defaults(self, z):
-        w = maps(4, 3, 5)
-        explicit = TemporalSpatialSelf(prefix=2, alpha=1.0, beta=1.0, tau=2.0)([z, w], [], samples(*LABELS))
-        assert TemporalSpatialSelf()([z, w], [], samples(*LABELS)) == explicit
+    def test_defaults(self):
+        z, w = maps(6, 5), maps(6, 5)
+        explicit = TemporalSpatialSelf(dict(type='LogitKL', tau=2.0), alpha=1.0, beta=1.0, weak=1)
+        assert TemporalSpatialSelf()([z, w], []) == explicit([z, w], [])
 
-    def test_both_teachers_are_stopped(self, z):
-        """Later steps get no gradient at all, and the weak head none from the classes."""
-        z, w = z.requires_grad_(), maps(4, 3, 5).requires_grad_()
-        TemporalSpatialSelf(alpha=1.0, beta=0.0)([z, w], [], samples(*LABELS)).backward()
-        assert not z.grad[2:].any() and z.grad[:2].any()
-        ce = torch.nn.functional.cross_entropy(z[:2].mean(0), torch.tensor(LABELS))
-        (expected,) = torch.autograd.grad(ce, z)
+    def test_equal_answers_cost_nothing(self):
+        z = maps(3, 5).repeat(2, 1)
+        assert TemporalSpatialSelf()([z, z], []).item() == pytest.approx(0, abs=1e-6)
+
+    def test_both_teachers_are_stopped(self):
+        """All steps teach the first ones, and these the weak head."""
+        z, w = maps(6, 5).requires_grad_(), maps(6, 5).requires_grad_()
+        TemporalSpatialSelf(alpha=1.0, beta=0.0)([z, w], []).backward()
+        assert z.grad[:3].any() and not z.grad[3:].any()
         z.grad = None
-        TemporalSpatialSelf(alpha=0.0, beta=1.0)([z, w], [], samples(*LABELS)).backward()
-        torch.testing.assert_close(z.grad, expected, rtol=1e-5, atol=1e-6)
-        assert w.grad[:2].any() and not w.grad[2:].any()
+        TemporalSpatialSelf(alpha=0.0, beta=1.0)([z, w], []).backward()
+        assert not z.grad.any()
+        assert w.grad[:3].any() and not w.grad[3:].any()
 
-    @pytest.mark.parametrize('prefix', [0, 4, 9])
-    def test_errors(self, z, prefix):
-        with pytest.raises(ValueError, match=f'prefix={prefix} must be at least 1 and below the T=4 of training'):
-            TemporalSpatialSelf(prefix)([z], [], samples(*LABELS))
+    def test_maps(self):
+        """Of a segmentor: the weak head's map is brought to the size of the answer's, pixel by pixel."""
+        z, w = maps(4, 5, 4, 6), maps(4, 5, 2, 3)
+        loss = TemporalSpatialSelf(dict(type='PixelKL', tau=2.0), alpha=0.5, beta=0.7)
+        pixels = [x.movedim(1, -1).reshape(-1, 5) for x in (*z.chunk(2), interpolate(w, (4, 6), mode='bilinear')[:2])]
+        short, full, weak = pixels
+        expected = 0.5 * batch_kl(full, short, 2.0) + 0.7 * batch_kl(short, weak, 2.0)
+        assert loss([z, w], []).item() == pytest.approx(expected, **approx)
+
+    def test_levels(self):
+        """Of a detector: every level teaches itself, the weak head stands for the first."""
+        levels, w = [maps(4, 6, 4, 4), maps(4, 6, 2, 2)], maps(4, 6, 4, 4)
+        response = DenseResponse(num_classes=3)
+        loss = TemporalSpatialSelf(dict(type='DenseResponse', num_classes=3), beta=0.7)
+        temporal = response([x[:2] for x in levels], [x[2:] for x in levels])
+        torch.testing.assert_close(loss([*levels, w], []), temporal + 0.7 * response([w[:2]], [levels[0][:2]]))
+
+    @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+    def test_half_precision_is_computed_in_float32(self, dtype):
+        z, w = (maps(6, 5).to(dtype).requires_grad_() for _ in range(2))
+        value = TemporalSpatialSelf()([z, w], [])
+        value.backward()
+        assert value.dtype == torch.float32 and z.grad.isfinite().all() and w.grad.isfinite().all()
+
+    def test_errors(self):
+        with pytest.raises(ValueError, match='weak=1 leaves none of 1 tensors to the head'):
+            TemporalSpatialSelf()([maps(6, 5)], [])
 
 
 class TestTET:

@@ -8,6 +8,8 @@ from torch.utils.checkpoint import checkpoint
 from mmsnn.distill import Recorder, Tap
 from mmsnn.layers import fold
 from mmsnn.models import SEWResNet, SpikingResNet
+from mmsnn.neurons import Neuron
+from mmsnn.ops import reference
 
 
 class Net(nn.Module):
@@ -49,11 +51,12 @@ class TestNames:
     def test_parse(self):
         assert Tap.parse('backbone.layer1') == Tap('backbone.layer1')
         assert Tap.parse('bbox_head[1]', 'steps') == Tap('bbox_head', 1, 'steps')
-        assert [str(Tap.parse(s)) for s in ('a.b_2.c', 'head[10]')] == ['a.b_2.c', 'head[10]']
+        texts = ['a.b_2.c', 'head[10]', 'a.b@v', 'a@v|neck|head.fc']
+        assert [str(Tap.parse(text)) for text in texts] == texts
 
-    @pytest.mark.parametrize('spec', ['', 'a[b]', 'a[1][2]', 'a[-1]', 'a b', 3, None, ['a']])
+    @pytest.mark.parametrize('spec', ['', 'a[b]', 'a[1][2]', 'a[1]@v', 'a@w', 'a[-1]', 'a b', 3, None, ['a']])
     def test_errors(self, spec):
-        with pytest.raises(ValueError, match=r"a tap is written 'module.name' or 'module.name\[0\]'"):
+        with pytest.raises(ValueError, match=r"a tap is written 'module.name', 'module.name\[0\]' or"):
             Tap.parse(spec)
 
     def test_no_such_module(self):
@@ -207,3 +210,51 @@ class TestGradient:
         assert len(gradients[0]) == len(gradients[1]) > 10
         for a, b in zip(*gradients):
             torch.testing.assert_close(a, b)
+
+
+class TestPotential:
+    NEURON = dict(type='LIF', tau=2.0, v_threshold=0.5)
+
+    def make(self, cls=SpikingResNet, **kwargs):
+        return cls(18, T=4, base_channels=8, stem='cifar', neuron={**self.NEURON, **kwargs}).eval()
+
+    @pytest.mark.parametrize('cls', [SpikingResNet, SEWResNet])
+    def test_of_the_last_neuron(self, cls):
+        """Against the recurrence, step by step, from what enters that neuron."""
+        model, x = self.make(cls), torch.randn(3, 3, 16, 16)
+        neuron, entered = model.layer2[1].neuron2, []
+        handle = neuron.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+        (found,) = record(model, 'layer2@v', x, 'student', T=4, batch_size=3)
+        handle.remove()
+        v, potentials = torch.zeros_like(entered[0][:3]), []
+        for current in entered[0].chunk(4):
+            h = v + (current - v) / 2
+            potentials.append(h)
+            v = torch.where(h >= 0.5, 0.0, h)
+        torch.testing.assert_close(found, torch.stack(potentials).mean(0))
+        (steps,) = record(model, 'layer2@v', x, 'student', T=4, batch_size=3, time='steps')
+        torch.testing.assert_close(steps, torch.stack(potentials))
+        (named,) = record(model, 'layer2.1.neuron2@v', x, 'student', T=4, batch_size=3)
+        assert torch.equal(named, found)
+
+    def test_only_the_tapped_neuron_parts_from_its_norm(self, monkeypatch):
+        monkeypatch.setattr('mmsnn.neurons.base.FUSE_FROM', 0)
+        model, x = self.make(SEWResNet), torch.randn(3, 3, 16, 16)
+        record(model, 'layer2@v', x, 'student', T=4, batch_size=3)
+        apart = [name for name, m in model.named_modules() if isinstance(m, Neuron) and not m.fuse_norm]
+        assert apart == ['layer2.1.neuron2']
+
+    def test_gradient(self):
+        """Through charge, leak and reset: against finite differences of the smooth neuron."""
+        x = torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
+        settings = dict(tau=1.7, v_threshold=0.8, v_reset=0.1, decay_input=False, detach_reset=False)
+
+        def mean_potential(x):
+            spikes = reference.lif(x, 4, **settings, surrogate='sigmoid', smooth=True)
+            return reference.potentials(x, spikes, 4, **settings).square().sum()
+
+        assert torch.autograd.gradcheck(mean_potential, x)
+
+    def test_no_neuron(self):
+        with pytest.raises(ValueError, match='student tap .layer1.0.conv1@v.: layer1.0.conv1 holds no spiking neuron'):
+            Recorder(self.make(), [Tap.parse('layer1.0.conv1@v')], 'student')

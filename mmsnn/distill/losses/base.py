@@ -7,7 +7,8 @@ class DistillLoss(nn.Module):
     """A loss between tapped tensors.
 
     Attributes:
-        time: ``mean`` of the student's tensors over time, or ``steps`` for its single time steps ``[T, B, ...]``.
+        time: ``mean`` of the student's tensors over time, ``steps`` for its single time steps ``[T, B, ...]``, or
+            ``prefix`` for the means over the first steps and over all, ``[2*B, ...]``.
         needs_teacher: False leaves the list of the teacher's tensors empty.
         same_shape: whether the student's tensors, behind the connectors, must be shaped as the teacher's.
         needs_progress: whether the loss reads ``progress``, set by the Distiller before each call.

@@ -6,10 +6,10 @@ Labels may be soft (mixup): the class of an image is then the one with the large
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmsnn.registry import MODELS
+from mmsnn.registry import MODELS, build_own
 
 from .base import DistillLoss
 from .response import kl_divergence
@@ -52,36 +52,49 @@ def check_steps(z: Tensor, loss: DistillLoss) -> None:
 class TemporalSpatialSelf(DistillLoss):
     """TSSD, temporal-spatial self-distillation (Zuo et al., 2024), a reconstruction; no teacher.
 
-    ``CE(z^(T), y) + alpha * KL_tau(sg z^(T_train) || z^(T)) + beta * KL_tau(sg z^(T) || w)``, where ``z^(T)`` is the
-    mean over the first T of ``T_train`` steps and ``w`` that of a weak head's logits. ``CE(z^(T_train), y)`` is the
-    student's own loss: ``task_weight=1``. Prefixes say nothing where a norm mixes time steps (``mixes_time``: TEBN).
+    ``alpha * D(sg z^(T_train) -> z^(T)) + beta * D(sg z^(T) -> w)``, where ``z^(T)`` is what the first T of ``T_train``
+    steps answer and ``w`` the answer of a weak head. D is ``KL_tau`` (`LogitKL`) in the paper, which classifies;
+    `PixelKL` and `DenseResponse` make it one for segmentors and detectors. Needs the Distiller's ``prefix=T``, which
+    adds ``CE(z^(T), y)`` to the student's own loss.
+
+    The student's taps: the head's answer, then the stages of weak heads with the connector `WeakHead`.
 
     Args:
-        prefix: T, the steps at inference; None for half of those in training.
+        response: config of D.
         alpha, beta: weights of the temporal and of the spatial part.
-        tau: temperature.
-
-    Raises:
-        ValueError: in the forward pass, where the prefix is not shorter than the training.
+        weak: how many of the last tensors are weak heads'. Maps are resized to the head's first level.
     """
 
-    time = 'steps'
+    time = 'prefix'
     needs_teacher = False
 
-    def __init__(self, prefix: int | None = None, alpha: float = 1.0, beta: float = 1.0, tau: float = 2.0):
+    def __init__(self, response: dict | None = None, alpha: float = 1.0, beta: float = 1.0, weak: int = 1):
         super().__init__()
-        self.prefix, self.alpha, self.beta, self.tau = prefix, alpha, beta, tau
+        self.response = build_own(response or dict(type='LogitKL', tau=2.0))
+        self.alpha, self.beta, self.weak = alpha, beta, weak
+
+    def bind(self, student_module: nn.Module, teacher_module: None) -> None:
+        """The student is its own teacher."""
+        self.response.bind(student_module, student_module)
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
-        """Logits ``[T_train, B, K]`` of the head and, for the spatial part, of the weak head."""
-        z, *weak = (x.float() for x in student)
-        T = len(z) // 2 if self.prefix is None else self.prefix
-        if not 1 <= T < len(z):
-            raise ValueError(f'TemporalSpatialSelf: prefix={T} must be at least 1 and below the T={len(z)} of training')
-        short = z[:T].mean(0)
-        total = cross_entropy(short, soft_targets(data_samples, z.shape[2], like=z)).mean()
-        total = total + self.alpha * step_kl(z.mean(0), short, self.tau)
-        return total + self.beta * sum(step_kl(short, w[:T].mean(0), self.tau) for w in weak)
+        """Answers ``[2*B, ...]`` after the first and after all steps; ValueError where no tensor is the head's."""
+        split = len(student) - self.weak
+        if split < 1:
+            raise ValueError(f'TemporalSpatialSelf: weak={self.weak} leaves none of {len(student)} tensors to the head')
+        (short, full), (weak, _) = (_halves(tensors) for tensors in (student[:split], student[split:]))
+        total = self.alpha * self.response(short, [z.detach() for z in full], data_samples)
+        for w in weak:
+            target = short[0].detach()
+            if w.dim() == 4:
+                w = F.interpolate(w, target.shape[-2:], mode='bilinear')
+            total = total + self.beta * self.response([w], [target], data_samples)
+        return total
+
+
+def _halves(tensors: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    pairs = [z.float().chunk(2) for z in tensors]
+    return [short for short, _ in pairs], [full for _, full in pairs]
 
 
 @MODELS.register_module()

@@ -1,0 +1,11 @@
+# Per-step logits: Spiking-ResNet-18 on CIFAR-100, taught by its ANN twin
+_base_ = ['../spiking/spiking_r18_cifar100.py', '../_base_/distill/step_kd.py']
+model = dict(
+    _delete_=True,
+    type='mmsnn.Distiller',
+    student=_base_.model,
+    teacher='mmsnn::ann/r18_cifar100.py',
+    teacher_checkpoint='work_dirs/r18_cifar100/epoch_200.pth',
+    **_base_.distill,
+)
+custom_hooks = [dict(type='mmsnn.DistillHook')]

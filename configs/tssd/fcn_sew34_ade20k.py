@@ -1,0 +1,9 @@
+# TSSD: FCN with SEW-ResNet-34 on ADE20K, 8 steps in training, 4 in testing with the plain config
+_base_ = ['../spiking/fcn_sew34_ade20k.py', '../_base_/distill/tssd_seg.py']
+model = dict(
+    _delete_=True,
+    type='mmsnn.Distiller',
+    student=dict(_base_.model, backbone=dict(_base_.model.backbone, T=8)),
+    **_base_.distill,
+)
+custom_hooks = [dict(type='mmsnn.DistillHook')]

@@ -1,0 +1,98 @@
+"""The comparison of methods: what is planned and in which order, and the table of logs written by the test."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / 'tools/benchmarks/methods.py'
+
+
+@pytest.fixture(scope='module')
+def methods():
+    spec = importlib.util.spec_from_file_location('methods', SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write(run, curve, metric='coco/bbox_mAP', finished=True):
+    log = run.folder / '20260101_000000/vis_data/scalars.json'
+    log.parent.mkdir(parents=True)
+    lines = [{'loss': 1.0, 'step': 1}, *({metric: v, 'step': e} for e, v in curve.items())]
+    log.write_text('\n'.join(map(json.dumps, lines)))
+    if finished:
+        (run.folder / 'finished').touch()
+
+
+def test_plan(methods, tmp_path):
+    runs = methods.plan('cifar10', 2, list(methods.METHODS), tmp_path)
+    assert set(runs) == {'teacher', *methods.METHODS}
+    assert runs['SAKD level 1'][1].options[1:] == ['model.losses=None'] and runs['SAKD level 1'][1].seed == 1
+    # no teacher, no checkpoint of one
+    assert runs['undistilled'][0].options == runs['TET'][0].options == runs['TSSD'][0].options == []
+    assert all(run.config.exists() for group in runs.values() for run in group)
+    assert len({run.folder for group in runs.values() for run in group}) == 1 + 2 * len(methods.METHODS)
+    for task in ('bccd', 'camvid'):
+        dense = methods.plan(task, 1, list(methods.METHODS), tmp_path)
+        assert {'teacher', 'undistilled', 'SAKD', 'BKD', 'LaSNN', 'affine, spikes'} <= set(dense)
+        assert all(run.config.exists() for group in dense.values() for run in group)
+
+
+def test_order(methods, tmp_path):
+    """Teachers first, then a whole table of the first seed; what is finished is left out."""
+    plans = {task: methods.plan(task, 2, ['undistilled', 'SAKD'], tmp_path) for task in ('cifar10', 'bccd')}
+    write(plans['bccd']['SAKD'][0], {4: 0.3})
+    teachers, students = methods.in_order(plans)
+    assert [run.folder.parent.name for run in teachers] == ['cifar10', 'bccd']
+    assert [run.seed for run in students] == [0] * 3 + [1] * 4
+
+
+def test_share_that_is_done(methods, tmp_path):
+    run = methods.plan('cifar10', 1, ['undistilled'], tmp_path)['undistilled'][0]
+    assert run.done() == 0
+    write(run, {}, finished=False)
+    log = next(run.folder.glob('*/vis_data/scalars.json'))
+    log.write_text(json.dumps({'loss': 1.0, 'epoch': 3, 'step': 9}) + '\n{"torn')
+    assert run.done() == pytest.approx(2 / 5)
+    (run.folder / 'finished').touch()
+    assert run.done() == 1
+
+
+def test_summary_table_and_plot(methods, tmp_path):
+    runs = methods.plan('bccd', 2, ['undistilled', 'BKD', 'SAKD'], tmp_path)
+    write(runs['teacher'][0], {10: 0.5})
+    for run, last in zip(runs['undistilled'], (0.2, 0.4), strict=True):
+        write(run, {2: 0.1, 4: last})
+    for run, first in zip(runs['BKD'], (0.31, 0.29), strict=True):
+        write(run, {2: first, 4: 0.45})
+    write(runs['SAKD'][0], {2: 0.4}, finished=False)
+    result = methods.summary('bccd', runs)
+    assert result['final'] == {'teacher': [50.0], 'undistilled': [20.0, 40.0], 'BKD': [45.0, 45.0], 'SAKD': []}
+    assert result['gain'] == {'BKD': 15.0} and result['gap_closed'] == {'BKD': 0.75}
+    assert result['first_epoch_at_undistilled'] == {'BKD': [2, 4]}
+    text = methods.table([result])
+    assert '| bccd | undistilled | 4 | 20.0, 40.0 | 30.0 +- 14.1 |' in text
+    assert '| bccd | BKD | 4 | 45.0, 45.0 | 45.0 +- 0.0 | +15.0 | 75% | 2, 4 |' in text
+    assert 'SAKD' not in text
+    methods.draw(json.loads(json.dumps(result)), tmp_path / 'plot.png')
+    assert (tmp_path / 'plot.png').stat().st_size > 10_000
+
+
+def test_only_the_table(methods, tmp_path, capsys):
+    """Nothing is trained; the result file tells how it was made."""
+    for run in methods.plan('cifar10', 1, ['undistilled'], tmp_path)['undistilled']:
+        write(run, {5: 40.0}, 'accuracy/top1')
+    arguments = ['cifar10', '--seeds', '1', '--methods', 'undistilled', '--work-dir', str(tmp_path), '--no-train']
+    methods.main([*arguments, '--out', str(tmp_path / 'out.json')])
+    assert '| cifar10 | undistilled | 5 | 40.0 |' in capsys.readouterr().out
+    written = json.loads((tmp_path / 'out.json').read_text())
+    assert written['command'].startswith('python tools/benchmarks/methods.py cifar10 --seeds 1')
+    assert written['results'][0]['final'] == {'teacher': [], 'undistilled': [40.0]}
+
+
+def test_unknown_task_is_named(methods, capsys):
+    with pytest.raises(SystemExit):
+        methods.main(['nothing'])
+    assert 'unknown tasks nothing' in capsys.readouterr().err

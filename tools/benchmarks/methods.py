@@ -1,0 +1,301 @@
+"""Compare distillation methods on small sets: teacher, undistilled student and every method, equal budgets, by seeds.
+
+Every training goes through tools/train.py and resumes where it stopped, so the same command again goes on, and makes
+table and plot again when all is trained.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+import mmsnn
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set with its teacher and student.
+
+    Args:
+        teacher, student: names of their configs.
+        metric: what validation calls it.
+        factor: brings it to per cent.
+        unit: its name in a heading.
+    """
+
+    teacher: str
+    student: str
+    metric: str
+    factor: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """A folder of configs, with what is changed in them.
+
+    Args:
+        folder: below ``configs``.
+        options: for ``--cfg-options``.
+        taught: whether there is a teacher network.
+        tasks: where it is part of the comparison.
+    """
+
+    folder: str
+    options: tuple[str, ...] = ()
+    taught: bool = True
+    tasks: tuple[str, ...] = ('cifar10',)
+
+
+TASKS = {
+    'cifar10': Task('r18_cifar10_small', 'spiking_r18_cifar10_small', 'accuracy/top1', 1, 'CIFAR-10, top-1 (%)'),
+    'bccd': Task('retinanet_r18_bccd', 'retinanet_sew18_bccd', 'coco/bbox_mAP', 100, 'BCCD, mAP (%)'),
+    'camvid': Task('fcn_r18_camvid', 'fcn_sew18_camvid', 'mIoU', 1, 'CamVid, mIoU (%)'),
+    'digits': Task('retinanet_r18_digits', 'retinanet_sew18_digits', 'coco/bbox_mAP', 100, 'DigitScenes, mAP (%)'),
+}
+DENSE = 'bccd', 'camvid'
+METHODS = {
+    'undistilled': Method('spiking', taught=False, tasks=tuple(TASKS)),
+    'TET': Method('tet', taught=False),
+    'SAKD level 1': Method('sakd', ('model.losses=None',), tasks=('cifar10', 'bccd', 'digits')),
+    'SAKD level 2': Method('sakd', ('model.transfer=False',), tasks=('cifar10', 'bccd', 'digits')),
+    'SAKD': Method('sakd', tasks=tuple(TASKS)),
+    'BKD': Method('bkd', tasks=('cifar10', *DENSE)),
+    'LaSNN': Method('lasnn', tasks=('cifar10', *DENSE)),
+    'LaSNN, no level 1': Method('lasnn', ('model.transfer=False',)),
+    'TSSD': Method('tssd', taught=False),
+    'affine, spikes': Method('affine', tasks=('cifar10', *DENSE)),
+    'affine, membrane': Method('affine', ('model.losses.loss_affine.student=backbone.layer4@v|neck',)),
+    'per-step KD': Method('step_kd'),
+}
+
+
+@dataclass
+class Run:
+    """One training: its config, folder and options."""
+
+    config: Path
+    folder: Path
+    seed: int
+    options: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[dict]:
+        """What was logged, over all logs of a training that was resumed."""
+        logs = sorted(self.folder.glob('*/vis_data/scalars.json'))
+        return [json.loads(line) for log in logs for line in log.read_text().splitlines() if line.endswith('}')]
+
+    def curve(self, metric: str) -> dict[int, float]:
+        """Validation metric by epoch."""
+        return {line['step']: line[metric] for line in self.lines() if metric in line}
+
+    def finished(self) -> bool:
+        """Whether the training wrote its last checkpoint."""
+        return (self.folder / 'finished').exists()
+
+    def done(self) -> float:
+        """Share of the training that is done, 0 to 1."""
+        if self.finished():
+            return 1.0
+        epochs = [line['epoch'] for line in self.lines() if 'epoch' in line]
+        return min(0.99, (max(epochs) - 1) / Config.fromfile(self.config).train_cfg.max_epochs) if epochs else 0.0
+
+    def train(self, threads: int) -> None:
+        """Train, or go on where an earlier run stopped; RuntimeError with the log's place if that fails."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, ROOT / 'tools/train.py', self.config, '--work-dir', self.folder, '--seed', self.seed]
+        command += ['--resume'] if (self.folder / 'last_checkpoint').exists() else []
+        command += ['--cfg-options', *self.options] if self.options else []
+        with open(self.folder / 'output.log', 'ab') as log:
+            env = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
+            code = subprocess.run([str(c) for c in command], stdout=log, stderr=log, env=env, cwd=ROOT).returncode
+        if code:
+            raise RuntimeError(f'training failed, see {log.name}: {" ".join(map(str, command))}')
+        (self.folder / 'finished').touch()
+        if self.folder.name == 'teacher':
+            last = Path((self.folder / 'last_checkpoint').read_text().strip())
+            (self.folder / 'teacher.pth').unlink(missing_ok=True)
+            (self.folder / 'teacher.pth').symlink_to(last.name)
+
+
+def plan(task: str, seeds: int, methods: list[str], work: Path) -> dict[str, list[Run]]:
+    """The runs of one task: the teacher (one seed), and the students of those methods that are meant for it."""
+    about = TASKS[task]
+    runs = {'teacher': [Run(ROOT / f'configs/ann/{about.teacher}.py', work / task / 'teacher', 0)]}
+    checkpoint = f'model.teacher_checkpoint={work / task / "teacher" / "teacher.pth"}'
+    for name in methods:
+        method = METHODS[name]
+        if task not in method.tasks:
+            continue
+        config = ROOT / f'configs/{method.folder}/{about.student}.py'
+        options = [*[checkpoint] * method.taught, *method.options]
+        folder = work / task / name.replace(', ', '_').replace(' ', '')
+        runs[name] = [Run(config, folder / f'seed{seed}', seed, options) for seed in range(seeds)]
+    return runs
+
+
+def in_order(plans: dict[str, dict[str, list[Run]]]) -> list[list[Run]]:
+    """What is still to be trained, in waves: teachers, then seed after seed, so that a table comes early."""
+    runs = [run for groups in plans.values() for group in groups.values() for run in group if not run.finished()]
+    teachers = [run for run in runs if run.folder.name == 'teacher']
+    students = sorted((run for run in runs if run.folder.name != 'teacher'), key=lambda run: run.seed)
+    return [teachers, students]
+
+
+def train_all(plans: dict[str, dict[str, list[Run]]], jobs: int) -> None:
+    """Train what is missing; says how much is done and about how long is left."""
+    waves = in_order(plans)
+    todo = [run for wave in waves for run in wave]
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    before, start = sum(run.done() for run in todo), time.monotonic()
+
+    def left() -> str:
+        gained = sum(run.done() for run in todo) - before
+        seconds = (len(todo) - before - gained) * (time.monotonic() - start) / gained if gained else None
+        return 'time left unknown yet' if seconds is None else f'about {seconds / 60:.0f} min left'
+
+    columns = [TextColumn('trainings'), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[left]}')]
+    with Progress(*columns) as bar, ThreadPoolExecutor(jobs) as pool:
+        item = bar.add_task('', total=len(todo), left=left())
+
+        def work(run: Run) -> None:
+            run.train(threads)
+            bar.update(item, advance=1)
+            place = run.folder.relative_to(run.folder.parents[2])
+            bar.console.print(f'{place} done, {sum(r.finished() for r in todo)} of {len(todo)}, {left()}')
+
+        for wave in waves:  # students wait for their teacher
+            futures = [pool.submit(work, run) for run in wave]
+            while not all(future.done() for future in futures):
+                bar.update(item, left=left())
+                time.sleep(5)
+            for future in futures:
+                future.result()
+
+
+def summary(task: str, runs: dict[str, list[Run]]) -> dict:
+    """Final metric of every run, the gain, the gap closed, and the first validated epoch at the undistilled level."""
+    about = TASKS[task]
+    curves = {name: [run.curve(about.metric) for run in group if run.finished()] for name, group in runs.items()}
+    final = {name: [round(c[max(c)] * about.factor, 2) for c in group] for name, group in curves.items()}
+    mean = {name: statistics.mean(values) for name, values in final.items() if values}
+    out = dict(task=task, metric=about.metric, final=final, curves=curves)
+    out['epochs'] = {name: max(group[0]) for name, group in curves.items() if group}
+    base = mean.get('undistilled')
+    if base is not None and 'teacher' in mean:
+        students = [name for name in mean if name not in ('teacher', 'undistilled')]
+        out['gain'] = {n: round(mean[n] - base, 2) for n in students}
+        out['gap_closed'] = {n: round((mean[n] - base) / (mean['teacher'] - base), 2) for n in students}
+        out['first_epoch_at_undistilled'] = {
+            n: [next((e for e, v in c.items() if v * about.factor >= base), None) for c in curves[n]] for n in students
+        }
+    return out
+
+
+def table(results: list[dict]) -> str:
+    """The results as a Markdown table."""
+    lines = [
+        '| task | run | epochs | result (%) | mean +- spread | gain | gap closed | epochs to undistilled |',
+        '|' + '---|' * 8,
+    ]
+    for r in results:
+        for name, values in r['final'].items():
+            if not values:
+                continue
+            closed = r.get('gap_closed', {}).get(name)
+            first = r.get('first_epoch_at_undistilled', {}).get(name)
+            cells = [r['task'], name, r['epochs'][name], ', '.join(f'{v:.1f}' for v in values)]
+            several = len(values) > 1
+            cells += [f'{statistics.mean(values):.1f} +- {statistics.stdev(values):.1f}' if several else '']
+            cells += ['' if closed is None else f'{r["gain"][name]:+.1f}', '' if closed is None else f'{closed:.0%}']
+            cells += ['' if first is None else ', '.join('never' if e is None else str(e) for e in first)]
+            lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
+    return '\n'.join(lines)
+
+
+def draw(result: dict, path: Path) -> None:
+    """Validation curves (mean over seeds) and final results of one task, beside teacher and undistilled student."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    about = TASKS[result['task']]
+    names = [name for name, values in result['final'].items() if values and name != 'teacher']
+    names.sort(key=lambda name: statistics.mean(result['final'][name]))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 0.9 + 0.33 * max(len(names), 8)), layout='constrained')
+    colours = {name: plt.get_cmap('tab20')(i) for i, name in enumerate(n for n in result['final'] if n != 'teacher')}
+    marks = {name: 'osD^v<>PX*hp'[i % 12] for i, name in enumerate(colours)}
+    for name in reversed(names):
+        curves = result['curves'][name]
+        epochs = sorted(map(int, curves[0]))
+        by_epoch = [{int(e): v for e, v in c.items()} for c in curves]
+        means = [statistics.mean(c[e] for c in by_epoch) * about.factor for e in epochs]
+        width = 2.5 if name == 'undistilled' else 1.2
+        left.plot(epochs, means, color=colours[name], marker=marks[name], markersize=5, lw=width, label=name)
+    for row, name in enumerate(names):
+        values = result['final'][name]
+        right.scatter(values, [row] * len(values), color=colours[name], marker=marks[name], s=28)
+        right.plot([statistics.mean(values)] * 2, [row - 0.3, row + 0.3], color='black', lw=1.5)
+    right.set_yticks(range(len(names)), names)
+    for name, style in (('teacher', '--'), ('undistilled', ':')):
+        for value in result['final'].get(name, [])[:1]:
+            value = statistics.mean(result['final'][name])
+            right.axvline(value, color='grey', ls=style)
+            right.annotate(f' {name}', (value, len(names) - 0.6), color='grey', fontsize=8)
+            if name == 'teacher':
+                left.axhline(value, color='grey', ls=style, label=f'teacher ({result["epochs"]["teacher"]} epochs)')
+    left.set(xlabel='epoch', ylabel=about.unit, title='validation, mean over seeds')
+    right.set(xlabel=about.unit, title='last epoch; a mark a seed, bars: means', ylim=(-0.7, len(names) + 0.2))
+    left.legend(fontsize=7, loc='lower right')
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main(argv=None) -> None:
+    """Run the command line ``argv`` (default: ``sys.argv``)."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('tasks', nargs='*', help=f'of {", ".join(TASKS)}; default: cifar10, bccd and camvid')
+    parser.add_argument('--seeds', type=int, default=3)
+    parser.add_argument('--methods', nargs='+', choices=list(METHODS), default=list(METHODS), metavar='METHOD')
+    parser.add_argument('--jobs', type=int, default=2, help='trainings at a time, each with its share of the cores')
+    parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs/methods')
+    parser.add_argument('--no-train', action='store_true', help='only table and plot, of what is trained')
+    parser.add_argument('--out', type=Path, help='also write FILE.json, and a plot FILE_TASK.png a task')
+    args = parser.parse_args(argv)
+    if unknown := set(args.tasks) - set(TASKS):
+        parser.error(f'unknown tasks {", ".join(sorted(unknown))}; there are {", ".join(TASKS)}')
+    tasks = args.tasks or ['cifar10', 'bccd', 'camvid']
+    plans = {task: plan(task, args.seeds, args.methods, args.work_dir.resolve()) for task in tasks}
+    if not args.no_train:
+        train_all(plans, args.jobs)
+    results = [summary(task, runs) for task, runs in plans.items()]
+    print(table(results))
+    if args.out:
+        commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=ROOT)
+        head = dict(
+            command='python tools/benchmarks/methods.py ' + shlex.join(argv or sys.argv[1:]),
+            commit=commit.stdout.strip(),
+            date=time.strftime('%Y-%m-%d'),
+            versions=dict(mmsnn=mmsnn.__version__, torch=torch.__version__),
+        )
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(dict(**head, results=results), indent=1) + '\n')
+        for result in results:
+            draw(result, args.out.with_name(f'{args.out.stem}_{result["task"]}.png'))
+
+
+if __name__ == '__main__':
+    main()
