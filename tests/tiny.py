@@ -74,7 +74,7 @@ class Noise(Dataset):
         return {key: [item[key] for item in items] for key in items[0]}
 
 
-def runner(model: dict, task: str, work_dir, iterations: int = 20, **kwargs) -> Runner:
+def runner(model: dict, task: str, work_dir, iterations: int = 20, val_interval: int = 1000, **kwargs) -> Runner:
     """A runner that trains ``model`` on noise, batches of 2, with checkpoints after every 10 iterations."""
     return Runner(
         model=model,
@@ -82,7 +82,7 @@ def runner(model: dict, task: str, work_dir, iterations: int = 20, **kwargs) -> 
         train_dataloader=dict(
             dataset=Noise(task), batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False)
         ),
-        train_cfg=dict(by_epoch=False, max_iters=iterations),
+        train_cfg=dict(by_epoch=False, max_iters=iterations, val_interval=val_interval),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9)),
         default_hooks=dict(
             checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=10),

@@ -8,6 +8,7 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 
 from mmsnn.distill.schedules import Progress
+from mmsnn.distill.teacher import renormalise, untouched_rng
 from mmsnn.registry import HOOKS
 
 
@@ -15,11 +16,19 @@ from mmsnn.registry import HOOKS
 class DistillHook(Hook):
     """Tells the Distiller how far the training is, and keeps its connectors in the checkpoint, beside the student.
 
+    Args:
+        teacher_accuracy: whether the first validation of a run also measures every teacher that the losses look at; the
+            log of each validation then shows its metrics beside the student's, ``teacher/accuracy/top1`` and so on.
+
     Raises:
         TypeError: the model is no Distiller.
     """
 
     priority = 'NORMAL'
+
+    def __init__(self, teacher_accuracy: bool = True):
+        self.teacher_accuracy = teacher_accuracy
+        self.metrics: dict[str, float] | None = None
 
     def _model(self, runner):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -45,7 +54,39 @@ class DistillHook(Hook):
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         self._model(runner).progress = Progress(runner.epoch, runner.iter, batch_idx, runner.max_epochs or 0)
 
+    def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
+        if not self.teacher_accuracy:
+            return
+        if self.metrics is None:
+            self.metrics = self._measure(runner)
+        for name, value in self.metrics.items():
+            runner.message_hub.update_scalar(f'val/{name}', value, resumed=False)
+
+    def _measure(self, runner) -> dict[str, float]:
+        """The metrics of all teachers on the validation set; the training goes on as if nothing had been done."""
+        model, found = self._model(runner), {}
+        for name, teacher in model.teachers.items():
+            try:
+                with untouched_rng():
+                    metrics = evaluate(teacher, model.student, runner.val_loop)
+            # only a figure in a log: no reason to end a training
+            except Exception as error:
+                print_log(
+                    f"{teacher.key[0]}: its accuracy could not be measured ({error}); dict(type='mmsnn.DistillHook', "
+                    'teacher_accuracy=False) does not try',
+                    logger='current',
+                    level=logging.WARNING,
+                )
+                continue
+            found.update({f'{name}/{key}': v for key, v in metrics.items() if isinstance(v, (int, float))})
+        return found
+
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        hub = checkpoint.get('message_hub')
+        if self.metrics and hub:
+            # no word of a teacher in the student's file
+            kept = {k: v for k, v in hub['resumed_keys'].items() if k.removeprefix('val/') not in self.metrics}
+            checkpoint['message_hub'] = {**hub, 'resumed_keys': kept}
         state = self._model(runner).connectors.state_dict()
         if state:
             checkpoint['connectors'] = {k: v.cpu() for k, v in state.items()}
@@ -60,3 +101,15 @@ class DistillHook(Hook):
                 'this checkpoint holds no connectors, so its distillation cannot go on from it: load it as weights '
                 '(load_from) instead of resuming'
             )
+
+
+@torch.no_grad()
+def evaluate(teacher, student, loop) -> dict:
+    """What a validation loop says of a `Teacher`, on images as the student's data preprocessor makes them."""
+    teacher.load()
+    for batch in loop.dataloader:
+        data = student.data_preprocessor(batch, False)
+        images = renormalise(data['inputs'], student, teacher.model)
+        outputs = teacher.model(images, data['data_samples'], mode='predict')
+        loop.evaluator.process(data_samples=outputs, data_batch=batch)
+    return loop.evaluator.evaluate(len(loop.dataloader.dataset))
