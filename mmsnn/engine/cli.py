@@ -48,7 +48,7 @@ def read_config(args: argparse.Namespace) -> Config:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
         if not torch.cuda.is_available():
             _launch_on_cpu(cfg)
-    _complete_loaders(cfg)
+    complete_loaders(cfg)
     return cfg
 
 
@@ -78,7 +78,7 @@ def _launch_on_cpu(cfg: Config) -> None:
     cfg.model_wrapper_cfg = {**wrapper, 'device_ids': None}
 
 
-def _complete_loaders(cfg: Config) -> None:
+def complete_loaders(cfg: Config) -> None:
     for part in ('train', 'val', 'test'):
         loader = cfg.get(f'{part}_dataloader')
         if not loader:

@@ -54,3 +54,17 @@ def test_step(tmp_path):
     (case,) = json.loads(out.read_text())['results']
     (jelly,) = [name for name in case['table'] if name.startswith('SpikingJelly')]
     assert case['parity'][jelly]['logits_differ'] < 0.01 and 'mmsnn, packed spikes' in case['table']
+
+
+def test_overhead(tmp_path, capsys):
+    """Methods without a config for the student are left out; where there is no teacher, the step alone counts."""
+    out = tmp_path / 'overhead.json'
+    arguments = ['spiking_r18_cifar10_small', '--methods', 'sakd', 'tet', 'nothing', '--noise', '32', '--batch', '2']
+    load('overhead').main([*arguments, '--rounds', '2', '--out', str(out)])
+    (case,) = json.loads(out.read_text())['results']
+    assert case['taught'] == {'sakd': True, 'tet': False}
+    table = case['table']
+    assert set(table) == {'undistilled step', 'sakd', 'tet', 'teacher forward'}
+    assert table['sakd']['overhead']['median'] < table['sakd']['ratio']['median']
+    assert table['tet']['overhead'] == table['tet']['ratio']
+    assert 'times the undistilled step plus' in capsys.readouterr().out

@@ -14,6 +14,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -92,6 +93,11 @@ class Run:
     seed: int
     options: list[str] = field(default_factory=list)
 
+    @cached_property
+    def epochs(self) -> int:
+        """Length of the training."""
+        return Config.fromfile(self.config).train_cfg.max_epochs
+
     def lines(self) -> list[dict]:
         """What was logged, over all logs of a training that was resumed."""
         logs = sorted(self.folder.glob('*/vis_data/scalars.json'))
@@ -110,7 +116,7 @@ class Run:
         if self.finished():
             return 1.0
         epochs = [line['epoch'] for line in self.lines() if 'epoch' in line]
-        return min(0.99, (max(epochs) - 1) / Config.fromfile(self.config).train_cfg.max_epochs) if epochs else 0.0
+        return min(0.99, (max(epochs) - 1) / self.epochs) if epochs else 0.0
 
     def train(self, threads: int) -> None:
         """Train, or go on where an earlier run stopped; RuntimeError with the log's place if that fails."""
