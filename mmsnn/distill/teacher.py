@@ -67,7 +67,7 @@ class Teacher:
         else:
             # no initialisation first: it would fetch the weights that the teacher itself once started from
             try:
-                transfer_weights(self.checkpoint, self.model, min_match=1.0, verbose=False)
+                transfer_weights(self.checkpoint, self.model, min_match=1.0, neurons=True, verbose=False)
             except (ValueError, FileNotFoundError) as error:
                 raise type(error)(
                     f'{self.key[1]}={self.checkpoint!r}: {error}\nTrain the teacher first '

@@ -53,6 +53,7 @@ def transfer_weights(
     snn_model: nn.Module,
     scope: str | None = None,
     min_match: float = 0.9,
+    neurons: bool = False,
     verbose: bool = True,
 ) -> TransferReport:
     """Copy every same-named tensor of an ANN (convolutions, norms with their statistics, linear layers) into an SNN.
@@ -60,9 +61,10 @@ def transfer_weights(
     Args:
         ann_state: a model, its state dict, a checkpoint's content, or where to load one from (a file, a URL,
             ``torchvision://resnet34``, ``timm://resnet34``).
-        snn_model: changed in place; a whole task model or a bare backbone. Parameters of neurons stay as they are.
+        snn_model: changed in place; a whole task model or a bare backbone.
         scope: copy only what lies below this module of ``snn_model``, e.g. ``backbone``.
         min_match: smallest share of the tensors outside the backbone that must match.
+        neurons: whether what neurons learn (PLIF) is copied, too: for a source that is spiking itself.
         verbose: log the report.
 
     Returns:
@@ -86,7 +88,7 @@ def transfer_weights(
     for name, module in modules.items():
         names = {f'{name}.{k}' if name else k for k in module.state_dict()}
         if isinstance(module, Neuron):
-            learned |= names
+            learned |= set() if neurons else names
         elif isinstance(module, (_ConvNd, _NormBase, nn.GroupNorm, nn.LayerNorm)):
             strict |= {k for k in names if whole or k.startswith('backbone.')}
 

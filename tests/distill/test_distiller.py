@@ -350,6 +350,18 @@ class TestTeacher:
         assert model.teacher.has_weights and not build(dict(loss_kl=LOGITS)).teacher.has_weights
         assert all(torch.equal(v, state[k]) for k, v in teacher.state_dict().items())
 
+    def test_a_spiking_teacher_keeps_what_its_neurons_learned(self, tmp_path):
+        """A network of more time steps may teach one of fewer."""
+        config = classifier(True, neuron=dict(type='PLIF', init_tau=2.0), T=4)
+        teacher = MODELS.build(config)
+        for parameter in teacher.parameters():
+            parameter.data.normal_()
+        torch.save(teacher.state_dict(), tmp_path / 'teacher.pth')
+        model = build(dict(loss_kl=LOGITS), teacher=config, teacher_checkpoint=str(tmp_path / 'teacher.pth'))
+        state = model.teacher.model.state_dict()
+        assert any(key.endswith('neuron1.w') for key in state)
+        assert all(torch.equal(v, state[k]) for k, v in teacher.state_dict().items())
+
     def test_config_file(self, tmp_path):
         """Its own scope and its top-level preprocessor hold, whatever the student's are."""
         cfg = classifier(False)
