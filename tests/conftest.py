@@ -23,7 +23,13 @@ REPO = Path(__file__).parents[1]
 NAN_FILLED = ('ops', 'neurons', 'layers', 'models', 'distill', 'reliability')
 
 # what a backbone needs beyond the smallest values of `depth`, `arch` and `base_channels`
-NEEDS = {'Spikify': dict(backbone=dict(type='mmdet.ResNet', depth=18, base_channels=8, norm_eval=False))}
+NEEDS = {
+    'Spikify': dict(backbone=dict(type='mmdet.ResNet', depth=18, base_channels=8, norm_eval=False)),
+    'Spikformer': dict(arch=dict(embed_dims=32, num_layers=2, num_heads=2)),
+    'Spikingformer': dict(arch=dict(embed_dims=32, num_layers=2, num_heads=2)),
+    'MetaSpikeFormer': dict(arch=dict(embed_dims=(16, 16, 24, 32), num_layers=(1, 1), num_heads=2)),
+    'QKFormer': dict(arch=dict(embed_dims=32, num_layers=(1, 1, 1), num_heads=2)),
+}
 
 torch.set_num_threads(1)
 MODELS.import_from_location()

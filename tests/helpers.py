@@ -8,6 +8,9 @@ from mmengine.registry import MODELS
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
+from mmsnn.layers import get_time_steps
+from mmsnn.models import EventDataPreprocessor
+
 
 def build_model(cfg: Config, size: int = 64) -> nn.Module:
     """The model of a whole config as the runner builds it, initialised at random, a teacher's weights too.
@@ -32,8 +35,8 @@ def build_model(cfg: Config, size: int = 64) -> nn.Module:
 
 
 def noise_batch(model: nn.Module, batch_size: int = 3, size: int = 64) -> dict:
-    """Images of noise with labels, as a data loader gives them to a classifier, segmentor or detector."""
-    images = [torch.randint(256, (3, size, size), dtype=torch.uint8) for _ in range(batch_size)]
+    """Noise, images or event frames, with labels, as a data loader gives it to a classifier, segmentor or detector."""
+    images = [_noise(model, size) for _ in range(batch_size)]
     if hasattr(model, 'decode_head'):
         make = _segmentation
     elif hasattr(model, 'bbox_head') or hasattr(model, 'roi_head'):
@@ -44,6 +47,12 @@ def noise_batch(model: nn.Module, batch_size: int = 3, size: int = 64) -> dict:
     for sample in samples:
         sample.set_metainfo(dict(img_shape=(size, size), ori_shape=(size, size), scale_factor=(1.0, 1.0)))
     return dict(inputs=images, data_samples=samples)
+
+
+def _noise(model, size):
+    if isinstance(model.data_preprocessor, EventDataPreprocessor):
+        return torch.poisson(torch.ones(get_time_steps(model), 2, size, size))
+    return torch.randint(256, (3, size, size), dtype=torch.uint8)
 
 
 def _classification(model, size):

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from mmsnn.layers import unfold, with_prefix
+from mmsnn.layers import Readout, unfold, with_prefix
 from mmsnn.neurons import Neuron
 
 
@@ -116,7 +116,7 @@ class Recorder:
         folded = self.T > 1 and out.shape[0] == self.T * self.batch_size
         if self.prefix is not None:
             # twice the batch behind the readout may be as much as T times in front of it
-            folded = folded and tap.module.startswith('backbone.')
+            folded = folded and _before_readout(self.model, tap)
             if tap.time == 'prefix':
                 return with_prefix(unfold(out, self.T), self.prefix) if folded else out.clone()
             out = out if folded else out[self.batch_size :]
@@ -186,6 +186,15 @@ def resolve(model: nn.Module, tap: Tap, role: str) -> nn.Module:
             raise ValueError(f'{role} tap {str(tap)!r}: {tap.module} holds no spiking neuron with a potential')
         return neurons[-1]
     return module
+
+
+def _before_readout(model: nn.Module, tap: Tap) -> bool:
+    """Whether a tap lies inside the part that takes time out (a backbone, or a spiking head), or in an earlier part."""
+    part, _, inside = tap.module.partition('.')
+    parts = dict(model.named_children())
+    reading = [any(isinstance(m, Readout) and m.mode == 'mean' for m in child.modules()) for child in parts.values()]
+    i = list(parts).index(part)
+    return bool(inside) if reading[i] else any(reading[i:])
 
 
 def run(model: nn.Module, images: Tensor, taps) -> None:

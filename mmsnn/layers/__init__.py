@@ -1,22 +1,27 @@
 """Modules that know about time, but are no neurons."""
 
+from .attention import SpikingSelfAttention, TokenQKAttention, spiking_attention
 from .coding import DirectEncoder, PoissonEncoder, Readout, read_prefix, with_prefix
 from .conv import SpikeConv2d
 from .norm import TDBN, TEBN
-from .time import TimeAware, fold, get_time_steps, set_time_steps, unfold
+from .time import TimeAware, TimeFoldingError, fold, get_time_steps, set_time_steps, unfold
 
 __all__ = [
     'DirectEncoder',
     'PoissonEncoder',
     'Readout',
     'SpikeConv2d',
+    'SpikingSelfAttention',
     'TDBN',
     'TEBN',
     'TimeAware',
+    'TimeFoldingError',
+    'TokenQKAttention',
     'fold',
     'get_time_steps',
     'read_prefix',
     'set_time_steps',
+    'spiking_attention',
     'unfold',
     'with_prefix',
 ]

@@ -5,6 +5,10 @@ from torch import Tensor, nn
 from mmsnn.ops.lif import check_time_steps
 
 
+class TimeFoldingError(ValueError):
+    """What a spiking module is given does not hold the time steps that the module reads from it."""
+
+
 class TimeAware:
     """Mark of the modules that know T (encoders, neurons, readouts); `set_time_steps` sets it on all of them."""
 

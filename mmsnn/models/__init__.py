@@ -1,7 +1,38 @@
-"""Spiking backbones."""
+"""Spiking backbones, and spiking necks and heads."""
 
+from .data_preprocessor import EventDataPreprocessor
+from .meta_spikeformer import MetaSpikeFormer, SpikingPooling
+from .ms_resnet import MSResNet
+from .qkformer import QKFormer
+from .resized import Resized
 from .resnet import SpikingResNet
+from .resnet19 import ResNet19, SpikingResNet19, SpikingStackedLinearClsHead
 from .sew_resnet import SEWResNet
+from .spike_fpn import SpikeFPN
+from .spike_heads import JointNormRetinaHead, SpikeFPNHead, SpikeRetinaHead
+from .spikformer import Spikformer
 from .spikify import Spikify
+from .spiking_vgg import SpikingVGG
+from .spikingformer import Spikingformer
 
-__all__ = ['SEWResNet', 'SpikingResNet', 'Spikify']
+__all__ = [
+    'EventDataPreprocessor',
+    'JointNormRetinaHead',
+    'MSResNet',
+    'MetaSpikeFormer',
+    'QKFormer',
+    'ResNet19',
+    'Resized',
+    'SEWResNet',
+    'SpikeFPN',
+    'SpikeFPNHead',
+    'SpikeRetinaHead',
+    'Spikformer',
+    'Spikify',
+    'SpikingPooling',
+    'SpikingResNet',
+    'SpikingResNet19',
+    'SpikingStackedLinearClsHead',
+    'SpikingVGG',
+    'Spikingformer',
+]

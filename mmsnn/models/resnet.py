@@ -325,8 +325,12 @@ class SpikingResNet(TimeAware, ResNet):
         for i, name in enumerate(self.res_layers):
             x = getattr(self, name)(x)
             if i in self.out_indices:
-                outs.append(self.readout(x))
+                outs.append(self.readout(self._handed_out(i, x)))
         return tuple(outs)
+
+    def _handed_out(self, stage: int, x: Tensor) -> Tensor:
+        """What stage ``stage`` gives away, where it leaves ``x`` to the next one."""
+        return x
 
     def train(self, mode: bool = True) -> 'SpikingResNet':
         """As the parent's, which freezes stages and norms, but returns the module, as `nn.Module.train` does."""

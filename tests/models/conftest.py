@@ -1,7 +1,9 @@
-"""SpikingJelly's ResNets beside ours."""
+"""SpikingJelly's ResNets beside ours, and a network beside itself with its norms apart."""
 
 import pytest
 import torch
+
+from mmsnn.neurons import base
 
 
 class JellyStages:
@@ -44,3 +46,30 @@ def spiking_jelly():
         return JellyStages(model.eval(), functional.reset_net)
 
     return make
+
+
+@pytest.fixture
+def check_fused(monkeypatch):
+    """``check(make, x, sites)``: ``make(neuron)`` trains alike whether ``sites`` norms and neurons are one op or two.
+
+    In double precision, where no spike hangs on the rounding.
+    """
+
+    def check(make, x, sites):
+        monkeypatch.setattr('mmsnn.neurons.base.FUSE_FROM', 0)
+        calls, op = [], base.bn_lif
+        monkeypatch.setattr('mmsnn.neurons.base.bn_lif', lambda *args, **kwargs: calls.append(1) or op(*args, **kwargs))
+        models = [make(dict(type='LIF', fuse_norm=fuse)).double().train() for fuse in (True, False)]
+        models[1].load_state_dict(models[0].state_dict())
+        calls.clear()
+        outs = [model(x.double()) for model in models]
+        assert len(calls) == sites and all(out.std() > 0.1 for out in outs[0])
+        for maps in outs:
+            sum((out * out).sum() for out in maps).backward()
+        torch.testing.assert_close(outs[0], outs[1])
+        for (name, a), b in zip(models[0].named_parameters(), models[1].parameters()):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-6, atol=1e-9, msg=name)
+        for name, value in models[0].state_dict().items():
+            torch.testing.assert_close(value, models[1].state_dict()[name], msg=name)
+
+    return check

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmsnn.layers import SpikeConv2d
-from mmsnn.models import SEWResNet, SpikingResNet
+from mmsnn.models import MSResNet, SEWResNet, SpikingResNet, SpikingVGG
 from mmsnn.neurons import ILIF, LIF, PLIF, expand_levels
 
 
@@ -21,6 +21,13 @@ NETWORKS = [
     (SEWResNet, dict(neuron=dict(type='ILIF'))),
     (SpikingResNet, dict()),
     (SpikingResNet, dict(depth=50, stem='cifar')),
+]
+# whose fused norms are checked beside the networks, in double precision
+MORE = [
+    (MSResNet, dict()),
+    (MSResNet, dict(deep_stem=True, avg_down=True)),
+    (SpikingVGG, dict(depth=9)),
+    (SpikingVGG, dict(depth=11, pool='avg')),
 ]
 
 
@@ -60,7 +67,7 @@ def test_fused_norm(cls, config, memory_format):
 
 
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize('cls, config', NETWORKS)
+@pytest.mark.parametrize('cls, config', NETWORKS + MORE)
 def test_packed_spikes(cls, config, memory_format):
     packed, outs, kept = run(cls, config, memory_format, packed_spikes=True)
     plain, expected, before = run(cls, config, memory_format)

@@ -13,6 +13,9 @@ def stages(model):
     inner = getattr(model, 'backbone', model)
     named = [m for n, m in inner.named_children() if isinstance(m, nn.Sequential) and len(m)]
     lists = [m for n, m in inner.named_children() if isinstance(m, nn.ModuleList)]
+    if len(named) == 1 and not lists:
+        # layers in one row; the first has images as its input, which need no gradient
+        return list(named[0])[1:]
     return named + [m for each in lists for m in each]
 
 

@@ -1,19 +1,18 @@
 """A check before training: is time folded into the input of every neuron?"""
 
 import logging
+from contextlib import nullcontext
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
+from mmsnn.layers import TimeFoldingError, get_time_steps
 from mmsnn.neurons import Neuron
 from mmsnn.registry import HOOKS
-
-
-class TimeFoldingError(ValueError):
-    """A neuron's input does not hold the time steps that the neuron reads from it."""
 
 
 def check_time_folding(model: nn.Module) -> None:
@@ -27,7 +26,9 @@ def check_time_folding(model: nn.Module) -> None:
 
     Raises:
         TimeFoldingError: a neuron's input is not folded; the message names the module.
+        ValueError: backbone, neck and head have different T.
     """
+    get_time_steps(model)
     neurons = {name: m for name, m in model.named_modules() if isinstance(m, Neuron)}
     handles = [m.register_forward_pre_hook(_check(name)) for name, m in neurons.items()]
     modes = {m: m.training for m in model.modules()}
@@ -76,4 +77,8 @@ class TimeFoldingHook(Hook):
     """Runs `check_time_folding` before the first iteration; ``tools/train.py`` adds it to every run."""
 
     def before_train(self, runner) -> None:
-        check_time_folding(runner.model.module if is_model_wrapper(runner.model) else runner.model)
+        model = runner.model
+        # FSDP's weights are whole in there alone
+        whole = FSDP.summon_full_params(model, writeback=False) if isinstance(model, FSDP) else nullcontext()
+        with whole:
+            check_time_folding(model.module if is_model_wrapper(model) else model)

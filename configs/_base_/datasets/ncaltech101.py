@@ -1,0 +1,32 @@
+# N-Caltech101: 101 folders, 180x240, no official split (see mmsnn.NCaltech101); where its files belong: README.md
+dataset_type = 'mmsnn.NCaltech101'
+data_root = 'data/ncaltech101'
+T = 10  # frames, so time steps of the network
+data_preprocessor = dict(type='mmsnn.EventDataPreprocessor', num_classes=101)
+
+train_pipeline = [
+    dict(type='mmsnn.LoadEventFrames'),
+    dict(type='mmsnn.EventResize', size=48),  # the papers' size
+    dict(type='mmsnn.NeuromorphicAugment', roll=3, rotate=15, shear=15),  # as in NDA's code for this set
+    dict(type='PackInputs'),
+]
+test_pipeline = [
+    dict(type='mmsnn.LoadEventFrames'),
+    dict(type='mmsnn.EventResize', size=48),
+    dict(type='PackInputs'),
+]
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=4,
+    dataset=dict(type=dataset_type, data_root=data_root, split='train', T=T, pipeline=train_pipeline),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+)
+val_dataloader = dict(
+    batch_size=64,
+    num_workers=4,
+    dataset=dict(type=dataset_type, data_root=data_root, split='test', T=T, pipeline=test_pipeline),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='Accuracy', topk=(1,))
+test_evaluator = val_evaluator

@@ -1,0 +1,11 @@
+# BKD: SEW-ResNet-34 on ImageNet with the paper's neuron and recipe, taught by ResNet-34
+_base_ = ['../spiking/sew34_if_imagenet.py', '../_base_/distill/bkd_imagenet.py']
+model = dict(
+    _delete_=True,
+    type='mmsnn.Distiller',
+    student=_base_.model,
+    teacher='mmsnn::ann/r34_imagenet.py',
+    teacher_checkpoint='torchvision://resnet34',
+    **_base_.distill,
+)
+custom_hooks = [dict(type='mmsnn.DistillHook')]

@@ -1,0 +1,11 @@
+# SAKD on CamVid: the fully spiking Semantic FPN taught by its ANN twin
+_base_ = ['../spiking/spike_semfpn_sew18_camvid.py', '../_base_/distill/sakd_seg.py']
+model = dict(
+    _delete_=True,
+    type='mmsnn.Distiller',
+    student=_base_.model,
+    teacher='mmsnn::ann/sem_fpn_bn_r18_camvid.py',
+    teacher_checkpoint='work_dirs/sem_fpn_bn_r18_camvid/epoch_20.pth',
+    **_base_.distill,
+)
+custom_hooks = [dict(type='mmsnn.DistillHook')]

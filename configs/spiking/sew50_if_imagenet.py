@@ -1,0 +1,3 @@
+# SEW-ResNet-50 on ImageNet with its paper's neuron and recipe, undistilled
+_base_ = './sew18_if_imagenet.py'
+model = dict(backbone=dict(depth=50), head=dict(in_channels=2048))

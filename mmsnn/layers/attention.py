@@ -1,0 +1,133 @@
+"""Attention of spikes, without softmax. ``kit`` makes the layers, `mmsnn.models.transformer.Kit`."""
+
+from torch import Tensor, nn
+
+
+class Sites(nn.Module):
+    """A module of convolutions, norms and neurons under the flat names of the released spiking transformers.
+
+    The site ``'q_{}'`` is ``q_conv``, ``q_bn`` and ``q_lif``, whatever the norm and the neuron are.
+    """
+
+    def add_site(self, name: str, conv: nn.Module, kit, neuron: bool = True) -> None:
+        """Add a convolution with its norm and, unless told otherwise, its neuron."""
+        self.add_module(name.format('conv'), conv)
+        self.add_module(name.format('bn'), kit.norm(conv.out_channels))
+        if neuron:
+            self.add_module(name.format('lif'), kit.neuron())
+
+    def fire(self, name: str, x: Tensor, pool: nn.Module | None = None) -> Tensor:
+        """Convolution, norm, perhaps pooling, neuron."""
+        # looked up by name, because SyncBN conversion swaps the modules
+        conv, norm, lif = (getattr(self, name.format(kind)) for kind in ('conv', 'bn', 'lif'))
+        x = conv(x)
+        return lif.after(norm, x) if pool is None else lif(pool(norm(x)))
+
+
+def check_heads(width: int, num_heads: int) -> None:
+    """Raise ValueError unless ``num_heads`` divides ``width``."""
+    if num_heads < 1 or width % num_heads:
+        raise ValueError(f'backbone.num_heads={num_heads} does not divide the width {width}: choose a divisor')
+
+
+def spiking_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, scale: float = 0.125) -> Tensor:
+    """``scale * q k^T v`` for each head, summed over positions; no softmax, because products of spikes are counts.
+
+    The product that is cheaper comes first, ``k^T v`` (linear in the number of positions) wherever there are more
+    positions than channels of a head. Counts make both orders equal, up to the rounding of 16-bit types.
+
+    Args:
+        q, k, v: ``[T*B, C, H, W]``; the channels of a head lie together.
+        num_heads: divides C.
+        scale: factor, in the releases 1/8 whatever the width of a head. It is applied to the first product, which in
+            float16 keeps large maps from overflowing.
+
+    Returns:
+        ``[T*B, C, H, W]``.
+    """
+    size = q.shape
+    # [T*B, heads, C/heads, H*W]: channels first, so that nothing is transposed in memory
+    q, k, v = (x.flatten(2).unflatten(1, (num_heads, -1)) for x in (q, k, v))
+    if q.shape[2] <= q.shape[3]:
+        out = (v @ k.transpose(2, 3) * scale) @ q
+    else:
+        out = v @ (k.transpose(2, 3) @ q * scale)
+    return out.reshape(size)
+
+
+class SpikingSelfAttention(Sites):
+    """Spiking self-attention (SSA, Zhou et al., "Spikformer", ICLR 2023) on ``[T*B, C, H, W]``.
+
+    q, k and v are spikes; `spiking_attention`; a neuron ``attn_lif``; a projection. The linear layers of the releases
+    (1-d convolutions of tokens) are 1x1 convolutions here.
+
+    Args:
+        width: channels.
+        num_heads: heads.
+        kit: makes the layers.
+        scale: of the attention.
+        qkv_bias: whether q, k and v have biases in front of their norms.
+        pre: whether the neuron ``proj_lif`` stands in front of the block (Spikingformer), not behind it (Spikformer).
+
+    Raises:
+        ValueError: ``num_heads`` does not divide ``width``.
+    """
+
+    # `expand_levels` must refuse: the mean over micro-steps of a product is not the product of the means
+    connect = 'MUL'
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        kit,
+        scale: float = 0.125,
+        qkv_bias: bool = False,
+        pre: bool = False,
+    ):
+        super().__init__()
+        check_heads(width, num_heads)
+        self.num_heads, self.scale, self.pre = num_heads, scale, pre
+        bits = kit.bits if pre else kit.stream_bits
+        for name in ('q_{}', 'k_{}', 'v_{}'):
+            self.add_site(name, kit.conv(width, width, bits=bits, bias=qkv_bias), kit)
+        self.attn_lif = kit.attn_neuron()
+        self.add_site('proj_{}', kit.conv(width, width, bits=kit.bits, bias=True), kit)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pre:
+            x = self.proj_lif(x)
+        q, k, v = (self.fire(name, x) for name in ('q_{}', 'k_{}', 'v_{}'))
+        x = self.attn_lif(spiking_attention(q, k, v, self.num_heads, self.scale))
+        return self.proj_bn(self.proj_conv(x)) if self.pre else self.fire('proj_{}', x)
+
+
+class TokenQKAttention(Sites):
+    """Q-K token attention (QKTA, Zhou et al., "QKFormer", NeurIPS 2024) on ``[T*B, C, H, W]``; linear in all sizes.
+
+    A neuron sums the spikes of q at each position, over the channels of a head; where it fires, k passes.
+
+    Args:
+        width: channels.
+        num_heads: heads.
+        kit: makes the layers.
+
+    Raises:
+        ValueError: ``num_heads`` does not divide ``width``.
+    """
+
+    connect = 'MUL'
+
+    def __init__(self, width: int, num_heads: int, kit):
+        super().__init__()
+        check_heads(width, num_heads)
+        self.num_heads = num_heads
+        for name in ('q_{}', 'k_{}'):
+            self.add_site(name, kit.conv(width, width, bits=kit.stream_bits), kit)
+        self.attn_lif = kit.attn_neuron()
+        self.add_site('proj_{}', kit.conv(width, width, bits=kit.bits, bias=True), kit)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = (self.fire(name, x).unflatten(1, (self.num_heads, -1)) for name in ('q_{}', 'k_{}'))
+        gate = self.attn_lif(q.sum(2, keepdim=True))
+        return self.fire('proj_{}', (gate * k).flatten(1, 2))

@@ -1,0 +1,130 @@
+"""MS-ResNet (Hu et al., "Advancing Spiking Neural Networks Toward Deep Residual Learning", TNNLS 2024)."""
+
+from mmcv.cnn import build_conv_layer, build_norm_layer
+from mmpretrain.models.backbones.resnet import BasicBlock, ResNet
+from torch import Tensor, nn
+
+from mmsnn.registry import MODELS
+
+from .resnet import SpikingBlock, SpikingResNet, _pack
+
+
+class MSBlock(SpikingBlock):
+    """neuron-conv-norm, twice, beside a shortcut that passes no neuron; ``neuron1`` stands in front of ``conv1``."""
+
+    def pack_spikes(self, bits_in: int, bits: int) -> None:
+        """Let the branch's convolutions keep their inputs packed; what enters the block and its shortcut is analog."""
+        for name in ('conv1', 'conv2'):
+            _pack(self, name, bits)
+
+    def block(self, x: Tensor) -> Tensor:
+        norm1, norm2 = (getattr(self, name) for name in self.norm_names)
+        identity = x if self.downsample is None else self.downsample(x)
+        x = self.conv1(self.neuron1(x))
+        x = self.conv2(self.neuron2.after(norm1, x))
+        return norm2(x) + identity
+
+
+@MODELS.register_module()
+class MSResNet(SpikingResNet):
+    """MS-ResNet: blocks add to membrane potentials, which no neuron interrupts from the first block to the last.
+
+    Sums of potentials are no output for a spiking network: they grow with depth, and no neuron of the next layer sees
+    them as they are. So a stage hands out spikes, as the authors' network does behind its last stage: ``out_neuron1``
+    ... read the sums of ``layer1`` ... and the maps are rates, as of the other backbones. In front of the last stage
+    these are the spikes that the next stage's first block computes, too. The sums go on; distillation taps find them at
+    ``backbone.layer1`` ... and the spikes at ``backbone.out_neuron1`` ...
+
+    Parameters are named as in torchvision's ResNet. The ImageNet stem does not pool: stage 1 halves the map instead
+    (``strides`` keep their meaning), and has one more shortcut convolution than an ANN.
+
+    The authors' settings are ``neuron=dict(type='LIF', tau=4 / 3, v_threshold=0.5, decay_input=False,
+    detach_reset=True, surrogate='rectangle')`` and ``norm_cfg=dict(type='mmsnn.TDBN', v_threshold=0.5)``.
+
+    Args:
+        depth: 18, 34 or 104, all of basic blocks.
+        T, neuron, stem: as in `SpikingResNet`.
+        deep_stem: three 3x3 convolutions with biases and nothing between them. None: at depth 104 with the ImageNet
+            stem, as in the authors' code; the paper's 77.28 M parameters are those with the 7x7 (77.35 M with this).
+        avg_down: pool in front of the shortcut's convolution instead of striding. None: at depth 104.
+        zero_init_residual: whether every block starts as its shortcut.
+        kwargs: as for `SpikingResNet`.
+
+    Raises:
+        ValueError: as `SpikingResNet`; ``joint_neuron``, because no neuron follows an addition.
+    """
+
+    block_type = MSBlock
+    arch_settings = {
+        18: (BasicBlock, (2, 2, 2, 2)),
+        34: (BasicBlock, (3, 4, 6, 3)),
+        104: (BasicBlock, (3, 8, 32, 8)),
+    }
+
+    def __init__(
+        self,
+        depth: int,
+        T: int = 4,
+        neuron: dict | None = None,
+        stem: str = 'imagenet',
+        deep_stem: bool | None = None,
+        avg_down: bool | None = None,
+        zero_init_residual: bool = True,
+        **kwargs,
+    ):
+        if kwargs.get('joint_neuron'):
+            raise ValueError('backbone.joint_neuron belongs to SpikingResNet: here no neuron follows an addition')
+        super().__init__(
+            depth,
+            T,
+            neuron,
+            stem=stem,
+            deep_stem=depth == 104 and stem == 'imagenet' if deep_stem is None else deep_stem,
+            avg_down=depth == 104 if avg_down is None else avg_down,
+            zero_init_residual=zero_init_residual,
+            **kwargs,
+        )
+
+    def _make_stem_layer(self, in_channels: int, stem_channels: int) -> None:
+        def conv(c_in, kernel, stride, bias=False):
+            geometry = dict(stride=stride, padding=kernel // 2, bias=bias)
+            return build_conv_layer(self.conv_cfg, c_in, stem_channels, kernel, **geometry)
+
+        name, norm = build_norm_layer(self.norm_cfg, stem_channels, postfix=1)
+        if self.deep_stem:
+            widths_strides = [(in_channels, 2), (stem_channels, 1), (stem_channels, 1)]
+            self.stem = nn.Sequential(*[conv(c_in, 3, stride, bias=True) for c_in, stride in widths_strides], norm)
+        else:
+            self.conv1 = conv(in_channels, 7, 2) if self.stem_type == 'imagenet' else conv(in_channels, 3, 1)
+            self.norm1_name = name
+            self.add_module(name, norm)
+
+    def make_res_layer(self, num_blocks: int, dilation: int, stride: int, **kwargs) -> nn.Module:
+        """One stage, and the neuron that reads it out."""
+        stage = len(self.res_layers)
+        if stage == 0 and self.stem_type == 'imagenet':
+            stride = 2 * stride
+        if stage in self.out_indices:
+            self.add_module(f'out_neuron{stage + 1}', self._make_neuron())
+        return super().make_res_layer(num_blocks, dilation, stride=stride, **kwargs)
+
+    def _freeze_stages(self) -> None:
+        # not SpikingResNet's: this stem has no neuron
+        ResNet._freeze_stages(self)
+        for stage in set(range(self.frozen_stages)) & set(self.out_indices):
+            getattr(self, f'out_neuron{stage + 1}').requires_grad_(False)
+
+    def _stem(self, x: Tensor) -> Tensor:
+        """Images or event frames to the potentials ``[T*B, C, H, W]`` that enter stage 1."""
+
+        def embed(x):
+            return self.stem(x) if self.deep_stem else self.norm1(self.conv1(x))
+
+        norm = self.stem[-1] if self.deep_stem else self.norm1
+        if self.encoder.is_event(x) or not self.encoder.may_come_later or getattr(norm, 'mixes_time', False):
+            return embed(self.encoder(x))
+        # an image that is the same at every step passes the stem once
+        return self.encoder.repeat(embed(x))
+
+    def _handed_out(self, stage: int, x: Tensor) -> Tensor:
+        return getattr(self, f'out_neuron{stage + 1}')(x)

@@ -1,0 +1,178 @@
+"""Heads of dense tasks that stay in spikes up to their last convolution, and read out behind it."""
+
+from mmcv.cnn import ConvModule
+from mmdet.models.dense_heads import RetinaHead
+from mmseg.models.decode_heads import FPNHead
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmsnn.layers import Readout
+from mmsnn.neurons import build_neuron
+from mmsnn.ops.lif import check_time_steps
+from mmsnn.registry import MODELS
+
+from .resnet import _bits, _pack
+from .spike_fpn import ConvNormAct, check_folded, check_images
+
+
+@MODELS.register_module()
+class JointNormRetinaHead(RetinaHead):
+    """The ANN twin of `SpikeRetinaHead`: mmdet's RetinaHead, whose batch norms see all levels together in training.
+
+    mmdet's own normalises level by level in training and with common statistics in evaluation; see `ConvNormAct`.
+    Parameter names are mmdet's.
+
+    Args:
+        args, kwargs: as for mmdet's RetinaHead; ``norm_cfg`` is batch norm by default.
+    """
+
+    def __init__(self, *args, norm_cfg: dict | None = None, **kwargs):
+        super().__init__(*args, norm_cfg=norm_cfg or dict(type='BN', requires_grad=True), **kwargs)
+        for tower in (self.cls_convs, self.reg_convs):
+            for i, layer in enumerate(tower):
+                tower[i] = ConvNormAct(layer, layer.activate)
+
+    def forward(self, x: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
+        """Levels ``[B, C, H, W]`` to class logits and box deltas, one map ``[B, A*K, H, W]`` a level."""
+        return self._tower(self.cls_convs, self.retina_cls, x), self._tower(self.reg_convs, self.retina_reg, x)
+
+    def forward_single(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """One level alone."""
+        (scores,), (deltas,) = self.forward((x,))
+        return scores, deltas
+
+    @staticmethod
+    def _tower(layers: nn.ModuleList, last: nn.Module, x: tuple[Tensor, ...]) -> list[Tensor]:
+        levels = list(x)
+        for layer in layers:
+            levels = layer(levels)
+        return [last(level) for level in levels]
+
+
+@MODELS.register_module()
+class SpikeRetinaHead(JointNormRetinaHead):
+    """RetinaNet's head (Lin et al., ICCV 2017) of spikes: towers of convolution, norm and neuron, time in the batch.
+
+    The last convolutions are given spikes, too. Their outputs, averaged over time, are the class logits and box deltas:
+    losses, anchors and suppression are mmdet's. Parameter names are those of mmdet's RetinaHead with norms. The spiking
+    form is ours.
+
+    Args:
+        args, kwargs: as for mmdet's RetinaHead; ``norm_cfg`` is batch norm by default.
+        T: time steps of backbone and neck.
+        neuron: neuron of every site.
+        packed_spikes: whether convolutions keep their input spikes as bits for the backward pass (those of the first
+            layer as bytes: a backbone's sums of spikes would do).
+
+    Raises:
+        ValueError: ``T`` is out of range.
+        TimeFoldingError: in the forward pass, where time is not folded into the inputs (``backbone.readout='mean'``);
+            with losses and predictions even where T divides the number of images.
+    """
+
+    def __init__(self, *args, T: int = 4, neuron: dict | None = None, packed_spikes: bool = False, **kwargs):
+        check_time_steps(T, 'bbox_head.T')
+        super().__init__(*args, **kwargs)
+        for tower, last in ((self.cls_convs, 'retina_cls'), (self.reg_convs, 'retina_reg')):
+            bits = 8
+            for layer in tower:
+                layer.activate = build_neuron(neuron or dict(type='LIF'), T)
+                if packed_spikes:
+                    _pack(layer, 'conv', bits)
+                bits = _bits(layer.activate)
+            if packed_spikes:
+                _pack(self, last, bits)
+        self.readout = Readout(T)
+
+    def forward(self, x: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
+        """Levels ``[T*B, C, H, W]`` to class logits and box deltas, one map ``[B, A*K, H, W]`` a level."""
+        check_folded('bbox_head', x[0], self.readout.T)
+        scores, deltas = super().forward(x)
+        return [self.readout(s) for s in scores], [self.readout(d) for d in deltas]
+
+    def loss_by_feat(self, cls_scores, bbox_preds, batch_gt_instances, batch_img_metas, *args, **kwargs) -> dict:
+        """As the parent's."""
+        check_images('bbox_head', cls_scores[0], self.readout.T, len(batch_img_metas))
+        return super().loss_by_feat(cls_scores, bbox_preds, batch_gt_instances, batch_img_metas, *args, **kwargs)
+
+    def predict_by_feat(self, cls_scores, bbox_preds, *args, batch_img_metas=None, **kwargs) -> list:
+        """As the parent's."""
+        if batch_img_metas is not None:
+            check_images('bbox_head', cls_scores[0], self.readout.T, len(batch_img_metas))
+        return super().predict_by_feat(cls_scores, bbox_preds, *args, batch_img_metas=batch_img_metas, **kwargs)
+
+
+@MODELS.register_module()
+class SpikeFPNHead(FPNHead):
+    """Semantic FPN's head (Kirillov et al., CVPR 2019) of spikes: scale heads of convolution, norm and neuron.
+
+    Upsampling repeats spikes where mmseg's FPNHead interpolates, so that ``conv_seg`` is given their sums over the
+    levels; its outputs, averaged over time, are the logits. A dropped channel is dropped at every time step, as if the
+    mean were. Parameter names are mmseg's. The spiking form is ours.
+
+    Args:
+        feature_strides: as in mmseg's FPNHead.
+        T: time steps of backbone and neck.
+        neuron: neuron of every site.
+        packed_spikes: whether the scale heads' convolutions keep their input spikes as bits for the backward pass
+            (those of the first layers as bytes).
+        norm_cfg: norms; None for batch norms.
+        act_cfg: accepted, because configs inherit it from the ANN, and replaced by ``neuron``.
+        kwargs: as for mmseg's FPNHead; ``align_corners`` concerns the logits alone.
+
+    Raises:
+        ValueError: ``T`` is out of range.
+        TimeFoldingError: in the forward pass, where time is not folded into the inputs (``backbone.readout='mean'``);
+            with losses and predictions even where T divides the number of images.
+    """
+
+    def __init__(
+        self,
+        feature_strides,
+        T: int = 4,
+        neuron: dict | None = None,
+        packed_spikes: bool = False,
+        norm_cfg: dict | None = None,
+        act_cfg: dict | None = None,
+        **kwargs,
+    ):
+        check_time_steps(T, 'decode_head.T')
+        super().__init__(feature_strides, norm_cfg=norm_cfg or dict(type='BN', requires_grad=True), **kwargs)
+        for head in self.scale_heads:
+            bits = 8
+            for i, layer in enumerate(head):
+                if not isinstance(layer, ConvModule):
+                    head[i] = nn.Upsample(scale_factor=2, mode='nearest')
+                    continue
+                head[i] = ConvNormAct(layer, build_neuron(neuron or dict(type='LIF'), T))
+                if packed_spikes:
+                    _pack(head[i], 'conv', bits)
+                bits = _bits(head[i].activate)
+        self.readout = Readout(T)
+
+    def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """Levels ``[T*B, C, H, W]`` to logits ``[B, num_classes, H, W]`` of the finest level's size."""
+        first, *others = self._transform_inputs(inputs)
+        check_folded('decode_head', first, self.readout.T)
+        total = self.scale_heads[0](first)
+        for head, x in zip(self.scale_heads[1:], others, strict=True):
+            total = total + F.interpolate(head(x), total.shape[2:], mode='nearest')
+        return self.readout(self.cls_seg(total))
+
+    def cls_seg(self, feat: Tensor) -> Tensor:
+        """``[T*B, C, H, W]`` to the logits of every step."""
+        if self.dropout is not None and self.training:
+            images, channels = feat.shape[0] // self.readout.T, feat.shape[1]
+            mask = self.dropout(feat.new_ones(images, channels, 1, 1))
+            feat = feat * mask.repeat(self.readout.T, 1, 1, 1)
+        return self.conv_seg(feat)
+
+    def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: list) -> dict:
+        """As the parent's."""
+        check_images('decode_head', seg_logits, self.readout.T, len(batch_data_samples))
+        return super().loss_by_feat(seg_logits, batch_data_samples)
+
+    def predict_by_feat(self, seg_logits: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """As the parent's."""
+        check_images('decode_head', seg_logits, self.readout.T, len(batch_img_metas))
+        return super().predict_by_feat(seg_logits, batch_img_metas)

@@ -1,0 +1,86 @@
+"""Spikformer (Zhou et al., "Spikformer: When Spiking Neural Network Meets Transformer", ICLR 2023)."""
+
+from torch import Tensor, nn
+
+from mmsnn.layers.attention import Sites, SpikingSelfAttention
+from mmsnn.registry import MODELS
+
+from .transformer import Kit, SpikingMLP, SpikingTransformer, TransformerBlock
+
+# which of the four convolutions of the patch embedding a pooling halves: stride 16 on ImageNet, 4 on CIFAR
+IMAGENET = (True, True, True, True)
+CIFAR = (False, False, True, True)
+
+
+class SpikingPatchSplitting(Sites):
+    """SPS: four convolutions with norms, neurons and poolings, then a convolution that tells positions apart.
+
+    The first site, ``proj_{}`` and perhaps a pooling, is called from outside, because images pass it before time
+    begins.
+
+    Args:
+        in_channels, width: of the images and of what comes out.
+        kit: makes the layers.
+        pool: which of the four sites a 3x3 max pooling of stride 2 follows.
+    """
+
+    names = ('proj_{}', 'proj_{}1', 'proj_{}2', 'proj_{}3')
+
+    def __init__(self, in_channels: int, width: int, kit: Kit, pool: tuple[bool, ...]):
+        super().__init__()
+        self.pool = pool
+        widths = [in_channels, width // 8, width // 4, width // 2, width]
+        for i, name in enumerate(self.names):
+            self.add_site(name, kit.conv(widths[i], widths[i + 1], 3, bits=kit.bits if i else 0), kit)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.add_site('rpe_{}', kit.conv(width, width, 3, bits=kit.bits), kit)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Spikes of the first site to sums of two spikes."""
+        x = self.maxpool(x) if self.pool[0] else x
+        for name, pool in zip(self.names[1:], self.pool[1:]):
+            x = self.fire(name, x)
+            x = self.maxpool(x) if pool else x
+        return x + self.fire('rpe_{}', x)
+
+
+@MODELS.register_module()
+class Spikformer(SpikingTransformer):
+    """Spikformer: spiking patch splitting, then blocks of spiking self-attention and MLP whose spikes are added up.
+
+    Arguments of `SpikingTransformer`. The stages of ``out_indices`` and ``frozen_stages`` are the blocks; all maps have
+    the stride of the patches, 16 (``8-...``) or 4 (CIFAR), and hold means over time of integers.
+
+    The CIFAR release calls its linear layers ``q_linear`` and ``fc1_linear`` instead of ``q_conv`` and ``fc1_conv``.
+    Its heads are published for 384 channels alone, those of ImageNet for 512; the others keep the width of a head.
+    """
+
+    arch_zoo = {
+        '8-384': dict(embed_dims=384, num_layers=8, num_heads=6),
+        '8-512': dict(embed_dims=512, num_layers=8, num_heads=8),
+        '8-768': dict(embed_dims=768, num_layers=8, num_heads=12),
+        '4-256': dict(embed_dims=256, num_layers=4, num_heads=8, pool=CIFAR, qkv_bias=True),
+        '2-384': dict(embed_dims=384, num_layers=2, num_heads=12, pool=CIFAR, qkv_bias=True),
+        '4-384': dict(embed_dims=384, num_layers=4, num_heads=12, pool=CIFAR, qkv_bias=True),
+    }
+    arch_defaults = dict(mlp_ratio=4, pool=IMAGENET, qkv_bias=False)
+
+    def _build(self, arch: dict, kit: Kit, in_channels: int) -> list[int]:
+        width, depth = arch['embed_dims'], arch['num_layers']
+        self.patch_embed = SpikingPatchSplitting(in_channels, width, kit, arch['pool'])
+        self.block = nn.ModuleList(
+            TransformerBlock(
+                SpikingSelfAttention(width, arch['num_heads'], kit, qkv_bias=arch['qkv_bias']),
+                SpikingMLP(width, int(width * arch['mlp_ratio']), kit),
+                drop_path,
+            )
+            for drop_path in self._drop_paths(depth)
+        )
+        return [width] * depth
+
+    def _stem(self, x: Tensor) -> Tensor:
+        first = self.patch_embed
+        return self._run(first, self._enter(x, first.proj_conv, first.proj_bn, first.proj_lif))
+
+    def _stages(self) -> list[list[nn.Module]]:
+        return [[self.patch_embed], *([block] for block in self.block)]

@@ -1,0 +1,185 @@
+"""Spiking VGG with the parameter names of torchvision and SpikingJelly (``features.0.weight`` ...)."""
+
+import torch.utils.checkpoint as cp
+from mmcv.cnn import build_conv_layer, build_norm_layer
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmsnn.layers import Readout, SpikeConv2d, TimeAware
+from mmsnn.neurons import build_neuron
+from mmsnn.ops.lif import check_time_steps
+from mmsnn.registry import MODELS, build_own
+
+POOLS = {'max': nn.MaxPool2d, 'avg': nn.AvgPool2d}
+
+
+@MODELS.register_module()
+class SpikingVGG(TimeAware, BaseModule):
+    """Spiking VGG: conv-norm-neuron for every 3x3 convolution, 2x2 pooling behind every stage.
+
+    Without the linear layers, which are the head's: on small images ``GlobalAveragePooling`` and ``LinearClsHead``.
+    Convolutions have biases whether a norm follows or not, as in torchvision. A static image passes the first
+    convolution and its norm once and is then repeated T times.
+
+    Depths 11 and 16 are torchvision's. The literature has several networks by the name of VGG-9; here it is the one of
+    eight convolutions that TET (Deng et al., ICLR 2022) trains on CIFAR10-DVS as VGGSNN: the widths of depth 11 in four
+    stages of two, in its case with ``in_channels=2, pool='avg'``.
+
+    Args:
+        depth: 9, 11 or 16.
+        T: time steps.
+        neuron: neuron of every convolution, e.g. ``dict(type='LIF', tau=2.0, surrogate='atan')``.
+        pool: ``max`` (of spikes: a spike) or ``avg``.
+        in_channels: 3 for images, 2 for most event frames.
+        base_channels: width of the first convolution.
+        out_indices: stages whose pooled maps are returned, from 0; None for all.
+        frozen_stages: the first so many stages keep their parameters and statistics.
+        conv_cfg, norm_cfg, norm_eval: as in mmpretrain's VGG, but ``norm_cfg=None`` is batch norm.
+        with_norm: whether there are norms at all.
+        with_cp: whether stages are computed again in the backward pass instead of kept.
+        readout: ``mean`` returns rates ``[B, C, H, W]``; ``none`` returns ``[T*B, C, H, W]``.
+        encoder: how images become time steps, as in `SpikingResNet`.
+        packed_spikes: whether convolutions keep their input spikes as bits for the backward pass; those behind average
+            pooling, whose inputs are fractions, do not.
+
+    Attributes:
+        out_channels: widths of the returned maps.
+
+    Raises:
+        ValueError: a value is out of range; the message names ``backbone.KEY``.
+    """
+
+    # the convolutions of each stage: widths in units of base_channels
+    arch_settings = {
+        9: ((1, 2), (4, 4), (8, 8), (8, 8)),
+        11: ((1,), (2,), (4, 4), (8, 8), (8, 8)),
+        16: ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8)),
+    }
+
+    def __init__(
+        self,
+        depth: int,
+        T: int = 4,
+        neuron: dict | None = None,
+        pool: str = 'max',
+        in_channels: int = 3,
+        base_channels: int = 64,
+        out_indices=None,
+        frozen_stages: int = -1,
+        conv_cfg: dict | None = None,
+        norm_cfg: dict | None = None,
+        with_norm: bool = True,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        readout: str = 'mean',
+        encoder: dict | None = None,
+        packed_spikes: bool = False,
+        init_cfg: dict | list | None = None,
+    ):
+        check_time_steps(T, 'backbone.T')
+        if depth not in self.arch_settings:
+            raise ValueError(f'backbone.depth must be one of {", ".join(map(str, self.arch_settings))}, got {depth!r}')
+        if pool not in POOLS:
+            raise ValueError(f'backbone.pool must be one of {", ".join(POOLS)}, got {pool!r}')
+        stages = [[base_channels * units for units in stage] for stage in self.arch_settings[depth]]
+        indices = tuple(range(len(stages))) if out_indices is None else tuple(out_indices)
+        if not indices or not all(0 <= i < len(stages) for i in indices):
+            raise ValueError(f'backbone.out_indices must name stages 0 to {len(stages) - 1}, got {out_indices}')
+        if not -1 <= frozen_stages <= len(stages):
+            raise ValueError(f'backbone.frozen_stages must be -1 to {len(stages)}, got {frozen_stages}')
+        if init_cfg is None:
+            init_cfg = [
+                dict(type='Kaiming', layer='Conv2d'),
+                dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
+            ]
+        super().__init__(init_cfg)
+        self.T = T
+        self.neuron = neuron or dict(type='LIF')
+        self.conv_cfg = conv_cfg
+        self.norm_cfg = (norm_cfg or dict(type='BN')) if with_norm else None
+        self.out_indices, self.frozen_stages = indices, frozen_stages
+        self.norm_eval, self.with_cp = norm_eval, with_cp
+        self.out_channels = tuple(widths[-1] for i, widths in enumerate(stages) if i in indices)
+
+        layers = []
+        # of each stage in `features`
+        self.ends = []
+        for widths in stages:
+            for width in widths:
+                spikes = packed_spikes and layers and not isinstance(layers[-1], nn.AvgPool2d)
+                layers += self._make_layer(in_channels, width, spikes)
+                in_channels = width
+            layers.append(POOLS[pool](kernel_size=2, stride=2))
+            self.ends.append(len(layers))
+        self.features = nn.Sequential(*layers)
+        self.encoder = build_own({**(encoder or dict(type='DirectEncoder')), 'T': T})
+        self.readout = Readout(T, readout)
+        self._freeze_stages()
+
+    def _make_layer(self, in_channels: int, out_channels: int, spikes: bool) -> list[nn.Module]:
+        """A convolution (of spikes: one that packs them), the norm if there is one, the neuron."""
+        conv = build_conv_layer(self.conv_cfg, in_channels, out_channels, 3, padding=1)
+        neuron = build_neuron(self.neuron, self.T)
+        if spikes and type(conv) is nn.Conv2d:
+            conv = SpikeConv2d.like(conv, bits=1 if neuron.settings['levels'] == 1 else 8)
+        norms = [build_norm_layer(self.norm_cfg, out_channels)[1]] if self.norm_cfg else []
+        return [conv, *norms, neuron]
+
+    def _stem(self, layer: list[nn.Module], x: Tensor) -> Tensor:
+        """The first convolution with its norm and neuron, on images or event frames; spikes ``[T*B, C, H, W]``."""
+        conv, *norms, neuron = layer
+        mixes_time = any(getattr(norm, 'mixes_time', False) for norm in norms)
+        if self.encoder.is_event(x) or not self.encoder.may_come_later or mixes_time:
+            return self._layer(layer, self.encoder(x))
+        # an image that is the same at every step passes the convolution and the norm once
+        x = conv(x)
+        for norm in norms:
+            x = norm(x)
+        return neuron(self.encoder.repeat(x))
+
+    @staticmethod
+    def _layer(layer: list[nn.Module], x: Tensor) -> Tensor:
+        conv, *norms, neuron = layer
+        x = conv(x)
+        return neuron.after(norms[0], x) if norms else neuron(x)
+
+    def _stage(self, layers: list[nn.Module], x: Tensor) -> Tensor:
+        """The layers of a stage but for the network's first, and the pooling."""
+        *layers, pool = layers
+        step = 3 if self.norm_cfg else 2
+        for i in range(0, len(layers), step):
+            x = self._layer(layers[i : i + step], x)
+        return pool(x)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Images ``[B, C, H, W]`` or event frames ``[B, T, C, H, W]`` to one map a stage in ``out_indices``."""
+        # looked up at call time, because SyncBN conversion swaps norms
+        layers = list(self.features)
+        start = 3 if self.norm_cfg else 2
+        x = self._stem(layers[:start], x)
+        outs = []
+        for i, end in enumerate(self.ends):
+            stage, start = layers[start:end], end
+            if self.with_cp and x.requires_grad:
+                x = cp.checkpoint(self._stage, stage, x, use_reentrant=False)
+            else:
+                x = self._stage(stage, x)
+            if i in self.out_indices:
+                outs.append(self.readout(x))
+        return tuple(outs)
+
+    def _freeze_stages(self) -> None:
+        if self.frozen_stages > 0:
+            for layer in self.features[: self.ends[self.frozen_stages - 1]]:
+                layer.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> 'SpikingVGG':
+        """As `nn.Module.train`; frozen stages, and with ``norm_eval`` all norms, stay in eval mode."""
+        super().train(mode)
+        self._freeze_stages()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self

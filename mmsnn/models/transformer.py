@@ -1,0 +1,310 @@
+"""What the spiking transformers share: arguments, the way in, the walk through the stages, blocks."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch.utils.checkpoint as cp
+from mmcv.cnn import build_norm_layer
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmsnn.layers import Readout, SpikeConv2d, TimeAware
+from mmsnn.layers.attention import Sites
+from mmsnn.neurons import build_neuron
+from mmsnn.ops.lif import check_time_steps
+from mmsnn.registry import build_own
+
+# every release uses it; its SpikingJelly's default surrogate is the sigmoid
+NEURON = dict(type='LIF', tau=2.0, detach_reset=True, surrogate='sigmoid')
+
+
+@dataclass(frozen=True)
+class Kit:
+    """Makes the layers of a spiking transformer from the settings of its backbone.
+
+    Args:
+        neuron: called for each neuron.
+        attn_neuron: called for the neuron behind an attention, which in the releases has half the threshold.
+        norm_cfg: norm on ``[T*B, C, H, W]``.
+        bits: that hold the spikes a convolution keeps for the backward pass, 1 or 8 (integers); 0 keeps them as floats.
+        stream_bits: the same for sums of spikes, 0 or 8.
+    """
+
+    neuron: Callable[[], nn.Module]
+    attn_neuron: Callable[[], nn.Module]
+    norm_cfg: dict = field(default_factory=lambda: dict(type='BN'))
+    bits: int = 0
+    stream_bits: int = 0
+
+    def conv(self, c_in: int, c_out: int, kernel: int = 1, bits: int = 0, bias: bool = False, **kwargs) -> nn.Conv2d:
+        """A convolution that keeps the size (at stride 1); ``bits`` where its input are spikes."""
+        kind = partial(SpikeConv2d, bits=bits) if bits else nn.Conv2d
+        return kind(c_in, c_out, kernel, **{'padding': kernel // 2, 'bias': bias, **kwargs})
+
+    def norm(self, width: int) -> nn.Module:
+        """A norm of so many channels."""
+        return build_norm_layer(self.norm_cfg, width)[1]
+
+
+class DropPath(TimeAware, nn.Module):
+    """Stochastic depth (Huang et al., ECCV 2016): in training a branch is left out for whole images, at every step.
+
+    Args:
+        rate: share of images.
+        T: time steps.
+    """
+
+    def __init__(self, rate: float, T: int):
+        super().__init__()
+        self.T = T
+        self.rate = rate
+
+    def extra_repr(self) -> str:
+        return f'rate={self.rate:.3f}'
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        mask = x.new_empty(len(x) // self.T, *[1] * (x.dim() - 1)).bernoulli_(keep) / keep
+        return x * mask.repeat(self.T, *[1] * (x.dim() - 1))
+
+
+class SpikingMLP(Sites):
+    """Two 1x1 convolutions with norms and neurons on ``[T*B, C, H, W]``.
+
+    Args:
+        width, hidden: channels outside and inside.
+        kit: makes the layers.
+        name: of the sites, ``fc`` (``fc1_conv`` ...) or ``mlp``.
+        pre: whether neurons stand in front of the convolutions, not behind their norms.
+    """
+
+    def __init__(self, width: int, hidden: int, kit: Kit, name: str = 'fc', pre: bool = False):
+        super().__init__()
+        self.names, self.pre = (f'{name}1_{{}}', f'{name}2_{{}}'), pre
+        bits = kit.bits if pre else kit.stream_bits
+        self.add_site(self.names[0], kit.conv(width, hidden, bits=bits, bias=True), kit)
+        self.add_site(self.names[1], kit.conv(hidden, width, bits=kit.bits, bias=True), kit)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.names
+        if not self.pre:
+            return self.fire(second, self.fire(first, x))
+        conv, norm, lif = ([getattr(self, n.format(kind)) for n in self.names] for kind in ('conv', 'bn', 'lif'))
+        x = lif[1].after(norm[0], conv[0](lif[0](x)))
+        return norm[1](conv[1](x))
+
+
+class TransformerBlock(nn.Module):
+    """``x + attention(x)``, then the same with the MLP, on ``[T*B, C, H, W]``.
+
+    Args:
+        attention, mlp: the branches.
+        drop_path: behind both.
+        name: of the attention, ``attn`` or ``tssa``.
+    """
+
+    def __init__(self, attention: nn.Module, mlp: nn.Module, drop_path: nn.Module, name: str = 'attn'):
+        super().__init__()
+        self.name = name
+        self.add_module(name, attention)
+        self.mlp = mlp
+        self.drop_path = drop_path
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(getattr(self, self.name)(x))
+        return x + self.drop_path(self.mlp(x))
+
+
+class SpikingTransformer(TimeAware, BaseModule):
+    """Base of the spiking transformers, as a backbone: images or event frames in, one map a stage in ``out_indices``.
+
+    Every size of image does: all strides round up. Parameters carry the names of the authors' releases, which hold two
+    more things: LayerNorms that nothing calls (``norm1``, ``norm2``), and 1-d convolutions of tokens, here 1x1. Weights
+    start as PyTorch makes them, as there.
+
+    Args:
+        arch: name of a published size, or a dict of its settings (``arch_zoo`` has examples).
+        T: time steps.
+        neuron: neuron of every site; default the releases', LIF with tau 2, detached reset and sigmoid surrogate.
+        attn_neuron: settings that differ behind attentions; default ``dict(v_threshold=0.5)``, as released.
+        num_heads: instead of the arch's.
+        in_channels: of the images.
+        out_indices: stages whose outputs are returned, one or several; negative ones count from the end.
+        frozen_stages: -1: none, 0: the stem, n: also the first n stages.
+        norm_cfg: norms.
+        norm_eval: whether batch norms use their running statistics in training, too.
+        drop_path_rate: largest rate of stochastic depth, linear over the blocks. The releases build it, some with 0.2,
+            but never call it: 0 is what they train with.
+        with_cp: activation checkpointing of every block.
+        readout: ``mean`` returns means over time ``[B, C, H, W]``; ``none`` returns ``[T*B, C, H, W]``.
+        encoder: how images become time steps, as in `SpikingResNet`.
+        packed_spikes: whether convolutions keep their input spikes as bits (sums of spikes as bytes).
+        init_cfg: initialisation.
+
+    Attributes:
+        out_channels: widths of the returned maps.
+
+    Raises:
+        ValueError: a value is out of range; the message names ``backbone.KEY``.
+    """
+
+    arch_zoo: dict[str, dict] = {}
+    # settings that a dict of an arch may leave out
+    arch_defaults: dict = {}
+    # whether the residual stream holds sums of spikes, not potentials
+    spiking_stream = True
+
+    def __init__(
+        self,
+        arch: str | dict,
+        T: int = 4,
+        neuron: dict | None = None,
+        attn_neuron: dict | None = None,
+        num_heads: int | None = None,
+        in_channels: int = 3,
+        out_indices=(-1,),
+        frozen_stages: int = -1,
+        norm_cfg: dict | None = None,
+        norm_eval: bool = False,
+        drop_path_rate: float = 0.0,
+        with_cp: bool = False,
+        readout: str = 'mean',
+        encoder: dict | None = None,
+        packed_spikes: bool = False,
+        init_cfg: dict | list | None = None,
+    ):
+        check_time_steps(T, 'backbone.T')
+        super().__init__(init_cfg)
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f'backbone.drop_path_rate must lie in [0, 1), got {drop_path_rate}')
+        self.T = T
+        self.norm_eval, self.with_cp = norm_eval, with_cp
+        settings = self._settings(arch)
+        if num_heads is not None:
+            settings['num_heads'] = num_heads
+        neuron = neuron or NEURON
+        attn_neuron = dict(v_threshold=0.5) if attn_neuron is None else attn_neuron
+        spikes = build_neuron(neuron, T)
+        bits = 0 if not packed_spikes else 1 if spikes.settings['levels'] == 1 else 8
+        # a branch that stochastic depth has scaled holds no integers
+        whole = self.spiking_stream and drop_path_rate == 0
+        kit = Kit(
+            neuron=partial(build_neuron, neuron, T),
+            attn_neuron=partial(build_neuron, {**neuron, **attn_neuron}, T),
+            norm_cfg=norm_cfg or dict(type='BN', requires_grad=True),
+            bits=bits,
+            stream_bits=8 if packed_spikes and whole else 0,
+        )
+        self.drop_path_rate = drop_path_rate
+        widths = self._build(settings, kit, in_channels)
+        self.encoder = build_own({**(encoder or dict(type='DirectEncoder')), 'T': T})
+        self.readout = Readout(T, readout)
+        self.out_indices = self._indices(out_indices, len(widths))
+        self.out_channels = tuple(widths[i] for i in self.out_indices)
+        if not -1 <= frozen_stages <= len(widths):
+            raise ValueError(f'backbone.frozen_stages must lie in -1 to {len(widths)}, got {frozen_stages}')
+        self.frozen_stages = frozen_stages
+        if frozen_stages >= 0 and not (isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'):
+            print_log(
+                f'backbone.frozen_stages={frozen_stages} freezes randomly initialised stages unless a checkpoint fills '
+                'them: set frozen_stages=-1 to train from scratch',
+                logger='current',
+                level=logging.WARNING,
+            )
+        self._freeze_stages()
+
+    def _build(self, arch: dict, kit: Kit, in_channels: int) -> list[int]:
+        """Add the layers; returns the widths of the stages."""
+        raise NotImplementedError
+
+    def _stem(self, x: Tensor) -> Tensor:
+        """Images or event frames to ``[T*B, C, H, W]``, by way of `_enter`."""
+        raise NotImplementedError
+
+    def _stages(self) -> list[list[nn.Module]]:
+        """The stem's modules, then those of each stage, in the order in which they are called."""
+        raise NotImplementedError
+
+    def _settings(self, arch: str | dict) -> dict:
+        if isinstance(arch, dict):
+            settings = {**self.arch_defaults, **arch}
+            needed = set(next(iter(self.arch_zoo.values()))) | set(self.arch_defaults)
+            if set(settings) != needed:
+                raise ValueError(
+                    f'backbone.arch as a dict takes {", ".join(sorted(needed))}, got {", ".join(sorted(arch))}'
+                )
+            return settings
+        if arch not in self.arch_zoo:
+            raise ValueError(f'backbone.arch must be one of {", ".join(self.arch_zoo)} or a dict, got {arch!r}')
+        return {**self.arch_defaults, **self.arch_zoo[arch]}
+
+    @staticmethod
+    def _indices(out_indices, stages: int) -> tuple[int, ...]:
+        given = [out_indices] if isinstance(out_indices, int) else list(out_indices)
+        if not given or not all(-stages <= i < stages for i in given):
+            raise ValueError(f'backbone.out_indices must name stages 0 to {stages - 1}, got {out_indices!r}')
+        return tuple(sorted({i % stages for i in given}))
+
+    def _drop_paths(self, depth: int) -> list[nn.Module]:
+        """Stochastic depth of so many blocks."""
+        rates = [self.drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
+        return [DropPath(rate, self.T) if rate else nn.Identity() for rate in rates]
+
+    def _enter(
+        self,
+        x: Tensor,
+        conv: nn.Module,
+        norm: nn.Module,
+        neuron: nn.Module | None = None,
+        pool: nn.Module | None = None,
+    ) -> Tensor:
+        """The first convolution, norm, pooling and neuron, into time: ``[T*B, C, H, W]``.
+
+        An image that is the same at every step passes what comes before the neuron once.
+        """
+        event = self.encoder.is_event(x)
+        once = not event and self.encoder.may_come_later and not getattr(norm, 'mixes_time', False)
+        x = conv(x if once else self.encoder(x))
+        if not once and neuron is not None and pool is None:
+            return neuron.after(norm, x)
+        x = norm(x)
+        x = x if pool is None else pool(x)
+        x = self.encoder.repeat(x) if once else x
+        return x if neuron is None else neuron(x)
+
+    def _run(self, module: nn.Module, x: Tensor) -> Tensor:
+        if self.with_cp and x.requires_grad:
+            return cp.checkpoint(module, x, use_reentrant=False)
+        return module(x)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Images ``[B, C, H, W]`` or event frames ``[B, T, C, H, W]`` to one map a stage in ``out_indices``."""
+        x = self._stem(x)
+        outs = []
+        for i, stage in enumerate(self._stages()[1:]):
+            for module in stage:
+                x = self._run(module, x)
+            if i in self.out_indices:
+                outs.append(self.readout(x))
+        return tuple(outs)
+
+    def _freeze_stages(self) -> None:
+        for stage in self._stages()[: self.frozen_stages + 1]:
+            for module in stage:
+                module.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> 'SpikingTransformer':
+        """Set the mode; frozen stages stay in evaluation, and with ``norm_eval`` all batch norms."""
+        super().train(mode)
+        self._freeze_stages()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
