@@ -76,6 +76,13 @@ def test_summary_table_and_plot(methods, tmp_path):
     assert '| bccd | undistilled | 4 | 20.0, 40.0 | 30.0 +- 14.1 |' in text
     assert '| bccd | BKD | 4 | 45.0, 45.0 | 45.0 +- 0.0 | +15.0 | 75% | 2, 4 |' in text
     assert 'SAKD' not in text
+    lines = methods.overview([result, methods.summary('camvid', {})]).splitlines()
+    assert lines[0] == '| | BCCD, mAP (%) | CamVid, mIoU (%) |'
+    assert lines[2:] == [
+        '| teacher | 50.0 |  |',
+        '| undistilled | 30.0 +- 14.1 |  |',
+        '| BKD | 45.0 +- 0.0 (+15.0) |  |',
+    ]
     methods.draw(json.loads(json.dumps(result)), tmp_path / 'plot.png')
     assert (tmp_path / 'plot.png').stat().st_size > 10_000
 

@@ -77,9 +77,11 @@ METHODS = {
     'BKD': Method('bkd', tasks=('cifar10', *DENSE)),
     'LaSNN': Method('lasnn', tasks=('cifar10', *DENSE)),
     'LaSNN, no level 1': Method('lasnn', ('model.transfer=False',)),
+    'LaSNN, beta 100': Method('lasnn', ('model.losses.loss_attention.weight=100',)),
     'TSSD': Method('tssd', taught=False),
     'affine, spikes': Method('affine', tasks=('cifar10', *DENSE)),
     'affine, membrane': Method('affine', ('model.losses.loss_affine.student=backbone.layer4@v|neck',)),
+    'affine, alpha 30': Method('affine', ('model.losses.loss_affine.weight=30',)),
     'per-step KD': Method('step_kd'),
 }
 
@@ -231,6 +233,25 @@ def table(results: list[dict]) -> str:
     return '\n'.join(lines)
 
 
+def overview(results: list[dict]) -> str:
+    """A row a method, a column a task: mean, spread over seeds, gain over undistilled."""
+    head = [TASKS[r['task']].unit for r in results]
+    lines = ['| | ' + ' | '.join(head) + ' |', '|' + '---|' * (1 + len(results))]
+    for name in ['teacher', *METHODS]:
+        cells = []
+        for r in results:
+            values = r['final'].get(name)
+            if not values:
+                cells.append('')
+                continue
+            spread = f' +- {statistics.stdev(values):.1f}' if len(values) > 1 else ''
+            gain = r.get('gain', {}).get(name)
+            cells.append(f'{statistics.mean(values):.1f}{spread}' + ('' if gain is None else f' ({gain:+.1f})'))
+        if any(cells):
+            lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
 def draw(result: dict, path: Path) -> None:
     """Validation curves (mean over seeds) and final results of one task, beside teacher and undistilled student."""
     import matplotlib
@@ -288,7 +309,7 @@ def main(argv=None) -> None:
     if not args.no_train:
         train_all(plans, args.jobs)
     results = [summary(task, runs) for task, runs in plans.items()]
-    print(table(results))
+    print(table(results), overview(results), sep='\n\n')
     if args.out:
         commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=ROOT)
         head = dict(
