@@ -47,6 +47,9 @@ def prepare(cfg: Config, args: argparse.Namespace) -> Config:
     """Work the options of testing into ``cfg``; returns it."""
     cfg.load_from = args.checkpoint
     cfg.resume = False
+    # what FSDP trained is tested whole
+    for key in ('runner_type', 'strategy'):
+        cfg.pop(key, None)
     if is_distiller(cfg.model):
         preprocessor = cfg.model.get('data_preprocessor')
         cfg.model = ConfigDict(cfg.model.student)

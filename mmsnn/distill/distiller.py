@@ -7,7 +7,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from mmsnn.layers import Readout, get_time_steps, read_prefix
+from mmsnn.layers import Readout, get_time_steps, image_channels, read_prefix
 from mmsnn.models.wrapper import Transparent
 from mmsnn.registry import MODELS, build_own
 
@@ -215,12 +215,11 @@ class Distiller(Transparent, BaseModel):
             model = self._model(role)
             taps = [tap for term in self.terms for tap in term.taps(role)]
             T = get_time_steps(model)
-            first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
             modes = {m: m.training for m in model.modules()}
             model.eval()
             prefix = self.prefix if role == 'student' else None
             with read_prefix(model, prefix), Recorder(model, taps, role, T, prefix=prefix) as recorder:
-                tapping.run(model, torch.zeros(1, first.in_channels, 64, 64), taps)
+                tapping.run(model, torch.zeros(1, image_channels(model), 64, 64), taps)
             recorder.follow_pipes()
             for module, mode in modes.items():
                 module.training = mode
@@ -268,7 +267,7 @@ class Distiller(Transparent, BaseModel):
         configs = [cfg for cfg, count in zip(configs, counts, strict=True) for _ in range(count)]
         dim, built = 2 if term.loss.time == 'steps' else 1, []
         for cfg, s, t in zip(configs, student, teacher, strict=True):
-        # without a teacher as wide as the term's first tensor, a head's answer
+            # without a teacher as wide as the term's first tensor, a head's answer
             widths = dict(in_channels=s.shape[dim], out_channels=student[0].shape[dim] if t is None else t.shape[1])
             try:
                 built.append(nn.Identity() if cfg is None else build_own({**widths, **cfg}))

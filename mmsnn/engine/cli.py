@@ -3,6 +3,7 @@
 import argparse
 import os
 import os.path as osp
+from datetime import timedelta
 
 import torch
 from mmengine.config import Config, DictAction
@@ -34,6 +35,7 @@ def read_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: no such config.
+        ValueError: FSDP is asked for where it cannot work.
         RuntimeError: a distributed launch that this machine cannot serve.
     """
     cfg = get_config(args.config) if '::' in args.config else Config.fromfile(args.config)
@@ -44,6 +46,11 @@ def read_config(args: argparse.Namespace) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
     cfg.launcher = args.launcher
+    if 'FullySharded' in str((cfg.get('model_wrapper_cfg') or {}).get('type')):
+        raise ValueError(
+            'model_wrapper_cfg.type: the ordinary runner initialises weights after they were sharded, which fails. For '
+            "FSDP set runner_type='FlexibleRunner' and strategy=dict(type='mmsnn.FSDPStrategy') instead"
+        )
     if args.launcher != 'none':
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
         if not torch.cuda.is_available():
@@ -69,7 +76,8 @@ def _launch_on_cpu(cfg: Config) -> None:
     if cfg.launcher != 'pytorch':
         raise RuntimeError(f'--launcher {cfg.launcher} needs a GPU: on CPUs use torchrun and --launcher pytorch')
     if not is_distributed():
-        torch.distributed.init_process_group('gloo')
+        seconds = ((cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')
+        torch.distributed.init_process_group('gloo', timeout=seconds and timedelta(seconds=seconds))
     wrapper = cfg.get('model_wrapper_cfg') or dict(
         type='MMDistributedDataParallel',
         broadcast_buffers=False,

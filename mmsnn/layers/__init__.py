@@ -1,7 +1,7 @@
 """Modules that know about time, but are no neurons."""
 
 from .attention import SpikingSelfAttention, TokenQKAttention, spiking_attention
-from .coding import DirectEncoder, PoissonEncoder, Readout, read_prefix, with_prefix
+from .coding import DirectEncoder, PoissonEncoder, Readout, image_channels, read_prefix, with_prefix
 from .conv import SpikeConv2d
 from .norm import TDBN, TEBN
 from .time import TimeAware, TimeFoldingError, fold, get_time_steps, set_time_steps, unfold
@@ -19,6 +19,7 @@ __all__ = [
     'TokenQKAttention',
     'fold',
     'get_time_steps',
+    'image_channels',
     'read_prefix',
     'set_time_steps',
     'spiking_attention',

@@ -50,7 +50,13 @@ class DirectEncoder(TimeAware, nn.Module):
 
     def repeat(self, x: Tensor) -> Tensor:
         """``[B, ...]`` to ``[T*B, ...]``, every step the same."""
-        return fold(x.unsqueeze(0).expand(self.T, *x.shape)) if self.T > 1 else x
+        if self.T == 1:
+            return x
+        # left to itself, folding lays the channels first
+        last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        x = x.movedim(1, -1) if last else x
+        x = fold(x.unsqueeze(0).expand(self.T, *x.shape))
+        return x.movedim(-1, 1) if last else x
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` or event frames ``[B, T, C, H, W]`` to ``[T*B, C, H, W]``."""
@@ -144,6 +150,14 @@ class Readout(TimeAware, nn.Module):
             return x
         x = unfold(x, self.T)
         return x.mean(0) if self.prefix is None else with_prefix(x, self.prefix)
+
+
+def image_channels(model: nn.Module) -> int:
+    """Channels of the images that ``model`` takes: the fewest that one of its convolutions reads, groups apart.
+
+    The first convolution need not be the one that images meet first, since modules stand in the order of their making.
+    """
+    return min(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups == 1)
 
 
 def with_prefix(x: Tensor, prefix: int) -> Tensor:

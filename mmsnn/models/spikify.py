@@ -13,10 +13,10 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from mmsnn.layers import Readout, TimeAware
+from mmsnn.layers import Readout, TimeAware, image_channels
 from mmsnn.neurons import build_neuron
 from mmsnn.ops.lif import check_time_steps
-from mmsnn.registry import MODELS, build_own
+from mmsnn.registry import MODELS, build_own, refuse_unknown
 
 from .wrapper import Transparent
 
@@ -66,6 +66,7 @@ class Spikify(Transparent, TimeAware, BaseModule):
 
     Raises:
         ValueError: nothing to replace, or ``T < 1``.
+        TypeError: other keys, such as the inner backbone's; the message names all of them.
     """
 
     inner = 'backbone'
@@ -78,7 +79,9 @@ class Spikify(Transparent, TimeAware, BaseModule):
         readout: str = 'mean',
         encoder: dict | None = None,
         init_cfg: dict | None = None,
+        **unknown,
     ):
+        refuse_unknown(self, unknown)
         check_time_steps(T, 'backbone.T')
         super().__init__()
         self.T = T
@@ -114,12 +117,12 @@ class Spikify(Transparent, TimeAware, BaseModule):
 
     def _forward_blank(self):
         """The inner backbone's outputs for one blank image; nothing is changed by it."""
-        first = next(m for m in self.backbone.modules() if isinstance(m, nn.Conv2d))
+        device = next(self.backbone.parameters()).device
         modes = {m: m.training for m in self.modules()}
         self.backbone.eval()
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                image = torch.zeros(1, first.in_channels, 224, 224, device=first.weight.device)
+                image = torch.zeros(1, image_channels(self.backbone), 224, 224, device=device)
                 return self.backbone(image.repeat(self.T, 1, 1, 1))
         finally:
             for module, mode in modes.items():
@@ -146,9 +149,21 @@ class Spikify(Transparent, TimeAware, BaseModule):
         return tuple(out.shape[1] for out in (outs if isinstance(outs, (tuple, list)) else [outs]))
 
     def init_weights(self) -> None:
-        """Initialise the inner backbone by its own rules."""
+        """Initialise the inner backbone by its own rules; warns of settings that silence it without a checkpoint."""
         self.backbone.init_weights()
         self._is_init = True
+        init_cfg = self.backbone.init_cfg
+        if isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained':
+            return
+        silencing = [key for key in ('norm_eval', 'zero_init_residual') if getattr(self.backbone, key, False)]
+        if silencing:
+            keys = ', '.join(f'backbone.backbone.{key}' for key in silencing)
+            print_log(
+                f'{keys}=True: hardly a neuron will spike unless a checkpoint fills the backbone; set it to False to '
+                'train from scratch',
+                logger='current',
+                level=logging.WARNING,
+            )
 
     def forward(self, x: Tensor):
         """Images ``[B, C, H, W]`` or event frames ``[B, T, C, H, W]`` to the inner backbone's outputs, read out."""

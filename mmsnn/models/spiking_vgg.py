@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmsnn.layers import Readout, SpikeConv2d, TimeAware
 from mmsnn.neurons import build_neuron
 from mmsnn.ops.lif import check_time_steps
-from mmsnn.registry import MODELS, build_own
+from mmsnn.registry import MODELS, build_own, refuse_unknown
 
 POOLS = {'max': nn.MaxPool2d, 'avg': nn.AvgPool2d}
 
@@ -48,6 +48,7 @@ class SpikingVGG(TimeAware, BaseModule):
 
     Raises:
         ValueError: a value is out of range; the message names ``backbone.KEY``.
+        TypeError: other keys, such as a ResNet's; the message names all of them.
     """
 
     # the convolutions of each stage: widths in units of base_channels
@@ -76,7 +77,9 @@ class SpikingVGG(TimeAware, BaseModule):
         encoder: dict | None = None,
         packed_spikes: bool = False,
         init_cfg: dict | list | None = None,
+        **unknown,
     ):
+        refuse_unknown(self, unknown)
         check_time_steps(T, 'backbone.T')
         if depth not in self.arch_settings:
             raise ValueError(f'backbone.depth must be one of {", ".join(map(str, self.arch_settings))}, got {depth!r}')

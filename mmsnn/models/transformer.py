@@ -16,7 +16,7 @@ from mmsnn.layers import Readout, SpikeConv2d, TimeAware
 from mmsnn.layers.attention import Sites
 from mmsnn.neurons import build_neuron
 from mmsnn.ops.lif import check_time_steps
-from mmsnn.registry import build_own
+from mmsnn.registry import build_own, refuse_unknown
 
 # every release uses it; its SpikingJelly's default surrogate is the sigmoid
 NEURON = dict(type='LIF', tau=2.0, detach_reset=True, surrogate='sigmoid')
@@ -152,6 +152,7 @@ class SpikingTransformer(TimeAware, BaseModule):
 
     Raises:
         ValueError: a value is out of range; the message names ``backbone.KEY``.
+        TypeError: other keys, such as a ResNet's; the message names all of them.
     """
 
     arch_zoo: dict[str, dict] = {}
@@ -178,7 +179,9 @@ class SpikingTransformer(TimeAware, BaseModule):
         encoder: dict | None = None,
         packed_spikes: bool = False,
         init_cfg: dict | list | None = None,
+        **unknown,
     ):
+        refuse_unknown(self, unknown)
         check_time_steps(T, 'backbone.T')
         super().__init__(init_cfg)
         if not 0 <= drop_path_rate < 1:

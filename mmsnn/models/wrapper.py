@@ -9,10 +9,14 @@ class Transparent:
     ``state_dict`` writes and reads the inner model's keys, `named_parameters` gives the inner model's names (layer-wise
     settings match on them), unknown attributes are the inner model's. Children in ``hidden`` are left out of
     ``state_dict``. State-dict hooks do this rather than an override, because mmengine walks the modules itself.
+
+    Where ``opaque`` is set it shows itself as it is, every parameter under one name alone, which FSDP needs;
+    `rename_inner` and `restore_inner` then do the rest.
     """
 
     inner: str = ''
     hidden: tuple[str, ...] = ()
+    opaque = False
 
     def _make_transparent(self) -> None:
         self._register_state_dict_hook(_strip)
@@ -31,6 +35,9 @@ class Transparent:
     def named_modules(self, memo=None, prefix: str = '', remove_duplicate: bool = True):
         """As `nn.Module.named_modules`; the inner model's modules come under their own names."""
         memo = set() if memo is None else memo
+        if self.opaque:
+            yield from super().named_modules(memo, prefix, remove_duplicate)
+            return
         if self in memo:
             return
         if remove_duplicate:
@@ -43,24 +50,40 @@ class Transparent:
             yield from child.named_modules(memo, below, remove_duplicate)
 
 
-def _strip(module: Transparent, state: dict, prefix: str, _) -> None:
+def rename_inner(module: Transparent, state: dict, prefix: str) -> None:
+    """Give the inner model's entries of ``state`` its own names; ``prefix`` is where ``module`` stands in it."""
     inner = f'{prefix}{module.inner}.'
-    hidden = tuple(f'{prefix}{name}.' for name in module.hidden)
-    for key in list(state):
-        if key.startswith(inner):
-            state[prefix + key[len(inner) :]] = state.pop(key)
-        elif key.startswith(hidden):
-            del state[key]
+    entries = [(prefix + key[len(inner) :] if key.startswith(inner) else key, v) for key, v in state.items()]
+    # in place, and in their order
+    state.clear()
+    state.update(entries)
 
 
-def _add(module: Transparent, state: dict, prefix: str, *_) -> None:
+def restore_inner(module: Transparent, state: dict, prefix: str) -> None:
+    """Undo `rename_inner`."""
     own = tuple(f'{prefix}{name}.' for name in (module.inner, *module.hidden))
     for key in list(state):
         if key.startswith(prefix) and not key.startswith(own):
             state[f'{prefix}{module.inner}.{key[len(prefix) :]}'] = state.pop(key)
 
 
+def _strip(module: Transparent, state: dict, prefix: str, _) -> None:
+    if module.opaque:
+        return
+    hidden = tuple(f'{prefix}{name}.' for name in module.hidden)
+    for key in [key for key in state if key.startswith(hidden)]:
+        del state[key]
+    rename_inner(module, state, prefix)
+
+
+def _add(module: Transparent, state: dict, prefix: str, *_) -> None:
+    if not module.opaque:
+        restore_inner(module, state, prefix)
+
+
 def _forgive(module: nn.Module, incompatible) -> None:
+    if module.opaque:
+        return
     # hidden children are not in the file on purpose; the rest is reported under the inner model's names
     marks = tuple(f'{name}.' for name in module.hidden)
     kept = []

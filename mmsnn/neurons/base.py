@@ -1,6 +1,7 @@
 """What all neurons share: settings, T, and a call of the op."""
 
 import torch.distributed as dist
+from mmengine.model.utils import _BatchNormXd
 from torch import Tensor, nn
 
 from mmsnn.layers.norm import TDBN
@@ -8,7 +9,8 @@ from mmsnn.layers.time import TimeAware
 from mmsnn.ops import bn_lif, lif, reference
 from mmsnn.ops.lif import check_neuron
 
-FUSABLE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, TDBN)
+# the last is what mmengine makes of SyncBN in a single process
+FUSABLE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, TDBN, _BatchNormXd)
 # elements from which on one op is faster than two, whose host time is less
 FUSE_FROM = 2**17
 

@@ -9,7 +9,7 @@ import tiny
 import torch
 from mmengine.config import ConfigDict
 from mmengine.hub import get_config
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import BaseDataElement
 from rich.console import Console
 from torch import nn
@@ -350,7 +350,8 @@ def test_what_is_kept_does_not_change_afterwards():
 class TestDetection:
     @pytest.fixture
     def networks(self, lively):
-        teacher, student = (MODELS.build(tiny.detector(spiking)) for spiking in (False, True))
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            teacher, student = (MODELS.build(tiny.detector(spiking)) for spiking in (False, True))
         lively(student.backbone)
         for model in (teacher, student):
             # differences between boxes

@@ -1,4 +1,6 @@
-"""SpikingJelly's ResNets beside ours, and a network beside itself with its norms apart."""
+"""SpikingJelly's ResNets beside ours, a network beside itself with its norms apart, the table of ``test_mixing``."""
+
+import re
 
 import pytest
 import torch
@@ -73,3 +75,33 @@ def check_fused(monkeypatch):
             torch.testing.assert_close(value, models[1].state_dict()[name], msg=name)
 
     return check
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The table of ``test_mixing``: what each backbone did in each model, and why it was refused."""
+    cells, why = {}, {}
+    for outcome in ('passed', 'failed'):
+        for report in terminalreporter.stats.get(outcome, ()):
+            # the last entry of a test is the one that counts
+            found = dict(getattr(report, 'user_properties', ())).get('mixing')
+            if found:
+                model, name, result, *reason = found
+                cells[model, name] = result if outcome == 'passed' else 'FAILED'
+                # the same but for the backbone's class
+                reason = [re.sub(name.split()[0], 'it', text, count=1) for text in reason]
+                if outcome == 'failed':
+                    reason = [str(report.longrepr.reprcrash.message).splitlines()[0]]
+                for text in reason:
+                    why.setdefault((model, text), []).append(name)
+    if not cells:
+        return
+    models, names = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
+    heads = [re.split('(?=ResNet|VGG|SpikeFormer)| ', name, maxsplit=1) for name in names]
+    wide = [max(7, *map(len, head)) for head in heads]
+    rows = [('', [head[0] for head in heads]), ('', [head[1] if head[1:] else '' for head in heads])]
+    rows += [(model, [cells.get((model, name), '') for name in names]) for model in models]
+    terminalreporter.section('spiking backbones in the models of mmdet, mmseg and mmpretrain')
+    for first, row in rows:
+        terminalreporter.line(f'{first:20} ' + ' '.join(f'{cell:{n}}' for cell, n in zip(row, wide)).rstrip())
+    for (model, text), whose in why.items():
+        terminalreporter.line(f'{model}: {", ".join(whose)}: {text}')

@@ -6,6 +6,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
 from mmsnn.distill.schedules import Progress
 from mmsnn.distill.teacher import renormalise, untouched_rng
@@ -87,13 +88,21 @@ class DistillHook(Hook):
             # no word of a teacher in the student's file
             kept = {k: v for k, v in hub['resumed_keys'].items() if k.removeprefix('val/') not in self.metrics}
             checkpoint['message_hub'] = {**hub, 'resumed_keys': kept}
-        state = self._model(runner).connectors.state_dict()
+        if isinstance(runner.model, FSDP):
+            # a process has only its shard of them; put together, they lie beside the student
+            whole = checkpoint['state_dict']
+            names = [key for key in whole if key.startswith('connectors.')]
+            state = {key.removeprefix('connectors.'): whole.pop(key) for key in names}
+        else:
+            state = self._model(runner).connectors.state_dict()
         if state:
             checkpoint['connectors'] = {k: v.cpu() for k, v in state.items()}
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         connectors = self._model(runner).connectors
-        if 'connectors' in checkpoint:
+        if 'connectors' in checkpoint and isinstance(runner.model, FSDP):
+            checkpoint['state_dict'].update({f'connectors.{k}': v for k, v in checkpoint['connectors'].items()})
+        elif 'connectors' in checkpoint:
             with torch.no_grad():
                 connectors.load_state_dict(checkpoint['connectors'])
         elif len(connectors) and getattr(runner, '_resume', False):

@@ -10,7 +10,7 @@ from mmengine.model import is_model_wrapper
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
-from mmsnn.layers import TimeFoldingError, get_time_steps
+from mmsnn.layers import TimeFoldingError, get_time_steps, image_channels
 from mmsnn.neurons import Neuron
 from mmsnn.registry import HOOKS
 
@@ -57,11 +57,11 @@ def _check(name: str):
 
 
 def _forward_blank(model: nn.Module) -> None:
-    conv = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    device = next(model.parameters()).device
     for size in (64, 224):
         try:
             with torch.no_grad(), torch.random.fork_rng():
-                image = torch.zeros(1, conv.in_channels, size, size, device=conv.weight.device)
+                image = torch.zeros(1, image_channels(model), size, size, device=device)
                 getattr(model, 'extract_feat', model)(image)
             return
         except TimeFoldingError:

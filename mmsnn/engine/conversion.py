@@ -1,0 +1,317 @@
+"""Checkpoints of other codebases under the names of mmsnn and OpenMMLab: ``backbone.*``, ``head.fc.*``.
+
+No released file was at hand. Checked against the other side's own modules, with equal logits: SpikingJelly 2.0.0
+(``resnet``, ``ms_resnet``, ``vgg``) and torchvision (``resnet``, ``torchvision_vit``). Only read in the authors' code,
+never tried on a file of theirs: the containers of SEW's ImageNet code, SAKD, Spikformer, Spikingformer, QKFormer,
+Spike-driven Transformer V2, and timm's ViTs.
+
+SEW's networks for CIFAR10-DVS and DVS128 Gesture are no ResNets (seven stages of one block, linear layers behind
+flattened maps); mmsnn has no such backbone and they are refused by name.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from mmsnn.distill.transfer import COUNTERS, TransferReport
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a codebase names what mmsnn has, too.
+
+    Attributes:
+        name: for the command line.
+        about: whose files these are.
+        marks: regexes, each found in some name of every such file; of several layouts the first counts.
+        renames: regexes and what takes their place, one after the other.
+        backbone: regex; names that begin with it belong to the backbone, those with ``head.`` to the head. What is
+            neither has no use.
+        spare: regex of what is known to have no use.
+        remark: what the config needs, so that the numbers come out the same.
+    """
+
+    name: str
+    about: str
+    marks: tuple[str, ...]
+    renames: tuple[tuple[str, str], ...]
+    backbone: str
+    spare: str = r'(?!)'
+    remark: str = ''
+
+    def rename(self, key: str) -> str | None:
+        """The name in mmsnn, None for what has no use."""
+        for pattern, replacement in self.renames:
+            key = re.sub(pattern, replacement, key)
+        if key.startswith('head.'):
+            return key
+        return f'backbone.{key}' if re.match(self.backbone, key) else None
+
+
+HEAD = (r'^head\.', 'head.fc.')
+# two layouts of SEW's containers of a convolution and a norm; learnt time constants (PLIF)
+RESNET = (
+    (r'\.conv(\d)\.(?:module\.)?0\.', r'.conv\1.'),
+    (r'\.conv(\d)\.(?:module\.)?1\.', r'.bn\1.'),
+    (r'\.downsample\.0\.(?:module\.)?([01])\.', r'.downsample.\1.'),
+    (r'\.downsample(?:\.1|_sn)\.w$', '.downsample_neuron.w'),
+    (r'(^|\.)sn(\d)\.', r'\1neuron\2.'),
+)
+STAGES = r'(conv1|bn1|neuron1|stem|layer\d)\.'
+# LayerNorms that nothing calls
+NORMS = r'\.norm[12]\.'
+
+LAYOUTS = (
+    Layout(
+        'openmmlab',
+        'mmpretrain, mmdet, mmseg and mmsnn',
+        (r'^backbone\.',),
+        (),
+        '',
+    ),
+    Layout(
+        'ms_resnet',
+        "SpikingJelly's ms_resnet",
+        (r'^stem\.0\.weight', r'^head\.weight'),
+        ((r'^stem\.0\.', 'conv1.'), (r'^stem\.1\.', 'bn1.'), (r'\.spike(\d)\.', r'.neuron\1.'), HEAD),
+        STAGES,
+        remark="neuron=dict(type='LIF', tau=4 / 3, v_threshold=0.5, decay_input=False, detach_reset=True)",
+    ),
+    Layout(
+        'sakd_resnet19',
+        "SAKD's ResNet-19 with its two linear layers",
+        (r'^fc_\.',),
+        (*RESNET, (r'^fc_\.', 'head.layers.1.fc.'), (r'^fc\.', 'head.layers.0.fc.')),
+        STAGES,
+        spare=r'^transform\d\.',
+        remark="neuron=dict(type='LIF', decay_input=False), head: SpikingStackedLinearClsHead",
+    ),
+    Layout(
+        'resnet',
+        "torchvision, timm, SpikingJelly's sew_resnet and spiking_resnet, SEW's ImageNet code, SAKD",
+        (r'^layer1\.0\.conv1\.',),
+        (*RESNET, (r'^fc\.', 'head.fc.')),
+        STAGES,
+        # SAKD's projectors
+        spare=r'^transform\d\.',
+        remark="for SNNs, their neuron: SEW's type='IF', detach_reset=True; SAKD's type='LIF', decay_input=False",
+    ),
+    Layout(
+        'vgg',
+        "SpikingJelly's spiking_vgg, torchvision's VGGs with batch norm",
+        (r'^features\.0\.weight',),
+        (
+            (r'^classifier\.0\.', 'head.layers.0.fc.'),
+            (r'^classifier\.1\.', 'head.layers.0.act.'),
+            (r'^classifier\.3\.', 'head.layers.1.fc.'),
+            (r'^classifier\.4\.', 'head.layers.1.act.'),
+            (r'^classifier\.6\.', 'head.layers.2.fc.'),
+        ),
+        r'features\.',
+        remark='its linear layers fit SpikingStackedLinearClsHead behind maps pooled to 7x7; other heads stay random',
+    ),
+    Layout(
+        'spikformer',
+        "Spikformer's ImageNet and CIFAR code",
+        (r'^patch_embed\.proj_conv1\.',),
+        ((r'_linear\.', '_conv.'), HEAD),
+        r'(patch_embed|block\.\d+\.(attn|mlp))\.',
+        spare=NORMS,
+    ),
+    Layout(
+        'spikingformer',
+        "Spikingformer's ImageNet and CIFAR code",
+        (r'^patch_embed\.(proj1|block1)_conv\.',),
+        ((r'\.block0_', '.proj_'), (r'\.block(\d)_', r'.proj\1_'), HEAD),
+        r'(patch_embed|block\.\d+\.(attn|mlp))\.',
+        spare=NORMS,
+    ),
+    Layout(
+        'qkformer',
+        "QKFormer's ImageNet and CIFAR code",
+        (r'^patch_embed1\.proj_conv\.',),
+        ((r'\.ssa\.', '.attn.'), (r'\.mlp([12])_', r'.fc\1_'), HEAD),
+        r'(patch_embed[123]|stage[123]\.\d+\.(attn|tssa|mlp))\.',
+        spare=NORMS,
+    ),
+    Layout(
+        'meta_spikeformer',
+        'Spike-driven Transformer V2',
+        (r'^downsample1_1\.encode_conv\.',),
+        (HEAD,),
+        r'(downsample|ConvBlock)\d|block[34]\.\d+\.(attn|mlp)\.',
+        remark="readout='none' and SpikingPooling in front of the head",
+    ),
+    Layout(
+        'timm_vit',
+        "timm's vision transformers",
+        (r'^blocks\.0\.attn\.qkv\.',),
+        (
+            (r'^patch_embed\.proj\.', 'patch_embed.projection.'),
+            (r'^norm\.', 'ln1.'),
+            (r'^fc_norm\.', 'ln2.'),
+            (r'^blocks\.(\d+)\.norm', r'layers.\1.ln'),
+            (r'^blocks\.(\d+)\.mlp\.fc1\.', r'layers.\1.ffn.layers.0.0.'),
+            (r'^blocks\.(\d+)\.mlp\.fc2\.', r'layers.\1.ffn.layers.1.'),
+            (r'^blocks\.', 'layers.'),
+            (r'^head\.', 'head.layers.head.'),
+        ),
+        r'(cls_token|pos_embed)$|(patch_embed|layers|ln[12])\.',
+        remark="the pixel statistics of timm's model, often mean = std = 127.5",
+    ),
+    Layout(
+        'torchvision_vit',
+        "torchvision's vision transformers",
+        (r'^encoder\.layers\.encoder_layer_0\.',),
+        (
+            (r'^class_token$', 'cls_token'),
+            (r'^encoder\.pos_embedding$', 'pos_embed'),
+            (r'^conv_proj\.', 'patch_embed.projection.'),
+            (r'^encoder\.ln\.', 'ln1.'),
+            (r'^encoder\.layers\.encoder_layer_', 'layers.'),
+            (r'\.ln_(\d)\.', r'.ln\1.'),
+            (r'\.self_attention\.in_proj_', '.attn.qkv.'),
+            (r'\.self_attention\.out_proj\.', '.attn.proj.'),
+            (r'\.mlp\.(?:0|linear_1)\.', '.ffn.layers.0.0.'),
+            (r'\.mlp\.(?:3|linear_2)\.', '.ffn.layers.1.'),
+            (r'^heads\.head\.', 'head.layers.head.'),
+        ),
+        r'(cls_token|pos_embed)$|(patch_embed|layers|ln1)\.',
+    ),
+)
+# SEW's networks for event data: conv.0.0.module.0, conv.1.conv.0.0.module.0
+SEVEN_BLOCKS = r'^conv\.\d+\.(conv\.\d+\.)?0\.(module\.)?[01]\.'
+
+
+@dataclass
+class ConversionReport:
+    """What `convert_state` did. Names on the left are mmsnn's, ``spare`` and ``unused`` the source's.
+
+    Attributes:
+        layout: the source's.
+        names: what was written, and what it was called.
+        reshaped: shapes before and after of what became a 1x1 convolution.
+        merged: what is the mean of two of the source's tensors.
+        spare: entries known to have no use.
+        unused: entries that the layout does not know.
+        fit: how the result fits a model, where it was compared with one.
+    """
+
+    layout: Layout
+    names: dict[str, str] = field(default_factory=dict)
+    reshaped: dict[str, tuple] = field(default_factory=dict)
+    merged: list[str] = field(default_factory=list)
+    spare: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    fit: TransferReport | None = None
+
+    def __str__(self) -> str:
+        renamed = sum(not name.endswith(key) for name, key in self.names.items())
+        lines = [f'layout {self.layout.name} ({self.layout.about}): {len(self.names)} tensors, {renamed} renamed']
+        groups = [
+            ('reshaped', [f'{k} {a} to {b}' for k, (a, b) in self.reshaped.items()]),
+            ('mean of two heads', self.merged),
+            ('of no use', self.spare),
+            ('unknown and left out', self.unused),
+        ]
+        for what, names in groups:
+            if names:
+                more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+                lines.append(f'  {what}: {len(names)} ({", ".join(names[:3])}{more})')
+        if self.layout.remark:
+            lines.append(f'  the config needs: {self.layout.remark}')
+        if self.fit is not None:
+            lines.append(f'against the config: {self.fit}')
+        return '\n'.join(lines)
+
+
+def find_layout(state: Mapping, name: str | None = None) -> Layout:
+    """The layout called ``name``, or the one that ``state`` is in.
+
+    Raises:
+        ValueError: unknown layout; the message names those there are.
+    """
+    known = '\n'.join(f'  {layout.name}: {layout.about}' for layout in LAYOUTS)
+    for layout in LAYOUTS:
+        if layout.name == name or (name is None and all(any(re.search(m, k) for k in state) for m in layout.marks)):
+            return layout
+    if name is not None:
+        raise ValueError(f'no layout {name!r}; there are\n{known}')
+    if any(re.search(SEVEN_BLOCKS, key) for key in state):
+        raise ValueError(
+            "this is SEW's network for event data (CIFAR10-DVS, DVS128 Gesture), which is no ResNet: mmsnn has no such "
+            'backbone; train SEWResNet with in_channels=2 instead'
+        )
+    raise ValueError(f'unknown layout, with names such as {", ".join(list(state)[:3])}; known are\n{known}')
+
+
+def convert_state(state: Mapping[str, Tensor], layout: str | None = None) -> tuple[dict[str, Tensor], ConversionReport]:
+    """A state dict under mmsnn's names, ready for a task model with a ``backbone`` and a ``head``.
+
+    Linear layers and 1-d convolutions of tokens (``[C', C]``, ``[C', C, 1]``) become 1x1 convolutions. Where
+    Spike-driven Transformer V2 has a second head, whose answers its release averages, the head is the mean of both.
+
+    Args:
+        state: as `mmsnn.engine.checkpoint.load_state` gives it; prefixes of DDP and ``torch.compile`` are dropped.
+        layout: name of one of ``LAYOUTS``; found by itself.
+
+    Raises:
+        ValueError: unknown layout, no backbone in it, or two entries for one name.
+    """
+    state = {re.sub(r'^(module\.|_orig_mod\.)+', '', key): value for key, value in state.items()}
+    report = ConversionReport(find_layout(state, layout))
+    converted: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if re.search(report.layout.spare, key):
+            report.spare.append(key)
+            continue
+        name = key if report.layout.name == 'openmmlab' else report.layout.rename(key)
+        if name is None:
+            report.unused.append(key)
+            continue
+        if name in converted:
+            raise ValueError(f'{key} and {report.names[name]} would both be {name}: is the layout right?')
+        if name.endswith('_conv.weight') and value.dim() in (2, 3) and value.shape[2:].numel() == 1:
+            report.reshaped[name] = tuple(value.shape), (*value.shape[:2], 1, 1)
+            value = value.reshape(*value.shape[:2], 1, 1)
+        converted[name], report.names[name] = value, key
+    _merge_heads(state, converted, report)
+    if not any(name.startswith('backbone.') for name in converted):
+        raise ValueError(f'nothing in it is a backbone of layout {report.layout.name}: {", ".join(list(state)[:3])}')
+    return converted, report
+
+
+def _merge_heads(state: Mapping, converted: dict, report: ConversionReport) -> None:
+    for what in ('weight', 'bias'):
+        name, second = f'head.fc.{what}', f'head_kd.{what}'
+        if second in report.unused and name in converted:
+            converted[name] = (converted[name] + state[second]) / 2
+            report.merged.append(name)
+            report.unused.remove(second)
+
+
+def check_fit(state: Mapping[str, Tensor], model: nn.Module) -> TransferReport:
+    """Compare a converted state dict with a task model; its head may differ, its backbone may not.
+
+    Raises:
+        ValueError: something in the backbone is missing, has another shape, or has no place in the model.
+    """
+    own, report = model.state_dict(), TransferReport()
+    for name, tensor in own.items():
+        if name not in state:
+            if not name.endswith(COUNTERS):
+                report.missing.append(name)
+        elif state[name].shape != tensor.shape:
+            report.mismatched[name] = tuple(state[name].shape), tuple(tensor.shape)
+        else:
+            report.matched.append(name)
+    report.unused = [name for name in state if name not in own]
+    astray = [k for k in (*report.missing, *report.mismatched, *report.unused) if k.startswith('backbone.')]
+    if astray:
+        raise ValueError(
+            f'{len(astray)} entries of the backbone do not fit {type(model).__name__}: is the config that of the '
+            f"source (depth or arch, stem, widths, the neuron's type)?\n{report}"
+        )
+    return report

@@ -1,0 +1,60 @@
+"""Convert a checkpoint of another codebase into one that tools/test.py and the configs of mmsnn read."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from mmengine.config import DictAction
+
+from mmsnn import __version__
+from mmsnn.engine.building import build_model
+from mmsnn.engine.checkpoint import load_state
+from mmsnn.engine.cli import read_config
+from mmsnn.engine.conversion import LAYOUTS, ConversionReport, check_fit, convert_state
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='layouts:\n' + '\n'.join(f'  {layout.name:<18}{layout.about}' for layout in LAYOUTS),
+    )
+    parser.add_argument(
+        'source', help='file, URL, torchvision://NAME[.WEIGHTS], timm://NAME (needs timm), or mmpretrain://NAME'
+    )
+    parser.add_argument('out', type=Path, help='file to write')
+    parser.add_argument('--config', help='check that the backbone of this config takes all of it')
+    parser.add_argument('--layout', choices=[layout.name for layout in LAYOUTS], help='if it is not found by itself')
+    parser.add_argument('--key', help='entry of the file that holds the state dict, e.g. state_dict_ema')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    parser.set_defaults(work_dir=None, launcher='none')
+    return parser.parse_args(argv)
+
+
+def main(argv=None) -> ConversionReport:
+    """Run the command line ``argv`` (default: ``sys.argv``); returns the report. Nothing is written after an error."""
+    args = parse_args(argv)
+    try:
+        state = load_state(args.source, args.key)
+    except ValueError as error:
+        if 'could run code' not in str(error):
+            raise
+        raise ValueError(
+            f'{error}\nOnly tensors and plain containers are read. Where you trust the file, save its state dict alone '
+            'with the code that wrote it, and convert that'
+        ) from error
+    state, report = convert_state(state, args.layout)
+    if args.config:
+        report.fit = check_fit(state, build_model(read_config(args)))
+    print(report)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    name = args.source if '://' in args.source else Path(args.source).name
+    meta = dict(source=name, layout=report.layout.name, mmsnn_version=__version__)
+    torch.save(dict(state_dict=state, meta=meta), args.out)
+    print(f'written to {args.out}')
+    return report
+
+
+if __name__ == '__main__':
+    main()
