@@ -400,7 +400,8 @@ class TestDetection:
         cfg['roi_head']['bbox_roi_extractor'].update(out_channels=8)
         cfg['roi_head']['bbox_head'].update(in_channels=8, fc_out_channels=8, num_classes=tiny.CLASSES)
         cfg['test_cfg']['rpn'].update(max_per_img=50)
-        model = MODELS.build(ConfigDict(cfg)).eval()
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            model = MODELS.build(ConfigDict(cfg)).eval()
         nn.init.normal_(model.roi_head.bbox_head.fc_cls.weight)
         x = torch.randn(1, 3, 64, 64)
         (image,) = compare(model, networks[1], x, boxes=5, label=2).images
