@@ -45,11 +45,10 @@ def fixed_seeds():
 
 @pytest.fixture(autouse=True)
 def no_scope_left_over():
-    """A runner sets mmengine's default scope for good; the next test must not see it."""
-    scopes = dict(DefaultScope._instance_dict)
+    """A runner sets mmengine's default scope for good; no test may see what another, or its fixture, left."""
+    DefaultScope._instance_dict.clear()
     yield
     DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(scopes)
 
 
 @pytest.fixture(autouse=True)
