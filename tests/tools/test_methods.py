@@ -28,16 +28,37 @@ def write(run, curve, metric='coco/bbox_mAP', finished=True):
 
 def test_plan(methods, tmp_path):
     runs = methods.plan('cifar10', 2, list(methods.METHODS), tmp_path)
-    assert set(runs) == {'teacher', *methods.METHODS}
+    names = [name for name, method in methods.METHODS.items() if 'cifar10' in method.tasks]
+    assert set(runs) == {'teacher', *names}
     assert runs['SAKD level 1'][1].options[1:] == ['model.losses=None'] and runs['SAKD level 1'][1].seed == 1
     # no teacher, no checkpoint of one
     assert runs['undistilled'][0].options == runs['TET'][0].options == runs['TSSD'][0].options == []
     assert all(run.config.exists() for group in runs.values() for run in group)
-    assert len({run.folder for group in runs.values() for run in group}) == 1 + 2 * len(methods.METHODS)
+    assert len({run.folder for group in runs.values() for run in group}) == 1 + 2 * len(names)
     for task in ('bccd', 'camvid'):
         dense = methods.plan(task, 1, list(methods.METHODS), tmp_path)
         assert {'teacher', 'undistilled', 'SAKD', 'BKD', 'LaSNN', 'affine, spikes'} <= set(dense)
         assert all(run.config.exists() for group in dense.values() for run in group)
+
+
+def test_longer(methods, tmp_path):
+    """A training of another length has its own folder, beside the same teacher; its rate falls over all of it."""
+    runs = methods.plan('cifar10', 1, ['SAKD', 'TET'], tmp_path, epochs=15)
+    assert runs['teacher'][0].folder == tmp_path / 'cifar10/teacher'
+    run = runs['SAKD'][0]
+    assert run.folder == tmp_path / 'cifar10_15epochs/SAKD/seed0' and run.epochs == 15
+    assert run.options[0].endswith('cifar10/teacher/teacher.pth')
+    cfg = methods.Config.fromfile(run.config)
+    cfg.merge_from_dict(dict(option.split('=') for option in run.options[1:]))
+    assert cfg.train_cfg.max_epochs == cfg.param_scheduler[-1].T_max == '15'
+    assert cfg.param_scheduler[-1].type == 'CosineAnnealingLR'
+
+
+def test_other_students(methods, tmp_path):
+    runs = methods.plan('backbones', 1, list(methods.METHODS), tmp_path)
+    assert set(runs) == {'undistilled', 'MS-ResNet-18', 'Spikformer-4-256'}
+    backbones = {name: methods.Config.fromfile(run.config).model.backbone.type for name, (run,) in runs.items()}
+    assert list(backbones.values()) == ['mmsnn.SpikingResNet', 'mmsnn.MSResNet', 'mmsnn.Spikformer']
 
 
 def test_order(methods, tmp_path):

@@ -31,13 +31,13 @@ class Task:
     """A data set with its teacher and student.
 
     Args:
-        teacher, student: names of their configs.
+        teacher, student: names of their configs; without a teacher only students are compared.
         metric: what validation calls it.
         factor: brings it to per cent.
         unit: its name in a heading.
     """
 
-    teacher: str
+    teacher: str | None
     student: str
     metric: str
     factor: int
@@ -53,18 +53,21 @@ class Method:
         options: for ``--cfg-options``.
         taught: whether there is a teacher network.
         tasks: where it is part of the comparison.
+        student: name of another config than the task's.
     """
 
     folder: str
     options: tuple[str, ...] = ()
     taught: bool = True
     tasks: tuple[str, ...] = ('cifar10',)
+    student: str | None = None
 
 
 TASKS = {
     'cifar10': Task('r18_cifar10_small', 'spiking_r18_cifar10_small', 'accuracy/top1', 1, 'CIFAR-10, top-1 (%)'),
     'bccd': Task('retinanet_r18_bccd', 'retinanet_sew18_bccd', 'coco/bbox_mAP', 100, 'BCCD, mAP (%)'),
     'camvid': Task('fcn_r18_camvid', 'fcn_sew18_camvid', 'mIoU', 1, 'CamVid, mIoU (%)'),
+    'backbones': Task(None, 'spiking_r18_cifar10_small', 'accuracy/top1', 1, 'CIFAR-10, top-1 (%)'),
     'digits': Task('retinanet_r18_digits', 'retinanet_sew18_digits', 'coco/bbox_mAP', 100, 'DigitScenes, mAP (%)'),
 }
 DENSE = 'bccd', 'camvid'
@@ -73,7 +76,7 @@ METHODS = {
     'TET': Method('tet', taught=False),
     'SAKD level 1': Method('sakd', ('model.losses=None',), tasks=('cifar10', 'bccd', 'digits')),
     'SAKD level 2': Method('sakd', ('model.transfer=False',), tasks=('cifar10', 'bccd', 'digits')),
-    'SAKD': Method('sakd', tasks=tuple(TASKS)),
+    'SAKD': Method('sakd', tasks=('cifar10', *DENSE, 'digits')),
     'BKD': Method('bkd', tasks=('cifar10', *DENSE)),
     'LaSNN': Method('lasnn', tasks=('cifar10', *DENSE)),
     'LaSNN, no level 1': Method('lasnn', ('model.transfer=False',)),
@@ -83,6 +86,9 @@ METHODS = {
     'affine, membrane': Method('affine', ('model.losses.loss_affine.student=backbone.layer4@v|neck',)),
     'affine, alpha 30': Method('affine', ('model.losses.loss_affine.weight=30',)),
     'per-step KD': Method('step_kd'),
+    # no methods: other students on the same images
+    'MS-ResNet-18': Method('spiking', (), False, ('backbones',), 'ms_resnet18_cifar10_small'),
+    'Spikformer-4-256': Method('spiking', (), False, ('backbones',), 'spikformer_4-256_cifar10_small'),
 }
 
 
@@ -98,7 +104,8 @@ class Run:
     @cached_property
     def epochs(self) -> int:
         """Length of the training."""
-        return Config.fromfile(self.config).train_cfg.max_epochs
+        chosen = [o for o in self.options if o.startswith('train_cfg.max_epochs=')]
+        return int(chosen[0].split('=')[1]) if chosen else Config.fromfile(self.config).train_cfg.max_epochs
 
     def lines(self) -> list[dict]:
         """What was logged, over all logs of a training that was resumed."""
@@ -138,18 +145,27 @@ class Run:
             (self.folder / 'teacher.pth').symlink_to(last.name)
 
 
-def plan(task: str, seeds: int, methods: list[str], work: Path) -> dict[str, list[Run]]:
-    """The runs of one task: the teacher (one seed), and the students of those methods that are meant for it."""
+def plan(task: str, seeds: int, methods: list[str], work: Path, epochs: int | None = None) -> dict[str, list[Run]]:
+    """The runs of one task: the teacher (one seed), and the students of those methods that are meant for it.
+
+    ``epochs`` replaces the length of the students' trainings.
+    """
     about = TASKS[task]
-    runs = {'teacher': [Run(ROOT / f'configs/ann/{about.teacher}.py', work / task / 'teacher', 0)]}
+    runs = {}
+    if about.teacher:
+        runs['teacher'] = [Run(ROOT / f'configs/ann/{about.teacher}.py', work / task / 'teacher', 0)]
     checkpoint = f'model.teacher_checkpoint={work / task / "teacher" / "teacher.pth"}'
     for name in methods:
         method = METHODS[name]
         if task not in method.tasks:
             continue
-        config = ROOT / f'configs/{method.folder}/{about.student}.py'
+        config = ROOT / f'configs/{method.folder}/{method.student or about.student}.py'
         options = [*[checkpoint] * method.taught, *method.options]
-        folder = work / task / name.replace(', ', '_').replace(' ', '')
+        if epochs:
+            # the cosine is the last scheduler
+            last = len(Config.fromfile(config).param_scheduler) - 1
+            options += [f'train_cfg.max_epochs={epochs}', f'param_scheduler.{last}.T_max={epochs}']
+        folder = work / (f'{task}_{epochs}epochs' if epochs else task) / name.replace(', ', '_').replace(' ', '')
         runs[name] = [Run(config, folder / f'seed{seed}', seed, options) for seed in range(seeds)]
     return runs
 
@@ -297,6 +313,7 @@ def main(argv=None) -> None:
     parser.add_argument('tasks', nargs='*', help=f'of {", ".join(TASKS)}; default: cifar10, bccd and camvid')
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--methods', nargs='+', choices=list(METHODS), default=list(METHODS), metavar='METHOD')
+    parser.add_argument('--epochs', type=int, help="train students for so long, instead of their configs' epochs")
     parser.add_argument('--jobs', type=int, default=2, help='trainings at a time, each with its share of the cores')
     parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs/methods')
     parser.add_argument('--no-train', action='store_true', help='only table and plot, of what is trained')
@@ -305,7 +322,7 @@ def main(argv=None) -> None:
     if unknown := set(args.tasks) - set(TASKS):
         parser.error(f'unknown tasks {", ".join(sorted(unknown))}; there are {", ".join(TASKS)}')
     tasks = args.tasks or ['cifar10', 'bccd', 'camvid']
-    plans = {task: plan(task, args.seeds, args.methods, args.work_dir.resolve()) for task in tasks}
+    plans = {task: plan(task, args.seeds, args.methods, args.work_dir.resolve(), args.epochs) for task in tasks}
     if not args.no_train:
         train_all(plans, args.jobs)
     results = [summary(task, runs) for task, runs in plans.items()]
