@@ -71,15 +71,6 @@ def pooled(x):
     return F.max_pool2d(x, 3, 2, 1)
 
 
-def check_published(cls, arch, classes, published, exact):
-    """The parameters of backbone and linear head: the very number, and in millions as published, within 0.5 %."""
-    with torch.device('meta'):
-        model = cls(arch)
-    count = sum(p.numel() for p in model.parameters()) + (model.out_channels[-1] + 1) * classes
-    assert count == exact
-    assert abs(count / 1e6 - published) <= 0.005 * published
-
-
 class Questions:
     """Asked of every spiking transformer; subclasses say which, with which small arch, strides and widths."""
 

@@ -1,26 +1,10 @@
-"""Spikformer: the published sizes, and equal to a plain loop over time and pairs of tokens."""
+"""Spikformer: equal to a plain loop over time and pairs of tokens."""
 
-import pytest
 import torch
-from formers import DOUBLE, Questions, Steps, check_published, pooled
+from formers import DOUBLE, Questions, Steps, pooled
 
 from mmsnn.models import Spikformer
 from mmsnn.models.spikformer import CIFAR
-
-
-@pytest.mark.parametrize(
-    'arch, classes, published, exact',
-    [
-        ('8-384', 1000, 16.81, 16816024),
-        ('8-512', 1000, 29.68, 29689384),
-        ('8-768', 1000, 66.34, 66338632),
-        ('4-256', 10, 4.15, 4155178),
-        ('2-384', 10, 5.76, 5765050),
-        ('4-384', 10, 9.32, 9324730),
-    ],
-)
-def test_parameters(arch, classes, published, exact):
-    check_published(Spikformer, arch, classes, published, exact)
 
 
 def site(steps, name, x):
