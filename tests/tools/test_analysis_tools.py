@@ -335,3 +335,30 @@ class TestParameters:
         stages = [ann.conv1, ann.bn1, ann.layer1]
         frozen = sum(p.numel() for stage in stages for p in stage.parameters())
         assert report.model.frozen == (frozen if config == 'ann/retinanet_r50_coco.py' else 0)
+
+
+class TestEnergy:
+    @pytest.mark.parametrize(
+        'config, T',
+        [
+            ('spiking/spiking_r18_cifar10_small.py', 4),
+            ('sakd/retinanet_sew18_bccd.py', 4),
+            ('spiking/spiking_vgg9_dvs128_gesture.py', 8),
+            ('spiking/retinanet_sew18_gen1.py', 5),
+        ],
+    )
+    def test_noise_of_every_kind(self, config, T, tmp_path):
+        """Images or event frames; the same multiply-accumulates of the ANN twin as get_flops.py counts."""
+        shape = ('--shape', 64, 96)
+        report = tool('energy', CONFIGS / config, *shape, '--out', tmp_path / 'report.json')
+        assert report.T == T == json.loads((tmp_path / 'report.json').read_text())['T']
+        assert report.total('twin_macs') == tool('get_flops', CONFIGS / config, *shape).model.twin
+
+    def test_size_is_the_configs(self):
+        config = CONFIGS / 'spiking/spiking_r18_cifar10_small.py'
+        report = tool('energy', config, '--T', 2)
+        assert report.T == 2 and report.total('twin_macs') == tool('get_flops', config).model.twin
+
+    def test_images_are_no_events(self, tmp_path):
+        with pytest.raises(ValueError, match='--images.*event frames'):
+            tool('energy', CONFIGS / 'spiking/spiking_vgg9_dvs128_gesture.py', '--images', tmp_path / 'x.png')

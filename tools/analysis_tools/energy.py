@@ -7,15 +7,19 @@ from pathlib import Path
 
 import mmcv
 import torch
-from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
 from rich.console import Console
 
 import mmsnn
 from mmsnn.analysis import count_energy
+from mmsnn.analysis.energy import EnergyReport
+from mmsnn.engine.building import build_model, image_size
 from mmsnn.engine.checkpoint import load_state
-from mmsnn.engine.cli import is_distiller
+from mmsnn.engine.cli import read_config
 from mmsnn.engine.loading import check_match
+from mmsnn.layers import get_time_steps, image_channels
+from mmsnn.models import EventDataPreprocessor
 
 SAMPLES = dict(mmdet='DetDataSample', mmseg='SegDataSample', mmpretrain='DataSample')
 
@@ -26,19 +30,17 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('config', help='config file; of a distillation config, the student is counted')
     parser.add_argument('checkpoint', nargs='?', help='without one the weights, and so the spikes, are random')
     parser.add_argument('--images', nargs='+', metavar='FILE', help='images, resized to --shape; default: noise')
-    parser.add_argument('--shape', nargs=2, type=int, default=(224, 224), metavar=('H', 'W'), help='in pixels')
+    parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'), help="in pixels; default: the config's")
     parser.add_argument('--T', type=int, metavar='N', help='time steps, if not those of the config')
     parser.add_argument('--out', metavar='FILE.json', help='write the report there as well')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    parser.set_defaults(work_dir=None, launcher='none')
     return parser.parse_args(argv)
 
 
 def build(cfg: Config, checkpoint: str | None) -> torch.nn.Module:
     """The (student) model, with the weights of ``checkpoint`` where there is one."""
-    init_default_scope(cfg.default_scope)
-    model_cfg = cfg.model.student if is_distiller(cfg.model) else cfg.model
-    if 'data_preprocessor' in cfg:
-        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = MODELS.build(model_cfg)
+    model = build_model(cfg)
     if checkpoint:
         state = load_state(checkpoint)
         check_match(model, state, checkpoint)
@@ -46,33 +48,47 @@ def build(cfg: Config, checkpoint: str | None) -> torch.nn.Module:
     return model
 
 
-def batch(scope: str, images: list[str] | None, shape: tuple[int, int]) -> dict:
-    """One data batch of the task library ``scope``, as its data loaders give them."""
+def batch(model: torch.nn.Module, scope: str, images: list[str] | None, shape: tuple[int, int]) -> dict:
+    """One data batch of the task library ``scope``, as its data loaders give them.
+
+    Noise is uniform in pixels, and in event frames Poisson with one event a pixel.
+
+    Raises:
+        ValueError: images for a network that sees event frames.
+    """
+    events = isinstance(model.data_preprocessor, EventDataPreprocessor)
+    if images and events:
+        raise ValueError('--images: this network sees event frames; without --images it is given noise of events')
     if images:
-        pixels = [torch.from_numpy(mmcv.imresize(mmcv.imread(f), shape[::-1])).permute(2, 0, 1) for f in images]
+        inputs = [torch.from_numpy(mmcv.imresize(mmcv.imread(f), shape[::-1])).permute(2, 0, 1) for f in images]
+    elif events:
+        inputs = [torch.poisson(torch.ones(get_time_steps(model), image_channels(model), *shape))]
     else:
-        pixels = [torch.randint(0, 256, (3, *shape), dtype=torch.uint8)]
+        inputs = [torch.randint(0, 256, (image_channels(model), *shape), dtype=torch.uint8)]
     sample = getattr(import_module(f'{scope}.structures'), SAMPLES[scope])
     meta = dict(img_id=0, img_shape=shape, ori_shape=shape, pad_shape=shape, scale_factor=(1.0, 1.0))
-    return dict(inputs=pixels, data_samples=[sample(metainfo=meta) for _ in pixels])
+    data = dict(inputs=inputs, data_samples=[sample(metainfo=meta) for _ in inputs])
+    if scope == 'mmpretrain':
+        # its models take a batch that the loader has stacked
+        data['inputs'] = torch.stack(inputs)
+    return data
 
 
-def main(argv=None) -> None:
-    """Run the command line ``argv`` (default: ``sys.argv``)."""
+def main(argv=None) -> EnergyReport:
+    """Run the command line ``argv`` (default: ``sys.argv``); returns the report."""
     args = parse_args(argv)
     torch.manual_seed(0)
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args)
+    init_default_scope(cfg.default_scope)
     model = build(cfg, args.checkpoint)
     if args.T is not None:
         mmsnn.set_time_steps(model, args.T)
-    inputs = batch(cfg.default_scope, args.images, tuple(args.shape))
-    if cfg.default_scope == 'mmpretrain':
-        # its models take a batch that the loader has stacked
-        inputs['inputs'] = torch.stack(inputs['inputs'])
-    report = count_energy(model, inputs)
+    size = tuple(args.shape) if args.shape else image_size(cfg)
+    report = count_energy(model, batch(model, cfg.default_scope, args.images, size))
     Console(width=None if Console().is_terminal else 140).print(report.table())
     if args.out:
         Path(args.out).write_text(json.dumps(report.as_dict(), indent=1))
+    return report
 
 
 if __name__ == '__main__':
