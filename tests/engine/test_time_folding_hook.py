@@ -1,7 +1,11 @@
 """A neuron that would take images for time steps is named before training."""
 
+import copy
+
 import pytest
+import tiny
 import torch
+from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mmsnn.engine.hooks import TimeFoldingError, check_time_folding
@@ -40,3 +44,18 @@ def test_folded_neuron_passes_and_nothing_changes():
 
 def test_ann_is_left_alone():
     check_time_folding(nn.Linear(3, 3))
+
+
+@pytest.mark.parametrize('scope, make', [('mmpretrain', tiny.classifier), ('mmdet', tiny.detector)])
+def test_time_steps_are_no_images(scope, make):
+    """A head of the task library behind a backbone without readout, which would give T predictions an image."""
+    cfg = make(True)
+    for readout in ('mean', 'none'):
+        cfg['backbone']['readout'] = readout
+        with DefaultScope.overwrite_default_scope(scope):
+            model = MODELS.build(copy.deepcopy(cfg))
+        if readout == 'mean':
+            check_time_folding(model)
+            continue
+        with pytest.raises(TimeFoldingError, match=r'head \(\w+Head\) is given .* for one image.*backbone.readout'):
+            check_time_folding(model)

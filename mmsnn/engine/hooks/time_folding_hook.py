@@ -1,4 +1,4 @@
-"""A check before training: is time folded into the input of every neuron?"""
+"""A check before training: is time folded into the input of every neuron, and of nothing else?"""
 
 import logging
 from contextlib import nullcontext
@@ -10,7 +10,7 @@ from mmengine.model import is_model_wrapper
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
-from mmsnn.layers import TimeFoldingError, get_time_steps, image_channels
+from mmsnn.layers import TimeAware, TimeFoldingError, get_time_steps, image_channels
 from mmsnn.neurons import Neuron
 from mmsnn.registry import HOOKS
 
@@ -19,13 +19,14 @@ def check_time_folding(model: nn.Module) -> None:
     """Forward one blank image and see that every neuron is given ``[T*1, ...]``; the model stays as it was.
 
     A neuron in an ANN part, say ``act_cfg=dict(type='mmsnn.LIF')`` in a neck behind a backbone that reads its rates
-    out, would take the images of a batch for time steps, in silence.
+    out, would take the images of a batch for time steps, in silence; an ordinary head would take the time steps of a
+    backbone without readout for images.
 
     Args:
         model: a task model (with ``extract_feat``) or a backbone.
 
     Raises:
-        TimeFoldingError: a neuron's input is not folded; the message names the module.
+        TimeFoldingError: a neuron's input is not folded, or an ordinary head's is; the message names the module.
         ValueError: backbone, neck and head have different T.
     """
     get_time_steps(model)
@@ -62,7 +63,8 @@ def _forward_blank(model: nn.Module) -> None:
         try:
             with torch.no_grad(), torch.random.fork_rng():
                 image = torch.zeros(1, image_channels(model), size, size, device=device)
-                getattr(model, 'extract_feat', model)(image)
+                maps = getattr(model, 'extract_feat', model)(image)
+            _check_heads(model, maps)
             return
         except TimeFoldingError:
             raise
@@ -70,6 +72,22 @@ def _forward_blank(model: nn.Module) -> None:
         except Exception as error:
             reason = error
     print_log(f'time folding was not checked: {reason}', logger='current', level=logging.WARNING)
+
+
+def _check_heads(model: nn.Module, maps) -> None:
+    """Ordinary heads must be given one map for one image."""
+    while isinstance(maps, tuple | list) and maps:
+        maps = maps[-1]
+    heads = {name: m for name, m in model.named_children() if name.endswith('head') and m is not None}
+    steps = get_time_steps(model)
+    if not isinstance(maps, torch.Tensor) or len(maps) == 1 or len(maps) != steps:
+        return
+    if heads and not any(isinstance(m, TimeAware) for head in heads.values() for m in head.modules()):
+        name, head = next(iter(heads.items()))
+        raise TimeFoldingError(
+            f'{name} ({type(head).__name__}) is given {tuple(maps.shape)} for one image: it would take the {steps} '
+            "time steps for images. Set backbone.readout='mean' (and the neck's), or take a spiking head"
+        )
 
 
 @HOOKS.register_module()
