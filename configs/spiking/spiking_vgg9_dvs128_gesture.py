@@ -1,26 +1,13 @@
 # Spiking VGG-9 on DVS128 Gesture, undistilled: the student of TSSD, with its neuron and recipe
 _base_ = [
+    '../_base_/models/spiking_vgg9.py',
     '../_base_/datasets/dvs128_gesture.py',
     '../_base_/schedules/tssd_event.py',
     'mmpretrain::_base_/default_runtime.py',
     '../_base_/mmsnn.py',
 ]
 T = 8
-model = dict(
-    type='ImageClassifier',
-    backbone=dict(
-        type='mmsnn.SpikingVGG',
-        depth=9,
-        pool='avg',
-        in_channels=2,  # polarities
-        out_indices=(3,),
-        T=T,
-        # soft reset
-        neuron=dict(type='LIF', tau=2.0, decay_input=False, v_reset=None, surrogate='rectangle'),
-    ),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=11, in_channels=512, loss=dict(type='CrossEntropyLoss')),
-)
+model = dict(backbone=dict(T=T), head=dict(num_classes=11))
 # ours: as small as CIFAR10-DVS is made, so that the recipe's batches fit
 train_pipeline = [
     dict(type='mmsnn.LoadEventFrames'),

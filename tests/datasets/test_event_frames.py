@@ -214,7 +214,7 @@ FITTING = [
     ('DVS128Gesture', 'spiking/sew18_dvs128_gesture', (16, 2, 128, 128)),
     ('DVS128Gesture', 'spiking/spiking_vgg9_dvs128_gesture', (8, 2, 48, 48)),
     ('DVS128Gesture', 'tssd/spiking_vgg9_dvs128_gesture', (16, 2, 48, 48)),
-    ('NCaltech101', '_base_/datasets/ncaltech101', (10, 2, 48, 48)),
+    ('NCaltech101', 'spiking/spiking_vgg9_ncaltech101', (10, 2, 48, 48)),
 ]
 
 
