@@ -35,7 +35,7 @@ def read_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: no such config.
-        ValueError: FSDP is asked for where it cannot work.
+        ValueError: FSDP is asked for where it cannot work, or ``sync_bn`` where nothing reads it.
         RuntimeError: a distributed launch that this machine cannot serve.
     """
     cfg = get_config(args.config) if '::' in args.config else Config.fromfile(args.config)
@@ -51,6 +51,8 @@ def read_config(args: argparse.Namespace) -> Config:
             'model_wrapper_cfg.type: the ordinary runner initialises weights after they were sharded, which fails. For '
             "FSDP set runner_type='FlexibleRunner' and strategy=dict(type='mmsnn.FSDPStrategy') instead"
         )
+    if cfg.get('sync_bn') and cfg.get('runner_type') == 'FlexibleRunner':
+        raise ValueError(f'sync_bn: a FlexibleRunner does not read it, set strategy.sync_bn={cfg.sync_bn!r} instead')
     if args.launcher != 'none':
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
         if not torch.cuda.is_available():

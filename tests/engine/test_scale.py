@@ -62,6 +62,13 @@ class TestFSDP:
         with pytest.raises(ValueError, match='model_wrapper_cfg.type.*FlexibleRunner.*mmsnn.FSDPStrategy'):
             train['read_config'](train['parse_args']([str(config)]))
 
+    def test_sync_bn_in_the_wrong_place(self, tmp_path):
+        train = runpy.run_path(str(ROOT / 'tools/train.py'))
+        config = tmp_path / 'config.py'
+        config.write_text("runner_type = 'FlexibleRunner'\nsync_bn = 'torch'")
+        with pytest.raises(ValueError, match="sync_bn: .*strategy.sync_bn='torch'"):
+            train['read_config'](train['parse_args']([str(config)]))
+
     def test_testing_shards_nothing(self, tmp_path):
         test = runpy.run_path(str(ROOT / 'tools/test.py'))
         config = tmp_path / 'config.py'
