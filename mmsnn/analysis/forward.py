@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
+
+from mmsnn.layers import evaluating
 
 Batch = Tensor | Mapping
 
@@ -15,7 +16,6 @@ def watching(model: nn.Module, kinds: tuple[type, ...], hook) -> Iterator[None]:
 
     Modes are restored and the hooks removed at the end, whatever happens.
     """
-    modes = {m: m.training for m in model.modules()}
 
     def attach(name, module):
         def after(_, args, kwargs, output):
@@ -24,15 +24,12 @@ def watching(model: nn.Module, kinds: tuple[type, ...], hook) -> Iterator[None]:
         return module.register_forward_hook(after, with_kwargs=True)
 
     handles = [attach(name, m) for name, m in model.named_modules() if isinstance(m, kinds)]
-    model.eval()
     try:
-        with torch.no_grad():
+        with evaluating(model):
             yield
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def as_batches(inputs: Batch | Iterable[Batch]) -> Iterable[Batch]:

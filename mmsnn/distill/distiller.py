@@ -7,7 +7,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from mmsnn.layers import Readout, get_time_steps, image_channels, read_prefix
+from mmsnn.layers import Readout, blank_image, evaluating, get_time_steps, read_prefix
 from mmsnn.models.wrapper import Transparent
 from mmsnn.registry import MODELS, build_own
 
@@ -215,14 +215,12 @@ class Distiller(Transparent, BaseModel):
             model = self._model(role)
             taps = [tap for term in self.terms for tap in term.taps(role)]
             T = get_time_steps(model)
-            modes = {m: m.training for m in model.modules()}
-            model.eval()
             prefix = self.prefix if role == 'student' else None
-            with read_prefix(model, prefix), Recorder(model, taps, role, T, prefix=prefix) as recorder:
-                tapping.run(model, torch.zeros(1, image_channels(model), 64, 64), taps)
-            recorder.follow_pipes()
-            for module, mode in modes.items():
-                module.training = mode
+            recorder = Recorder(model, taps, role, T, prefix=prefix)
+            with evaluating(model), read_prefix(model, prefix):
+                with recorder:
+                    tapping.run(model, blank_image(model, 64), taps)
+                recorder.follow_pipes()
             found[role] = recorder
         connectors = nn.ModuleDict()
         for term in self.terms:

@@ -1,9 +1,10 @@
 """Modules that know about time, but are no neurons."""
 
 from .attention import SpikingSelfAttention, TokenQKAttention, spiking_attention
-from .coding import DirectEncoder, PoissonEncoder, Readout, image_channels, read_prefix, with_prefix
+from .coding import DirectEncoder, PoissonEncoder, Readout, read_prefix, with_prefix
 from .conv import SpikeConv2d
 from .norm import TDBN, TEBN
+from .probing import blank_image, evaluating, image_channels
 from .time import TimeAware, TimeFoldingError, fold, get_time_steps, set_time_steps, unfold
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     'TimeAware',
     'TimeFoldingError',
     'TokenQKAttention',
+    'blank_image',
+    'evaluating',
     'fold',
     'get_time_steps',
     'image_channels',

@@ -152,14 +152,6 @@ class Readout(TimeAware, nn.Module):
         return x.mean(0) if self.prefix is None else with_prefix(x, self.prefix)
 
 
-def image_channels(model: nn.Module) -> int:
-    """Channels of the images that ``model`` takes: the fewest that one of its convolutions reads, groups apart.
-
-    The first convolution need not be the one that images meet first, since modules stand in the order of their making.
-    """
-    return min(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups == 1)
-
-
 def with_prefix(x: Tensor, prefix: int) -> Tensor:
     """``[T, B, ...]`` to ``[2*B, ...]``: the mean over the first ``prefix`` steps, then that over all."""
     return torch.cat([x[:prefix].mean(0), x.mean(0)])

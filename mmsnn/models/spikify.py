@@ -13,7 +13,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from mmsnn.layers import Readout, TimeAware, image_channels
+from mmsnn.layers import Readout, TimeAware, blank_image, evaluating
 from mmsnn.neurons import build_neuron
 from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import MODELS, build_own, refuse_unknown
@@ -117,16 +117,8 @@ class Spikify(Transparent, TimeAware, BaseModule):
 
     def _forward_blank(self):
         """The inner backbone's outputs for one blank image; nothing is changed by it."""
-        device = next(self.backbone.parameters()).device
-        modes = {m: m.training for m in self.modules()}
-        self.backbone.eval()
-        try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                image = torch.zeros(1, image_channels(self.backbone), 224, 224, device=device)
-                return self.backbone(image.repeat(self.T, 1, 1, 1))
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        with evaluating(self.backbone), torch.random.fork_rng(devices=[]):
+            return self.backbone(blank_image(self.backbone, 224).repeat(self.T, 1, 1, 1))
 
     def _count_uses(self) -> Counter:
         uses = Counter()

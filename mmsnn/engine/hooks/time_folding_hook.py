@@ -10,7 +10,7 @@ from mmengine.model import is_model_wrapper
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
-from mmsnn.layers import TimeAware, TimeFoldingError, get_time_steps, image_channels
+from mmsnn.layers import TimeAware, TimeFoldingError, blank_image, evaluating, get_time_steps
 from mmsnn.neurons import Neuron
 from mmsnn.registry import HOOKS
 
@@ -32,16 +32,12 @@ def check_time_folding(model: nn.Module) -> None:
     get_time_steps(model)
     neurons = {name: m for name, m in model.named_modules() if isinstance(m, Neuron)}
     handles = [m.register_forward_pre_hook(_check(name)) for name, m in neurons.items()]
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
     try:
         if neurons:
             _forward_blank(model)
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _check(name: str):
@@ -58,12 +54,10 @@ def _check(name: str):
 
 
 def _forward_blank(model: nn.Module) -> None:
-    device = next(model.parameters()).device
     for size in (64, 224):
         try:
-            with torch.no_grad(), torch.random.fork_rng():
-                image = torch.zeros(1, image_channels(model), size, size, device=device)
-                maps = getattr(model, 'extract_feat', model)(image)
+            with evaluating(model), torch.random.fork_rng():
+                maps = getattr(model, 'extract_feat', model)(blank_image(model, size))
             _check_heads(model, maps)
             return
         except TimeFoldingError:
