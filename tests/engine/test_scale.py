@@ -97,21 +97,22 @@ def test_accumulated_gradients_are_those_of_one_batch():
 
 
 class TestMixedPrecision:
-    def test_bfloat16_on_the_cpu(self):
-        """Autocast around a distilled loss: neurons see bfloat16, gradients are float32 and point the same way."""
+    @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+    def test_on_the_cpu(self, dtype):
+        """Autocast around a distilled loss: neurons see half, gradients are float32 and point the same way."""
         found, seen = {}, set()
         for amp in (False, True):
             model = ranks.distiller(train=True).float()
             neurons = [m for m in model.modules() if isinstance(m, Neuron)]
             for neuron in neurons:
                 neuron.register_forward_pre_hook(lambda _, x, amp=amp: seen.add((amp, x[0].dtype)))
-            with torch.autocast('cpu', dtype=torch.bfloat16, enabled=amp):
+            with torch.autocast('cpu', dtype=dtype, enabled=amp):
                 loss = ranks.loss(model, range(8))
             loss.backward()
             gradients = ranks.gradients(model)
             assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients.values())
             found[amp] = loss.item(), gradients
-        assert seen == {(False, torch.float32), (True, torch.bfloat16)}
+        assert seen == {(False, torch.float32), (True, dtype)}
         assert found[True][0] == pytest.approx(found[False][0], rel=0.05)
         # behind them, maps of a few pixels where every flipped spike counts
         for name, gradient in found[True][1].items():
