@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmsnn.layers import Readout, SpikeConv2d, TimeAware
 from mmsnn.neurons import build_neuron
 from mmsnn.ops.lif import check_time_steps
-from mmsnn.registry import MODELS, build_own
+from mmsnn.registry import MODELS, build_own, refuse_unknown
 
 
 class SpikingBlock(BaseModule):
@@ -138,6 +138,7 @@ class SpikingResNet(TimeAware, ResNet):
 
     Raises:
         ValueError: a value is out of range or cannot be had in a spiking network; the message names ``backbone.KEY``.
+        TypeError: other keys; the message names all of them.
     """
 
     block_type = SpikingBlock
@@ -179,7 +180,9 @@ class SpikingResNet(TimeAware, ResNet):
         drop_path_rate: float = 0.0,
         pretrained: str | None = None,
         init_cfg: dict | list | None = None,
+        **unknown,
     ):
+        refuse_unknown(self, unknown)
         check_time_steps(T, 'backbone.T')
         if depth not in self.arch_settings:
             raise ValueError(f'backbone.depth must be one of {", ".join(map(str, self.arch_settings))}, got {depth!r}')
@@ -343,9 +346,8 @@ class SpikingResNet(TimeAware, ResNet):
         named = re.search(r'://(?:.*/)?resnet(\d+)', source or '')
         if named and int(named[1]) != self.depth:
             raise ValueError(
-                f'backbone.init_cfg loads {source}, but backbone.depth={self.depth}: set '
-                f"'torchvision://resnet{self.depth}' or one of that depth, or init_cfg=None (mmseg: pretrained=None) "
-                'to start from scratch'
+                f'backbone.init_cfg loads {source}, but backbone.depth={self.depth}: name a checkpoint of that depth, '
+                'or set init_cfg=None (mmseg: pretrained=None) to start from scratch'
             )
         BaseModule.init_weights(self)
         if self.zero_init_residual and source is None:

@@ -252,8 +252,12 @@ class TestMerging:
     def test_checkpoint_of_another_depth_is_refused(self, checkpoint):
         for inherited in (dict(init_cfg=dict(type='Pretrained', checkpoint=checkpoint)), dict(pretrained=checkpoint)):
             model = small(34, **inherited)
-            with pytest.raises(ValueError, match='loads .*resnet50.* but backbone.depth=34.*torchvision://resnet34'):
+            with pytest.raises(ValueError, match='loads .*resnet50.* but backbone.depth=34.*checkpoint of that depth'):
                 model.init_weights()
+
+    def test_every_unknown_key_is_named(self):
+        with pytest.raises(TypeError, match=r'backbone.arch, backbone.embed_dims: \w+ takes no such key'):
+            small(arch='4-256', embed_dims=256)
 
 
 class TestForward:
