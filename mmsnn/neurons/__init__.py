@@ -1,6 +1,8 @@
 """Spiking neurons, usable as any ``act_cfg``: ``dict(type='mmsnn.LIF', T=4)``."""
 
-from mmsnn.registry import build_own
+import inspect
+
+from mmsnn.registry import MODELS, build_own
 
 from .base import Neuron
 from .ilif import ILIF, expand_levels, to_binary
@@ -11,10 +13,25 @@ def build_neuron(cfg: dict, T: int) -> Neuron:
     """Build ``neuron=dict(type='LIF', ...)`` of a backbone, with the backbone's T.
 
     Raises:
-        TypeError: ``cfg`` is no dict with a type, or has a key that the neuron does not take.
+        TypeError: ``cfg`` is no dict with a type, its type is no neuron, or it has a key that the neuron does not take;
+            the message names ``neuron.KEY``.
         KeyError: unknown type.
     """
-    return build_own({**cfg, 'T': T} if isinstance(cfg, dict) else cfg)
+    if not isinstance(cfg, dict) or 'type' not in cfg:
+        raise TypeError(f"neuron: expected a dict with a 'type', got {cfg!r}")
+    cls = MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
+    known = sorted(k for k, v in MODELS.module_dict.items() if inspect.isclass(v) and issubclass(v, Neuron))
+    if cls is None:
+        raise KeyError(f'neuron.type: {cfg["type"]!r} is not registered in mmsnn; neurons: {", ".join(known)}')
+    if not (inspect.isclass(cls) and issubclass(cls, Neuron)):
+        raise TypeError(f'neuron.type: {cfg["type"]!r} is no spiking neuron; neurons: {", ".join(known)}')
+    signatures = [inspect.signature(c.__init__).parameters for c in cls.__mro__ if issubclass(c, Neuron)]
+    takes = {k for each in signatures for k, p in each.items() if p.kind is not p.VAR_KEYWORD} - {'self'}
+    if unknown := cfg.keys() - takes - {'type'}:
+        names = ', '.join(f'neuron.{key}' for key in sorted(unknown))
+        shown = ', '.join(sorted(takes - {'T', 'inplace'}))
+        raise TypeError(f'{names}: {cls.__name__} takes no such key, but {shown}')
+    return build_own({**cfg, 'T': T})
 
 
 __all__ = ['IF', 'ILIF', 'LIF', 'PLIF', 'Neuron', 'build_neuron', 'expand_levels', 'to_binary']

@@ -272,6 +272,12 @@ class TestErrors:
             (lambda: build_neuron('LIF', 4), TypeError, "'type'"),
             (lambda: build_neuron(dict(type='LIFF'), 4), KeyError, "'LIFF' is not registered.*LIF"),
             (lambda: build_neuron(dict(type='IF', tau=2.0), 4), TypeError, "remove 'tau'"),
+            (
+                lambda: build_neuron(dict(type='LIF', taau=2.0), 4),
+                TypeError,
+                'neuron.taau: LIF takes no such key, but .*tau',
+            ),
+            (lambda: build_neuron(dict(type='ConvBN'), 4), TypeError, "'ConvBN' is no spiking neuron; .*PLIF"),
         ],
     )
     def test_named(self, make, error, match):
