@@ -5,7 +5,7 @@ model = dict(
         _delete_=True,
         type='mmsnn.Spikformer',
         # poolings earlier than the release's: 16 tokens instead of 64, and 299 M MACs an image instead of 1653 M
-        # (spiking_r18_cifar10_small.py: 35 M)
+        # (spiking_r18_cifar10_small.py: 35 M); no biases in front of the norms of q, k and v
         arch=dict(embed_dims=256, num_layers=4, num_heads=8, pool=(True, True, True, False)),
         T=4,
     ),

@@ -302,6 +302,7 @@ def draw(result: dict, path: Path) -> None:
                 left.axhline(value, color='grey', ls=style, label=f'teacher ({result["epochs"]["teacher"]} epochs)')
     left.set(xlabel='epoch', ylabel=about.unit, title='validation, mean over seeds')
     right.set(xlabel=about.unit, title='last epoch; a mark a seed, bars: means', ylim=(-0.7, len(names) + 0.2))
+    left.xaxis.get_major_locator().set_params(integer=True)
     left.legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1))
     figure.savefig(path, dpi=110)
     plt.close(figure)
