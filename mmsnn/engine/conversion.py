@@ -1,9 +1,9 @@
 """Checkpoints of other codebases under the names of mmsnn and OpenMMLab: ``backbone.*``, ``head.fc.*``.
 
 No released file was at hand. Checked against the other side's own modules, with equal logits: SpikingJelly 2.0.0
-(``resnet``, ``ms_resnet``, ``vgg``) and torchvision (``resnet``, ``torchvision_vit``). Only read in the authors' code,
-never tried on a file of theirs: the containers of SEW's ImageNet code, SAKD, Spikformer, Spikingformer, QKFormer,
-Spike-driven Transformer V2, and timm's ViTs.
+(``resnet``, ``ms_resnet``, ``vgg``, ``jelly_spikformer``, ``jelly_qkformer``) and torchvision (``resnet``,
+``torchvision_vit``). Only read in the authors' code, never tried on a file of theirs: the containers of SEW's ImageNet
+code, SAKD, Spikformer, Spikingformer, QKFormer, Spike-driven Transformer V2, and timm's ViTs.
 
 SEW's networks for CIFAR10-DVS and DVS128 Gesture are no ResNets (seven stages of one block, linear layers behind
 flattened maps); mmsnn has no such backbone and they are refused by name.
@@ -26,10 +26,13 @@ class Layout:
         name: for the command line.
         about: whose files these are.
         marks: regexes, each found in some name of every such file; of several layouts the first counts.
-        renames: regexes and what takes their place, one after the other.
+        renames: regexes and what takes their place, one after the other; ``{q,k,v}_`` stands for three tensors that
+            the source holds as one.
         backbone: regex; names that begin with it belong to the backbone, those with ``head.`` to the head. What is
             neither has no use.
         spare: regex of what is known to have no use.
+        zero_bias: regex of weights whose biases only mmsnn has; they are 0.
+        fold: regex of biases that only the source has; they go into the running means of the norms behind them.
         remark: what the config needs, so that the numbers come out the same.
     """
 
@@ -39,6 +42,8 @@ class Layout:
     renames: tuple[tuple[str, str], ...]
     backbone: str
     spare: str = r'(?!)'
+    zero_bias: str = r'(?!)'
+    fold: str = r'(?!)'
     remark: str = ''
 
     def rename(self, key: str) -> str | None:
@@ -60,6 +65,15 @@ RESNET = (
     (r'(^|\.)sn(\d)\.', r'\1neuron\2.'),
 )
 STAGES = r'(conv1|bn1|neuron1|stem|layer\d)\.'
+# SpikingJelly's attention
+ATTENTION = (
+    (r'\.qkv_conv_bn\.0\.', '.{q,k,v}_conv.'),
+    (r'\.qkv_conv_bn\.1\.', '.{q,k,v}_bn.'),
+    (r'\.qk_conv_bn\.0\.', '.{q,k}_conv.'),
+    (r'\.qk_conv_bn\.1\.', '.{q,k}_bn.'),
+    (r'\.proj_conv_bn\.0\.', '.proj_conv.'),
+    (r'\.proj_conv_bn\.1\.', '.proj_bn.'),
+)
 # LayerNorms that nothing calls
 NORMS = r'\.norm[12]\.'
 
@@ -111,6 +125,49 @@ LAYOUTS = (
         ),
         r'features\.',
         remark='its linear layers fit SpikingStackedLinearClsHead behind maps pooled to 7x7; other heads stay random',
+    ),
+    Layout(
+        'jelly_spikformer',
+        "SpikingJelly's spikformer",
+        (r'^patch_embed\.stages\.0\.conv_bn\.',),
+        (
+            (r'\.conv_bn\.block\.0\.', '_conv.'),
+            (r'\.conv_bn\.block\.1\.', '_bn.'),
+            (r'\.stages\.0_(\w+)\.', r'.proj_\1.'),
+            (r'\.stages\.(\d)_(\w+)\.', r'.proj_\2\1.'),
+            (r'\.positional_encoding_', '.rpe_'),
+            (r'^blocks\.', 'block.'),
+            *ATTENTION,
+            (r'\.fc(\d)\.0\.', r'.fc\1_conv.'),
+            (r'\.fc(\d)\.1\.', r'.fc\1_bn.'),
+            HEAD,
+        ),
+        r'(patch_embed|block\.\d+\.(attn|mlp))\.',
+        zero_bias=r'\.(attn\.proj|mlp\.fc\d)_conv\.weight$',
+        remark='arch=dict(embed_dims=..., num_layers=..., num_heads=..., pool_first=True)',
+    ),
+    Layout(
+        'jelly_qkformer',
+        "SpikingJelly's qkformer",
+        (r'^patch_embed1\.conv1\.',),
+        (
+            (r'^(patch_embed1)\.(conv|bn)1\.', r'\1.proj_\2.'),
+            (r'^(patch_embed1)\.(conv|bn)2\.', r'\1.proj1_\2.'),
+            (r'^(patch_embed1)\.(conv|bn)3\.', r'\1.proj2_\2.'),
+            (r'^(patch_embed[23])\.(conv|bn)1\.', r'\1.proj3_\2.'),
+            (r'^(patch_embed[23])\.(conv|bn)2\.', r'\1.proj4_\2.'),
+            (r'\.shortcut\.0\.', '.proj_res_conv.'),
+            (r'\.shortcut\.1\.', '.proj_res_bn.'),
+            (r'^(stage[12]\.\d+)\.attn\.', r'\1.tssa.'),
+            *ATTENTION,
+            (r'\.mlp\.fc(\d)\.', r'.mlp.fc\1_conv.'),
+            (r'\.mlp\.bn(\d)\.', r'.mlp.fc\1_bn.'),
+            HEAD,
+        ),
+        r'(patch_embed[123]|stage[123]\.\d+\.(attn|tssa|mlp))\.',
+        zero_bias=r'\.(attn|tssa)\.proj_conv\.weight$',
+        fold=r'^backbone\.patch_embed.*_conv\.bias$',
+        remark='attn_neuron=dict() where its neurons were given settings, which then hold behind attentions, too',
     ),
     Layout(
         'spikformer',
@@ -194,6 +251,8 @@ class ConversionReport:
         names: what was written, and what it was called.
         reshaped: shapes before and after of what became a 1x1 convolution.
         merged: what is the mean of two of the source's tensors.
+        folded: biases that went into running means.
+        added: biases that only mmsnn has, 0.
         spare: entries known to have no use.
         unused: entries that the layout does not know.
         fit: how the result fits a model, where it was compared with one.
@@ -203,6 +262,8 @@ class ConversionReport:
     names: dict[str, str] = field(default_factory=dict)
     reshaped: dict[str, tuple] = field(default_factory=dict)
     merged: list[str] = field(default_factory=list)
+    folded: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
     spare: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     fit: TransferReport | None = None
@@ -213,6 +274,8 @@ class ConversionReport:
         groups = [
             ('reshaped', [f'{k} {a} to {b}' for k, (a, b) in self.reshaped.items()]),
             ('mean of two heads', self.merged),
+            ('biases folded into running means', self.folded),
+            ('biases that are 0', self.added),
             ('of no use', self.spare),
             ('unknown and left out', self.unused),
         ]
@@ -250,7 +313,8 @@ def find_layout(state: Mapping, name: str | None = None) -> Layout:
 def convert_state(state: Mapping[str, Tensor], layout: str | None = None) -> tuple[dict[str, Tensor], ConversionReport]:
     """A state dict under mmsnn's names, ready for a task model with a ``backbone`` and a ``head``.
 
-    Linear layers and 1-d convolutions of tokens (``[C', C]``, ``[C', C, 1]``) become 1x1 convolutions. Where
+    Linear layers and 1-d convolutions of tokens (``[C', C]``, ``[C', C, 1]``) become 1x1 convolutions; q, k and v that
+    are one tensor are parted. Where
     Spike-driven Transformer V2 has a second head, whose answers its release averages, the head is the mean of both.
 
     Args:
@@ -267,17 +331,19 @@ def convert_state(state: Mapping[str, Tensor], layout: str | None = None) -> tup
         if re.search(report.layout.spare, key):
             report.spare.append(key)
             continue
-        name = key if report.layout.name == 'openmmlab' else report.layout.rename(key)
-        if name is None:
+        renamed = key if report.layout.name == 'openmmlab' else report.layout.rename(key)
+        if renamed is None:
             report.unused.append(key)
             continue
-        if name in converted:
-            raise ValueError(f'{key} and {report.names[name]} would both be {name}: is the layout right?')
-        if name.endswith('_conv.weight') and value.dim() in (2, 3) and value.shape[2:].numel() == 1:
-            report.reshaped[name] = tuple(value.shape), (*value.shape[:2], 1, 1)
-            value = value.reshape(*value.shape[:2], 1, 1)
-        converted[name], report.names[name] = value, key
+        for name, part in _parts(renamed, value):
+            if name in converted:
+                raise ValueError(f'{key} and {report.names[name]} would both be {name}: is the layout right?')
+            if name.endswith('_conv.weight') and part.dim() in (2, 3) and part.shape[2:].numel() == 1:
+                report.reshaped[name] = tuple(part.shape), (*part.shape[:2], 1, 1)
+                part = part.reshape(*part.shape[:2], 1, 1)
+            converted[name], report.names[name] = part, key
     _merge_heads(state, converted, report)
+    _fit_biases(converted, report)
     if not any(name.startswith('backbone.') for name in converted):
         raise ValueError(f'nothing in it is a backbone of layout {report.layout.name}: {", ".join(list(state)[:3])}')
     return converted, report
@@ -290,6 +356,28 @@ def _merge_heads(state: Mapping, converted: dict, report: ConversionReport) -> N
             converted[name] = (converted[name] + state[second]) / 2
             report.merged.append(name)
             report.unused.remove(second)
+
+
+def _parts(name: str, value: Tensor) -> list[tuple[str, Tensor]]:
+    """``{q,k,v}_conv`` as three names, each with its third of ``value``; counters are the same for all."""
+    braces = re.search(r'\{(.*?)\}', name)
+    if braces is None:
+        return [(name, value)]
+    names = braces[1].split(',')
+    values = value.chunk(len(names)) if value.dim() else [value] * len(names)
+    return [(name.replace(braces[0], n), v.clone()) for n, v in zip(names, values, strict=True)]
+
+
+def _fit_biases(converted: dict, report: ConversionReport) -> None:
+    for name in [name for name in converted if re.search(report.layout.fold, name)]:
+        mean = name.replace('_conv.bias', '_bn.running_mean')
+        converted[mean] = converted[mean] - converted.pop(name)
+        report.folded.append(name)
+        del report.names[name]
+    for name in [name for name in converted if re.search(report.layout.zero_bias, name)]:
+        bias = name.replace('.weight', '.bias')
+        converted[bias] = converted[name].new_zeros(len(converted[name]))
+        report.added.append(bias)
 
 
 def check_fit(state: Mapping[str, Tensor], model: nn.Module) -> TransferReport:

@@ -24,6 +24,7 @@ from mmsnn.engine import checkpoint
 from mmsnn.engine.checkpoint import load_state
 from mmsnn.engine.conversion import check_fit, convert_state, find_layout
 from mmsnn.models import MetaSpikeFormer, QKFormer, Spikformer, Spikingformer, SpikingResNet, SpikingVGG
+from mmsnn.models.spikformer import CIFAR
 
 ROOT = Path(__file__).parents[2]
 CLASSES, T, B = 5, 3, 2
@@ -185,6 +186,39 @@ class TestSpikingJelly:
         fit = check_fit(convert_state(net.state_dict())[0], classifier(dict(backbone, readout='mean'), 512))
         assert fit.missing == ['head.fc.weight', 'head.fc.bias']
         assert [name for name in fit.unused if not name.startswith('head.layers.')] == []
+
+    @pytest.mark.parametrize('patch', [4, 16])
+    def test_spikformer(self, lively, image, patch):
+        """Which pools in front of the neurons, and has fewer biases."""
+        from spikingjelly.activation_based.model import spikformer
+
+        net = spikformer.Spikformer(T, patch_size=patch, num_classes=CLASSES, embed_dims=32, num_heads=4, depths=2)
+        expected = self.run(net, lively, image)
+        arch = dict(embed_dims=32, num_layers=2, num_heads=4, pool_first=True)
+        if patch == 4:
+            arch['pool'] = CIFAR
+        backbone = dict(type='mmsnn.Spikformer', arch=arch, T=T)
+        report = self.check(classifier(backbone, 32), net, expected, image)
+        assert report.layout.name == 'jelly_spikformer' and not (report.unused or report.fit.missing)
+        assert len(report.added) == 6 and 'backbone.block.1.attn.proj_conv.bias' in report.added
+        # the release's order is another network
+        model = classifier(dict(backbone, arch=dict(arch, pool_first=False)), 32).double()
+        loaded(model, net.state_dict())
+        assert (model(image, mode='tensor') - expected).abs().max() > 1e-3
+
+    def test_qkformer(self, lively, image):
+        """Whose patch embedding has biases in front of its norms."""
+        from spikingjelly.activation_based.model import qkformer
+
+        net = qkformer.QKFormer(T, embed_dims=32, num_heads=(4,) * 3, depths=(1, 2, 1), num_classes=CLASSES)
+        for name, parameter in net.named_parameters():
+            if name.endswith('conv1.bias'):
+                nn.init.normal_(parameter, std=0.3)
+        expected = self.run(net, lively, image)
+        arch = dict(embed_dims=32, num_layers=(1, 2, 1), num_heads=4)
+        report = self.check(classifier(dict(type='mmsnn.QKFormer', arch=arch, T=T), 32), net, expected, image)
+        assert report.layout.name == 'jelly_qkformer' and not (report.unused or report.fit.missing)
+        assert len(report.folded) == 10 and len(report.added) == 4
 
 
 class TestTorchvision:
