@@ -22,12 +22,12 @@ class SpikingVGG(TimeAware, BaseModule):
     Convolutions have biases whether a norm follows or not, as in torchvision. A static image passes the first
     convolution and its norm once and is then repeated T times.
 
-    Depths 11 and 16 are torchvision's. The literature has several networks by the name of VGG-9; here it is the one of
+    Depths 11 to 19 are torchvision's. The literature has several networks by the name of VGG-9; here it is the one of
     eight convolutions that TET (Deng et al., ICLR 2022) trains on CIFAR10-DVS as VGGSNN: the widths of depth 11 in four
     stages of two, in its case with ``in_channels=2, pool='avg'``.
 
     Args:
-        depth: 9, 11 or 16.
+        depth: 9, 11, 13, 16 or 19.
         T: time steps.
         neuron: neuron of every convolution, e.g. ``dict(type='LIF', tau=2.0, surrogate='atan')``.
         pool: ``max`` (of spikes: a spike) or ``avg``.
@@ -55,7 +55,9 @@ class SpikingVGG(TimeAware, BaseModule):
     arch_settings = {
         9: ((1, 2), (4, 4), (8, 8), (8, 8)),
         11: ((1,), (2,), (4, 4), (8, 8), (8, 8)),
+        13: ((1, 1), (2, 2), (4, 4), (8, 8), (8, 8)),
         16: ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8)),
+        19: ((1, 1), (2, 2), (4,) * 4, (8,) * 4, (8,) * 4),
     }
 
     def __init__(

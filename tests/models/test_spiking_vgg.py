@@ -40,8 +40,10 @@ class TestNames:
         [
             ('vgg11', 11, dict(with_norm=False), 132863336),
             ('vgg11_bn', 11, dict(), 132868840),
+            ('vgg13_bn', 13, dict(), 133053736),
             ('vgg16', 16, dict(with_norm=False), 138357544),
             ('vgg16_bn', 16, dict(norm_cfg=dict(type='BN')), 138365992),
+            ('vgg19_bn', 19, dict(), 143678248),
         ],
     )
     def test_torchvision(self, name, depth, settings, parameters):
@@ -270,7 +272,7 @@ class TestModule:
     @pytest.mark.parametrize(
         'settings, match',
         [
-            (dict(depth=13), 'backbone.depth must be one of 9, 11, 16, got 13'),
+            (dict(depth=12), 'backbone.depth must be one of 9, 11, 13, 16, 19, got 12'),
             (dict(pool='sum'), "backbone.pool must be one of max, avg, got 'sum'"),
             (dict(T=0), 'backbone.T must be at least 1'),
             (dict(out_indices=(4,)), r'backbone.out_indices must name stages 0 to 3, got \(4,\)'),
