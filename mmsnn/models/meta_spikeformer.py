@@ -191,6 +191,9 @@ class MetaSpikeFormer(SpikingTransformer):
     their segmentors 0, 1, 2, 4); classifiers take 4. The maps hold means over time of potentials; the release's
     classifier fires once more behind the spatial mean: `SpikingPooling` with ``readout='none'``.
 
+    At the start of training, on few tokens (images of 64 pixels), its attention can be silent; the gradient that passes
+    the three norms behind it is then multiplied by 1 / sqrt(eps) in each. On photographs of 224 pixels it is not.
+
     Args:
         last_stride: of the convolution in front of block4: 1 as released, or 2 where necks and anchors expect strides
             4, 8, 16, 32; equally many parameters.

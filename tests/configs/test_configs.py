@@ -67,6 +67,8 @@ def test_builds_and_trains(file):
     assert len(file.read_text().splitlines()) < 60
     cfg = load(file)
     size = 32 if 'cifar' in file.stem or 'vgg' in file.stem else 64
+    if 'retinanet_meta' in file.stem:
+        size = 160  # on noise of fewer tokens its attention is silent, and gradients explode in the norms behind it
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = build_model(cfg, size)
         distilled = isinstance(model, Distiller)

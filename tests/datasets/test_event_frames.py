@@ -211,6 +211,7 @@ FITTING = [
     ('CIFAR10DVS', 'spiking/spiking_r18_cifar10_dvs', (10, 2, 48, 48)),
     ('CIFAR10DVS', 'spiking/spiking_vgg9_cifar10_dvs', (5, 2, 48, 48)),
     ('CIFAR10DVS', 'tssd/spiking_vgg9_cifar10_dvs', (10, 2, 48, 48)),
+    ('CIFAR10DVS', 'spiking/spikformer_2-256_cifar10_dvs', (16, 2, 128, 128)),
     ('CIFAR10DVS', 'tet/spiking_vgg9_cifar10_dvs', (10, 2, 48, 48)),
     ('DVS128Gesture', 'spiking/sew18_dvs128_gesture', (16, 2, 128, 128)),
     ('DVS128Gesture', 'spiking/spiking_vgg9_dvs128_gesture', (8, 2, 48, 48)),

@@ -1,0 +1,3 @@
+# Spikformer-8-512 on ImageNet by the recipe of the 8-768
+_base_ = './spikformer_8-768_imagenet.py'
+model = dict(backbone=dict(arch='8-512'), head=dict(in_channels=512))
