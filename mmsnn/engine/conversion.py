@@ -144,7 +144,7 @@ LAYOUTS = (
         ),
         r'(patch_embed|block\.\d+\.(attn|mlp))\.',
         zero_bias=r'\.(attn\.proj|mlp\.fc\d)_conv\.weight$',
-        remark='arch=dict(embed_dims=..., num_layers=..., num_heads=..., pool_first=True)',
+        remark='cml=True, arch=dict(embed_dims=..., num_layers=..., num_heads=...)',
     ),
     Layout(
         'jelly_qkformer',

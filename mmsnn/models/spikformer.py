@@ -22,14 +22,14 @@ class SpikingPatchSplitting(Sites):
         in_channels, width: of the images and of what comes out.
         kit: makes the layers.
         pool: which of the four sites a 3x3 max pooling of stride 2 follows.
-        pool_first: whether it stands in front of the site's neuron.
+        cml: whether it stands in front of the site's neuron, not behind it.
     """
 
     names = ('proj_{}', 'proj_{}1', 'proj_{}2', 'proj_{}3')
 
-    def __init__(self, in_channels: int, width: int, kit: Kit, pool: tuple[bool, ...], pool_first: bool = False):
+    def __init__(self, in_channels: int, width: int, kit: Kit, pool: tuple[bool, ...], cml: bool):
         super().__init__()
-        self.pool, self.pool_first = pool, pool_first
+        self.pool, self.cml = pool, cml
         widths = [in_channels, width // 8, width // 4, width // 2, width]
         for i, name in enumerate(self.names):
             self.add_site(name, kit.conv(widths[i], widths[i + 1], 3, bits=kit.bits if i else 0), kit)
@@ -38,10 +38,10 @@ class SpikingPatchSplitting(Sites):
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes of the first site to sums of two spikes."""
-        x = self.maxpool(x) if self.pool[0] and not self.pool_first else x
+        x = self.maxpool(x) if self.pool[0] and not self.cml else x
         for name, pool in zip(self.names[1:], self.pool[1:]):
-            x = self.fire(name, x, self.maxpool if pool and self.pool_first else None)
-            x = self.maxpool(x) if pool and not self.pool_first else x
+            x = self.fire(name, x, self.maxpool if pool and self.cml else None)
+            x = self.maxpool(x) if pool and not self.cml else x
         return x + self.fire('rpe_{}', x)
 
 
@@ -49,15 +49,17 @@ class SpikingPatchSplitting(Sites):
 class Spikformer(SpikingTransformer):
     """Spikformer: spiking patch splitting, then blocks of spiking self-attention and MLP whose spikes are added up.
 
-    Arguments of `SpikingTransformer`. The stages of ``out_indices`` and ``frozen_stages`` are the blocks; all maps have
-    the stride of the patches, 16 (``8-...``) or 4 (CIFAR), and hold means over time of integers.
+    Arguments of `SpikingTransformer`, and ``cml``. The stages of ``out_indices`` and ``frozen_stages`` are the blocks;
+    all maps have the stride of the patches, 16 (``8-...``) or 4 (CIFAR), and hold means over time of integers.
 
     The CIFAR release calls its linear layers ``q_linear`` and ``fc1_linear`` instead of ``q_conv`` and ``fc1_conv``.
     Its heads are published for 384 channels alone, those of ImageNet for 512; the others keep the width of a head.
 
-    An arch as a dict takes ``pool_first=True``: max pooling in front of the neurons, as in SpikingJelly's Spikformer,
-    which also lacks the biases of q, k and v (``qkv_bias=False``). The paper and the release pool spikes. ``scale`` is
-    that of the attention, 1/8; on CIFAR10-DVS the release has 1/4.
+    An arch as a dict takes ``scale``, that of the attention: 1/8; on CIFAR10-DVS the release has 1/4.
+
+    Args:
+        cml: ConvBN-MaxPooling-LIF in the patch embedding, as in `Spikingformer`; the paper and the release pool spikes.
+            SpikingJelly's Spikformer is this one, without the biases of q, k and v (``qkv_bias=False``).
     """
 
     arch_zoo = {
@@ -68,11 +70,15 @@ class Spikformer(SpikingTransformer):
         '2-384': dict(embed_dims=384, num_layers=2, num_heads=12, pool=CIFAR, qkv_bias=True),
         '4-384': dict(embed_dims=384, num_layers=4, num_heads=12, pool=CIFAR, qkv_bias=True),
     }
-    arch_defaults = dict(mlp_ratio=4, pool=IMAGENET, pool_first=False, qkv_bias=False, scale=0.125)
+    arch_defaults = dict(mlp_ratio=4, pool=IMAGENET, qkv_bias=False, scale=0.125)
+
+    def __init__(self, arch: str | dict, T: int = 4, neuron: dict | None = None, cml: bool = False, **kwargs):
+        self.cml = cml
+        super().__init__(arch, T, neuron, **kwargs)
 
     def _build(self, arch: dict, kit: Kit, in_channels: int) -> list[int]:
         width, depth = arch['embed_dims'], arch['num_layers']
-        self.patch_embed = SpikingPatchSplitting(in_channels, width, kit, arch['pool'], arch['pool_first'])
+        self.patch_embed = SpikingPatchSplitting(in_channels, width, kit, arch['pool'], self.cml)
         self.block = nn.ModuleList(
             TransformerBlock(
                 SpikingSelfAttention(width, arch['num_heads'], kit, arch['scale'], arch['qkv_bias']),
@@ -85,7 +91,7 @@ class Spikformer(SpikingTransformer):
 
     def _stem(self, x: Tensor) -> Tensor:
         first = self.patch_embed
-        pool = first.maxpool if first.pool[0] and first.pool_first else None
+        pool = first.maxpool if first.pool[0] and first.cml else None
         return self._run(first, self._enter(x, first.proj_conv, first.proj_bn, first.proj_lif, pool))
 
     def _stages(self) -> list[list[nn.Module]]:

@@ -194,15 +194,15 @@ class TestSpikingJelly:
 
         net = spikformer.Spikformer(T, patch_size=patch, num_classes=CLASSES, embed_dims=32, num_heads=4, depths=2)
         expected = self.run(net, lively, image)
-        arch = dict(embed_dims=32, num_layers=2, num_heads=4, pool_first=True)
+        arch = dict(embed_dims=32, num_layers=2, num_heads=4)
         if patch == 4:
             arch['pool'] = CIFAR
-        backbone = dict(type='mmsnn.Spikformer', arch=arch, T=T)
+        backbone = dict(type='mmsnn.Spikformer', arch=arch, T=T, cml=True)
         report = self.check(classifier(backbone, 32), net, expected, image)
         assert report.layout.name == 'jelly_spikformer' and not (report.unused or report.fit.missing)
         assert len(report.added) == 6 and 'backbone.block.1.attn.proj_conv.bias' in report.added
         # the release's order is another network
-        model = classifier(dict(backbone, arch=dict(arch, pool_first=False)), 32).double()
+        model = classifier(dict(backbone, cml=False), 32).double()
         loaded(model, net.state_dict())
         assert (model(image, mode='tensor') - expected).abs().max() > 1e-3
 
