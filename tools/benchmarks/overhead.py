@@ -5,7 +5,7 @@ import copy
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
@@ -52,6 +52,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('student', help='name of a config in configs/spiking, e.g. retinanet_sew18_bccd')
     parser.add_argument('--methods', nargs='+', default=list(METHODS), help='folders of configs; default: all that fit')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='K=V', help="change the methods' configs"
+    )
     parser.add_argument('--noise', type=int, metavar='PIXELS', help='noise instead of the training set (classifiers)')
     parser.add_argument('--batch', type=int, default=8, help='images of noise')
     parser.add_argument('--device', default='cpu')
@@ -62,6 +65,8 @@ def main(argv=None):
     torch.manual_seed(0)
     files = {name: ROOT / f'configs/{name}/{args.student}.py' for name in args.methods}
     configs = {name: Config.fromfile(file) for name, file in files.items() if file.exists()}
+    for cfg in configs.values():
+        cfg.merge_from_dict(args.cfg_options or {})
     configs = {PLAIN: Config.fromfile(ROOT / f'configs/spiking/{args.student}.py'), **configs}
     init_default_scope(configs[PLAIN].default_scope)
     complete_loaders(configs[PLAIN])
