@@ -124,3 +124,16 @@ def test_unknown_task_is_named(methods, capsys):
     with pytest.raises(SystemExit):
         methods.main(['nothing'])
     assert 'unknown tasks nothing' in capsys.readouterr().err
+
+
+def test_the_readme_shows_the_results(methods):
+    """The table in configs/README.md is what the tool prints for the file of results."""
+    results = json.loads((SCRIPT.parent / 'results/methods.json').read_text())['results']
+    printed = methods.overview(results).splitlines()[2:]
+    text = (SCRIPT.parents[2] / 'configs/README.md').read_text().split('## Measured')[1]
+    rows = [[cell.strip() for cell in line[1:-1].split('|')] for line in text.splitlines() if line.startswith('| ')]
+    shown = {row[0]: row[1:4] for row in rows}
+    assert len(printed) > 10
+    for line in printed:
+        name, *cells = (cell.strip() for cell in line[1:-1].split('|'))
+        assert shown[name] == cells

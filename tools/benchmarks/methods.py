@@ -86,6 +86,7 @@ METHODS = {
     'affine, membrane': Method('affine', ('model.losses.loss_affine.student=backbone.layer4@v|neck',)),
     'affine, alpha 30': Method('affine', ('model.losses.loss_affine.weight=30',)),
     'per-step KD': Method('step_kd'),
+    'per-step KD, alpha 1': Method('step_kd', ('model.losses.loss_steps.alpha=1',)),
     # no methods: other students on the same images
     'MS-ResNet-18': Method('spiking', (), False, ('backbones',), 'ms_resnet18_cifar10_small'),
     'Spikformer-4-256': Method('spiking', (), False, ('backbones',), 'spikformer_4-256_cifar10_small'),
