@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from tiny import Noise, classifier, runner
 
 from mmsnn.engine.checkpoint import load_file
+from mmsnn.engine.hooks import distill_hook
 
 LOSSES = dict(loss_kl=dict(type='LogitKL', student='head', teacher='head'))
 
@@ -69,3 +71,12 @@ def test_a_teacher_that_cannot_answer_is_no_reason_to_stop(tmp_path):
     _, lines = train(tmp_path, teacher, losses=losses)
     assert len(validations(lines)) == 2
     assert not [key for line in lines for key in line if key.startswith('teacher')]
+
+
+def test_numpys_figures_count(tmp_path, monkeypatch):
+    """mmseg's metrics are numpy's numbers; words are no figures."""
+    figures = {'mIoU': np.float32(45.5), 'count': 3, 'table': 'a | b'}
+    monkeypatch.setattr(distill_hook, 'evaluate', lambda *_: figures)
+    _, lines = train(tmp_path)
+    found = [{k: v for k, v in line.items() if k.startswith('teacher')} for line in validations(lines)]
+    assert found == [{'teacher/mIoU': 45.5, 'teacher/count': 3}] * 2

@@ -1,6 +1,7 @@
 """What a Distiller needs from the runner."""
 
 import logging
+from numbers import Real
 
 import torch
 from mmengine.hooks import Hook
@@ -79,7 +80,8 @@ class DistillHook(Hook):
                     level=logging.WARNING,
                 )
                 continue
-            found.update({f'{name}/{key}': v for key, v in metrics.items() if isinstance(v, (int, float))})
+            # mmseg's are numpy's
+            found.update({f'{name}/{key}': float(v) for key, v in metrics.items() if isinstance(v, Real)})
         return found
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
