@@ -7,7 +7,7 @@ _base_ = [
     '../_base_/mmsnn.py',
 ]
 model = dict(
-    data_preprocessor=dict(size=_base_.scale[::-1]),
+    data_preprocessor=dict(size=_base_.scale[::-1], seg_pad_val=_base_.void),
     neck=dict(norm_cfg=dict(type='BN'), act_cfg=dict(type='ReLU')),
     decode_head=dict(num_classes=11, ignore_index=_base_.void),
 )

@@ -7,7 +7,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmsnn.layers import get_time_steps
+from mmsnn.layers import TimeAware, get_time_steps
 from mmsnn.neurons import Neuron
 
 from .fan_out import COUNTED, accumulations, dense_macs
@@ -145,7 +145,7 @@ class _Tally:
     nonzero: int = 0
     inputs: int = 0
 
-    def add(self, layer: nn.Module, x: Tensor, output: Tensor, steps: int) -> None:
+    def add(self, layer: nn.Module, x: Tensor, output: Tensor, steps: int, folded: bool) -> None:
         size = x.abs()
         peak = size.max()
         on = x != 0
@@ -155,7 +155,7 @@ class _Tally:
             self.amplitudes.add(amplitude.item())
             self.two_valued &= len(self.amplitudes) == 1 and bool((x[on] == amplitude).all())
             self.integer &= bool(peak <= LARGEST_INTEGER) and bool((x == x.round()).all())
-        self.folded &= steps > 1
+        self.folded &= folded
         dense = dense_macs(layer, x, output)
         self.dense += dense
         self.twin += dense / steps
@@ -183,8 +183,9 @@ def count_energy(model: nn.Module, inputs: Batch | Iterable[Batch]) -> EnergyRep
     - anything else (images, rates behind the readout, ReLU features): ``analog MAC``, all dense MACs.
 
     One rule holds for all calls of a layer over all inputs. Integers above 127 count as analog (8-bit images); a layer
-    given nothing but zeros counts as spiking on ``[T*B, ...]``, as analog on ``[B, ...]``. What ran on ``[B, ...]`` is
-    counted once an image, on ``[T*B, ...]`` T times. Norms are taken as folded into convolutions, biases as free.
+    given nothing but zeros counts as spiking on ``[T*B, ...]`` (in a spiking network at T=1, everywhere), as analog on
+    ``[B, ...]``. What ran on ``[B, ...]`` is counted once an image, on ``[T*B, ...]`` T times. Norms are taken as
+    folded into convolutions, biases as free.
 
     The ANN twin runs every layer once on dense inputs: the dense MACs of a call are divided by T where its first
     dimension is T*B.
@@ -199,6 +200,7 @@ def count_energy(model: nn.Module, inputs: Batch | Iterable[Batch]) -> EnergyRep
         ValueError: spiking modules with different T, no inputs, or no convolution or linear layer was called.
     """
     T = get_time_steps(model)
+    spiking = any(isinstance(m, TimeAware) for m in model.modules())
     tallies: dict[str, _Tally] = {}
     images = batch_size = updates = 0
 
@@ -207,8 +209,8 @@ def count_energy(model: nn.Module, inputs: Batch | Iterable[Batch]) -> EnergyRep
         if isinstance(module, Neuron):
             updates += x.numel()
         elif x.numel():
-            steps = T if x.shape[0] == T * batch_size else 1
-            tallies.setdefault(name, _Tally()).add(module, x, output, steps)
+            in_time = x.shape[0] == T * batch_size and spiking
+            tallies.setdefault(name, _Tally()).add(module, x, output, T if in_time else 1, in_time)
 
     flops = FlopCounterMode(display=False)
     with watching(model, (*COUNTED, Neuron), record), flops:

@@ -4,6 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 import torch
+from mmdet.models.detectors import BaseDetector
+from mmdet.structures import DetDataSample
 from mmengine.model import BaseModel
 from rich.table import Table
 from torch import Tensor, nn
@@ -184,7 +186,10 @@ def _run(model: nn.Module, images: Tensor) -> None:
     if not isinstance(model, BaseModel):
         model(images)
     elif not _boxes(model):
-        model(images, None, mode='tensor')
+        # detection transformers mask what padding added
+        shape = tuple(images.shape[-2:])
+        sample = DetDataSample(metainfo=dict(batch_input_shape=shape, img_shape=shape))
+        model(images, [sample] * len(images) if isinstance(model, BaseDetector) else None, mode='tensor')
     else:
         _run_two_stages(model, images)
 

@@ -235,9 +235,23 @@ class Distiller(Transparent, BaseModel):
                 raise ValueError(f'{key}: student taps give {len(student)} tensors, teacher taps {len(teacher)}')
             if term.connector is not None:
                 connectors[term.name] = self._build(term, key, counts, student, teacher)
+            if term.loss.maps:
+                self._check_maps(term, key, student, teacher)
             if term.loss.time == 'mean' and term.loss.same_shape:
                 self._check_shapes(term, key, connectors, student, teacher)
         return connectors
+
+    @staticmethod
+    def _check_maps(term: Term, key: str, student: list, teacher: list) -> None:
+        for role, tensors in (('student', student), (term.of, teacher)):
+            for i, x in enumerate(tensors):
+                if x.dim() != 4:
+                    raise ValueError(
+                        f'{key}: {type(term.loss).__name__} compares maps [B, C, H, W], but tensor {i} is '
+                        f'{tuple(x.shape)} at the {role} ({", ".join(map(str, term.taps(role)))}). Tokens of a '
+                        "transformer are no maps: tap what gives some (mmpretrain's ViT with out_type='featmap': "
+                        'backbone[0])'
+                    )
 
     @staticmethod
     def _check_shapes(term: Term, key: str, connectors: nn.ModuleDict, student: list, teacher: list) -> None:

@@ -28,6 +28,5 @@ def image_channels(model: nn.Module) -> int:
 
 
 def blank_image(model: nn.Module, size: int) -> Tensor:
-    """One image ``[1, C, size, size]`` of zeros, where ``model``'s parameters are."""
-    device = next(model.parameters()).device
-    return torch.zeros(1, image_channels(model), size, size, device=device)
+    """One image ``[1, C, size, size]`` of zeros, where ``model``'s parameters are, and of their type."""
+    return next(model.parameters()).new_zeros(1, image_channels(model), size, size)

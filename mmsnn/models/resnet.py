@@ -99,6 +99,18 @@ class SpikingBlock(BaseModule):
         return self.block(x)
 
 
+def stage_indices(out_indices, stages: int) -> tuple[int, ...]:
+    """``backbone.out_indices`` as ascending numbers from 0.
+
+    Raises:
+        ValueError: it names none, or one that the backbone does not have.
+    """
+    given = [out_indices] if isinstance(out_indices, int) else list(out_indices)
+    if not given or not all(-stages <= i < stages for i in given):
+        raise ValueError(f'backbone.out_indices must name stages 0 to {stages - 1}, got {out_indices!r}')
+    return tuple(sorted({i % stages for i in given}))
+
+
 def _bits(neuron: nn.Module) -> int:
     return 1 if neuron.settings['levels'] == 1 else 8
 
@@ -125,7 +137,7 @@ class SpikingResNet(TimeAware, ResNet):
         joint_neuron: settings that differ in the stem and after the additions, e.g. ``dict(detach_reset=True)``.
         stem: ``imagenet`` (7x7, stride 2, max pooling) or ``cifar`` (3x3, stride 1).
         deep_stem: three 3x3 convolutions instead of the 7x7, under mmseg's names.
-        out_indices: stages whose outputs are returned, 0 to 3.
+        out_indices: stages whose outputs are returned, one or several; negative ones count from the end.
         strides, dilations, contract_dilation, multi_grid: as in mmseg's ResNet.
         readout: ``mean`` returns rates ``[B, C, H, W]``; ``none`` returns ``[T*B, C, H, W]``.
         encoder: how images become time steps; default ``dict(type='DirectEncoder')``, the image at every step;
@@ -197,8 +209,9 @@ class SpikingResNet(TimeAware, ResNet):
             raise ValueError(
                 f'backbone.num_stages={num_stages} needs as many strides and dilations, got {strides}, {dilations}'
             )
-        if not out_indices or not all(0 <= i < num_stages for i in out_indices):
-            raise ValueError(f'backbone.out_indices must name stages 0 to {num_stages - 1}, got {out_indices}')
+        out_indices = stage_indices(out_indices, num_stages)
+        if not -1 <= frozen_stages <= num_stages:
+            raise ValueError(f'backbone.frozen_stages must lie in -1 to {num_stages}, got {frozen_stages}')
         if pretrained and init_cfg:
             raise ValueError('backbone.pretrained and backbone.init_cfg exclude each other')
         if pretrained:

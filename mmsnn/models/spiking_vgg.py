@@ -11,6 +11,8 @@ from mmsnn.neurons import build_neuron
 from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import MODELS, build_own, refuse_unknown
 
+from .resnet import stage_indices
+
 POOLS = {'max': nn.MaxPool2d, 'avg': nn.AvgPool2d}
 
 
@@ -33,7 +35,8 @@ class SpikingVGG(TimeAware, BaseModule):
         pool: ``max`` (of spikes: a spike) or ``avg``.
         in_channels: 3 for images, 2 for most event frames.
         base_channels: width of the first convolution.
-        out_indices: stages whose pooled maps are returned, from 0; None for all.
+        out_indices: stages whose pooled maps are returned, one or several; negative ones count from the end; None for
+            all.
         frozen_stages: the first so many stages keep their parameters and statistics.
         conv_cfg, norm_cfg, norm_eval: as in mmpretrain's VGG, but ``norm_cfg=None`` is batch norm.
         with_norm: whether there are norms at all.
@@ -88,9 +91,7 @@ class SpikingVGG(TimeAware, BaseModule):
         if pool not in POOLS:
             raise ValueError(f'backbone.pool must be one of {", ".join(POOLS)}, got {pool!r}')
         stages = [[base_channels * units for units in stage] for stage in self.arch_settings[depth]]
-        indices = tuple(range(len(stages))) if out_indices is None else tuple(out_indices)
-        if not indices or not all(0 <= i < len(stages) for i in indices):
-            raise ValueError(f'backbone.out_indices must name stages 0 to {len(stages) - 1}, got {out_indices}')
+        indices = stage_indices(range(len(stages)) if out_indices is None else out_indices, len(stages))
         if not -1 <= frozen_stages <= len(stages):
             raise ValueError(f'backbone.frozen_stages must be -1 to {len(stages)}, got {frozen_stages}')
         if init_cfg is None:

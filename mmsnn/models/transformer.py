@@ -18,6 +18,8 @@ from mmsnn.neurons import build_neuron
 from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import build_own, refuse_unknown
 
+from .resnet import stage_indices
+
 # every release uses it; its SpikingJelly's default surrogate is the sigmoid
 NEURON = dict(type='LIF', tau=2.0, detach_reset=True, surrogate='sigmoid')
 
@@ -208,7 +210,7 @@ class SpikingTransformer(TimeAware, BaseModule):
         widths = self._build(settings, kit, in_channels)
         self.encoder = build_own({**(encoder or dict(type='DirectEncoder')), 'T': T})
         self.readout = Readout(T, readout)
-        self.out_indices = self._indices(out_indices, len(widths))
+        self.out_indices = stage_indices(out_indices, len(widths))
         self.out_channels = tuple(widths[i] for i in self.out_indices)
         if not -1 <= frozen_stages <= len(widths):
             raise ValueError(f'backbone.frozen_stages must lie in -1 to {len(widths)}, got {frozen_stages}')
@@ -246,13 +248,6 @@ class SpikingTransformer(TimeAware, BaseModule):
         if arch not in self.arch_zoo:
             raise ValueError(f'backbone.arch must be one of {", ".join(self.arch_zoo)} or a dict, got {arch!r}')
         return {**self.arch_defaults, **self.arch_zoo[arch]}
-
-    @staticmethod
-    def _indices(out_indices, stages: int) -> tuple[int, ...]:
-        given = [out_indices] if isinstance(out_indices, int) else list(out_indices)
-        if not given or not all(-stages <= i < stages for i in given):
-            raise ValueError(f'backbone.out_indices must name stages 0 to {stages - 1}, got {out_indices!r}')
-        return tuple(sorted({i % stages for i in given}))
 
     def _drop_paths(self, depth: int) -> list[nn.Module]:
         """Stochastic depth of so many blocks."""

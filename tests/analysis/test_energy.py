@@ -73,7 +73,10 @@ def test_everything_else_is_dense(x):
 def test_silence_costs_nothing_where_there_is_time():
     found = only(nn.Linear(3, 4), torch.zeros(2, 3), T=2)
     assert (found.rule, found.acs, found.macs, found.twin_macs) == (SPIKE, 0, 0, 12)
-    # behind the readout, zeros are features like others
+    assert only(nn.Linear(3, 4), torch.zeros(1, 3), T=1).rule == SPIKE
+    # an ANN's zeros are features like others, and those behind the readout
+    (found,) = count_energy(nn.Linear(3, 4), torch.zeros(1, 3)).layers
+    assert found.rule == ANALOG
     found = only(nn.Linear(3, 4), torch.zeros(1, 3), T=2)
     assert (found.rule, found.acs, found.macs, found.twin_macs) == (ANALOG, 0, 12, 12)
 

@@ -190,3 +190,14 @@ def test_metafile_lists_every_config(folder):
     assert sorted(listed) == sorted(f'configs/{folder}/{f.name}' for f in FILES if f.parent.name == folder)
     assert {model['In Collection'] for model in content['Models']} == {c['Name'] for c in content['Collections']}
     assert all(model['Name'] == f'{folder}_{Path(model["Config"]).stem}' for model in content['Models'])
+
+
+@pytest.mark.parametrize(
+    'file', [f for f in FILES if f.stem.startswith(('fcn', 'sem_fpn', 'deeplab', 'spike_sem'))], ids=name
+)
+def test_padding_is_no_class(file):
+    """The value that labels are padded with is the one that the loss leaves out."""
+    model = read(file).model
+    model = model.get('student', model)
+    preprocessor = model.get('data_preprocessor') or read(file).data_preprocessor
+    assert preprocessor.seg_pad_val == model.decode_head.get('ignore_index', 255)

@@ -442,6 +442,10 @@ class TestRefusals:
                 dict(loss_a=dict(type='FeatureMSE', student='backbone.layer1.0.conv1', teacher='head')),
                 'model.losses.loss_a: .*equal stride and width, or set a connector',
             ),
+            (
+                dict(loss_a=dict(type='AttentionMSE', student='backbone.layer1', teacher='head')),
+                r'model.losses.loss_a: AttentionMSE compares maps \[B, C, H, W\], but .* at the teacher \(head\)',
+            ),
             (dict(loss_a=dict(type='FeatureMSE', student='backbone', teacher='backbone.layer1')), 'student tap'),
             (dict(loss_a=dict(type='FeatureMSE', student='head[1]', teacher='head')), r'student tap head\[1\]'),
         ],

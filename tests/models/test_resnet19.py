@@ -13,7 +13,7 @@ from mmpretrain.structures import DataSample
 from plain_loop import PlainLoop
 
 from mmsnn import get_time_steps, set_time_steps
-from mmsnn.distill import transfer_weights
+from mmsnn.distill import Distiller, transfer_weights
 from mmsnn.models import ResNet19, Spikify, SpikingResNet19, SpikingStackedLinearClsHead
 
 
@@ -21,19 +21,22 @@ def small(T=2, **kwargs):
     return SpikingResNet19(T=T, **{'base_channels': 8, **kwargs})
 
 
-def classifier(spiking, T=4, base_channels=8, classes=10, hidden=16, **backbone):
+def config(spiking, T=4, base_channels=8, classes=10, hidden=16, **backbone):
     """A classifier as in the configs."""
     kind = dict(type='mmsnn.SpikingResNet19', T=T, readout='none') if spiking else dict(type='mmsnn.ResNet19')
     head = dict(type='mmsnn.SpikingStackedLinearClsHead', T=T) if spiking else dict(type='StackedLinearClsHead')
-    cfg = dict(
+    return dict(
         type='mmpretrain.ImageClassifier',
         backbone=dict(base_channels=base_channels, **kind, **backbone),
         neck=dict(type='GlobalAveragePooling'),
         head=dict(in_channels=4 * base_channels, mid_channels=[hidden], num_classes=classes, **head),
         data_preprocessor=dict(type='mmpretrain.ClsDataPreprocessor', mean=[127.5] * 3, std=[64.0] * 3),
     )
+
+
+def classifier(spiking, **settings):
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return ROOT_MODELS.build(cfg)
+        return ROOT_MODELS.build(config(spiking, **settings))
 
 
 class TestSize:
@@ -65,6 +68,8 @@ class TestMaps:
     def test_chosen_stages(self):
         model = small(out_indices=(2,)).eval()
         assert [o.shape[1] for o in model(torch.randn(3, 3, 32, 32))] == [32] == list(model.out_channels)
+        for one, three in ((2, (2,)), (-1, (2,)), ((-1, 0), (0, 2))):
+            assert small(out_indices=one).out_indices == three
         assert len(ResNet19(base_channels=8)(torch.randn(3, 3, 32, 32))) == 1
 
     @pytest.mark.parametrize(
@@ -73,6 +78,7 @@ class TestMaps:
             (dict(depth=18), 'backbone.depth must be one of 19, got 18'),
             (dict(out_indices=(3,)), 'backbone.out_indices must name stages 0 to 2'),
             (dict(num_stages=4), 'backbone.num_stages=4 needs as many strides'),
+            (dict(frozen_stages=4), 'backbone.frozen_stages must lie in -1 to 3, got 4'),
         ],
     )
     def test_errors(self, settings, match):
@@ -141,6 +147,21 @@ class TestHead:
         scores = torch.stack([sample.pred_score for sample in model.eval().test_step(batch)])
         images = model.data_preprocessor(batch)['inputs']
         torch.testing.assert_close(scores, F.softmax(model(images), 1))
+
+    def test_first_steps_teach_themselves(self):
+        """TSSD, which asks the head for every image twice: after the first steps, and after all."""
+        connector = [None, dict(type='mmsnn.WeakHead')]
+        response = dict(type='LogitKL', tau=2.0)
+        student_taps = ['head.layers.1.fc', 'backbone.layer2']
+        term = dict(type='TemporalSpatialSelf', response=response, student=student_taps, connector=connector)
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            distiller = Distiller(student=config(True), losses=dict(loss_self=term), prefix=2)
+        student = distiller.student
+        data = student.data_preprocessor(noise_batch(student, 3, 32), True)
+        losses = distiller.train().loss(**data)
+        assert all(value.isfinite().all() for value in losses.values()) and 'loss_self' in losses
+        sum(losses.values()).backward()
+        assert student.backbone.conv1.weight.grad.any() and student.head.layers[0].fc.weight.grad.any()
 
     def test_time_steps_may_change(self):
         model = set_time_steps(classifier(True).eval(), 3)

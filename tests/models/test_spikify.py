@@ -238,4 +238,5 @@ def test_out_channels_are_those_of_the_maps():
     model = Spikify(dict(type='mmdet.ResNet', depth=18, base_channels=8, out_indices=(1, 3)), T=2).train()
     assert model.out_channels == (16, 64)
     assert model.out_channels == tuple(out.shape[1] for out in model(torch.randn(3, 3, 32, 32)))
+    assert model.double().out_channels == (16, 64)
     assert model.training

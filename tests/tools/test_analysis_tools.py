@@ -262,6 +262,12 @@ class TestConfigs:
             with pytest.raises(ValueError, match='--shape H W'):
                 image_size(cfg)
 
+    def test_detection_transformer(self):
+        """Whose forward wants to know what is padding."""
+        report = tool('get_flops', 'mmdet::detr/detr_r50_8xb2-150e_coco.py', '--shape', 64, 96)
+        parts = by_name(report)
+        assert parts['backbone'] > 0 and parts['encoder'] > 0 and parts['decoder'] > 0
+
 
 class TestParameters:
     def test_by_hand(self):

@@ -10,6 +10,7 @@ class DistillLoss(nn.Module):
         time: ``mean`` of the student's tensors over time, ``steps`` for its single time steps ``[T, B, ...]``, or
             ``prefix`` for the means over the first steps and over all, ``[2*B, ...]``.
         needs_teacher: False leaves the list of the teacher's tensors empty.
+        maps: whether these are maps ``[B, C, H, W]`` and nothing else.
         same_shape: whether the student's tensors, behind the connectors, must be shaped as the teacher's.
         needs_progress: whether the loss reads ``progress``, set by the Distiller before each call.
     """
@@ -17,6 +18,7 @@ class DistillLoss(nn.Module):
     time = 'mean'
     needs_teacher = True
     same_shape = True
+    maps = False
     needs_progress = False
     progress = None
 

@@ -47,6 +47,7 @@ class AttentionMSE(DistillLoss):
     """
 
     same_shape = False
+    maps = True
 
     def __init__(self, p: float = 2.0):
         super().__init__()
