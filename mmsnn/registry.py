@@ -34,13 +34,3 @@ def build_own(cfg: dict, **defaults):
     if cls is None:
         raise KeyError(f'{kind!r} is not registered in mmsnn; known: {", ".join(sorted(MODELS.module_dict))}')
     return cls(**args)
-
-
-def refuse_unknown(backbone: object, unknown: dict) -> None:
-    """TypeError that names all keys of a backbone's config which it does not take, and where they may come from."""
-    if unknown:
-        raise TypeError(
-            f'{", ".join(f"backbone.{key}" for key in unknown)}: {type(backbone).__name__} takes no such key. '
-            'Inherited from the config of another backbone? Write backbone=dict(_delete_=True, ...)'
-            + (', and model.pretrained=None, which mmseg hands on to the backbone' if 'pretrained' in unknown else '')
-        )

@@ -1,10 +1,3 @@
 # MS-ResNet-18 on CIFAR-100 with its authors' neuron and norm, by SAKD's recipe
 _base_ = ['./spiking_r18_cifar100.py', '../_base_/neurons/ms_resnet.py']
-model = dict(
-    backbone=dict(
-        type='mmsnn.MSResNet',
-        neuron=_base_.ms_neuron,
-        joint_neuron=None,  # no neuron follows an addition
-        norm_cfg=_base_.ms_norm,
-    )
-)
+model = dict(backbone=_base_.ms_backbone)

@@ -8,7 +8,7 @@ _base_ = [
     '../_base_/mmsnn.py',
 ]
 model = dict(
-    backbone=dict(type='mmsnn.MSResNet', T=6, neuron=_base_.ms_neuron, norm_cfg=_base_.ms_norm),
+    backbone=dict(_base_.ms_backbone, T=6),
     head=dict(loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1)),
 )
 # AutoAugment takes the place of flips

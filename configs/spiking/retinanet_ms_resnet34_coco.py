@@ -1,3 +1,3 @@
 # RetinaNet with MS-ResNet-34 on COCO, with its authors' neuron and norm
 _base_ = ['./retinanet_sew34_coco.py', '../_base_/neurons/ms_resnet.py']
-model = dict(backbone=dict(type='mmsnn.MSResNet', neuron=_base_.ms_neuron, norm_cfg=_base_.ms_norm))
+model = dict(backbone=_base_.ms_backbone)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmsnn.layers import TimeAware, get_time_steps, set_time_steps
+from mmsnn.layers import TimeAware, get_time_steps, image_channels, set_time_steps
 from mmsnn.models import EventDataPreprocessor
 
 from .forward import watching
@@ -118,14 +118,10 @@ def count_macs(model: nn.Module, size: tuple[int, int]) -> MacReport:
         ValueError: no convolution, or modules with different T.
         RuntimeError: from PyTorch, where the network does not take images of that size.
     """
-    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    if not convs:
-        raise ValueError(f'{type(model).__name__} has no convolution: its input is no image')
+    channels, device = image_channels(model), next(model.parameters()).device
     spiking = any(isinstance(m, TimeAware) for m in model.modules())
     T = get_time_steps(model)
     event = isinstance(getattr(model, 'data_preprocessor', None), EventDataPreprocessor)
-    # not the first one's: a shortcut may be registered before the stem
-    channels, device = min(conv.in_channels for conv in convs), convs[0].weight.device
 
     def measure(steps: int) -> Counter:
         if spiking:

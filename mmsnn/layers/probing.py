@@ -23,8 +23,14 @@ def image_channels(model: nn.Module) -> int:
     """Channels of the images that ``model`` takes: the fewest that one of its convolutions reads, groups apart.
 
     The first convolution need not be the one that images meet first, since modules stand in the order of their making.
+
+    Raises:
+        ValueError: there is no convolution.
     """
-    return min(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups == 1)
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    if not convs:
+        raise ValueError(f'{type(model).__name__} has no convolution: its input is no image')
+    return min(m.in_channels for m in [m for m in convs if m.groups == 1] or convs)
 
 
 def blank_image(model: nn.Module, size: int) -> Tensor:

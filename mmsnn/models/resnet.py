@@ -1,11 +1,9 @@
 """Spiking ResNets with the parameter names of torchvision and OpenMMLab, so that ANN checkpoints load as they are."""
 
-import logging
 import re
 
 import torch.utils.checkpoint as cp
 from mmcv.cnn import build_conv_layer, build_norm_layer
-from mmengine.logging import print_log
 from mmengine.model import BaseModule, constant_init
 from mmpretrain.models.backbones.resnet import ResLayer, ResNet
 from torch import Tensor, nn
@@ -13,7 +11,9 @@ from torch import Tensor, nn
 from mmsnn.layers import Readout, SpikeConv2d, TimeAware
 from mmsnn.neurons import build_neuron
 from mmsnn.ops.lif import check_time_steps
-from mmsnn.registry import MODELS, build_own, refuse_unknown
+from mmsnn.registry import MODELS, build_own
+
+from .arguments import check_frozen_stages, refuse_unknown, stage_indices
 
 
 class SpikingBlock(BaseModule):
@@ -97,18 +97,6 @@ class SpikingBlock(BaseModule):
         if self.with_cp and x.requires_grad:
             return cp.checkpoint(self.block, x, use_reentrant=False)
         return self.block(x)
-
-
-def stage_indices(out_indices, stages: int) -> tuple[int, ...]:
-    """``backbone.out_indices`` as ascending numbers from 0.
-
-    Raises:
-        ValueError: it names none, or one that the backbone does not have.
-    """
-    given = [out_indices] if isinstance(out_indices, int) else list(out_indices)
-    if not given or not all(-stages <= i < stages for i in given):
-        raise ValueError(f'backbone.out_indices must name stages 0 to {stages - 1}, got {out_indices!r}')
-    return tuple(sorted({i % stages for i in given}))
 
 
 def _bits(neuron: nn.Module) -> int:
@@ -210,12 +198,11 @@ class SpikingResNet(TimeAware, ResNet):
                 f'backbone.num_stages={num_stages} needs as many strides and dilations, got {strides}, {dilations}'
             )
         out_indices = stage_indices(out_indices, num_stages)
-        if not -1 <= frozen_stages <= num_stages:
-            raise ValueError(f'backbone.frozen_stages must lie in -1 to {num_stages}, got {frozen_stages}')
         if pretrained and init_cfg:
             raise ValueError('backbone.pretrained and backbone.init_cfg exclude each other')
         if pretrained:
             init_cfg = dict(type='Pretrained', checkpoint=pretrained)
+        check_frozen_stages(frozen_stages, num_stages, init_cfg)
         if init_cfg is None:
             init_cfg = [
                 dict(type='Kaiming', layer='Conv2d'),
@@ -254,13 +241,6 @@ class SpikingResNet(TimeAware, ResNet):
         self.readout = Readout(T, readout)
         widths = [base_channels * self.expansion * 2**i for i in range(num_stages)]
         self.out_channels = tuple(widths[i] for i in range(num_stages) if i in out_indices)
-        if frozen_stages >= 0 and not (isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'):
-            print_log(
-                f'backbone.frozen_stages={frozen_stages} freezes randomly initialised stages unless a checkpoint fills '
-                'them: set frozen_stages=-1 to train from scratch',
-                logger='current',
-                level=logging.WARNING,
-            )
 
     def _make_neuron(self, joint: bool = False) -> nn.Module:
         return build_neuron(self.joint_neuron if joint else self.neuron, self.T)

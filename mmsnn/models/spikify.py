@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from mmsnn.layers import Readout, TimeAware, blank_image, evaluating
 from mmsnn.neurons import build_neuron
 from mmsnn.ops.lif import check_time_steps
-from mmsnn.registry import MODELS, build_own, refuse_unknown
+from mmsnn.registry import MODELS, build_own
 
+from .arguments import refuse_unknown
 from .wrapper import Transparent
 
 REPLACED = (

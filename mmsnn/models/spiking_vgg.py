@@ -9,9 +9,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmsnn.layers import Readout, SpikeConv2d, TimeAware
 from mmsnn.neurons import build_neuron
 from mmsnn.ops.lif import check_time_steps
-from mmsnn.registry import MODELS, build_own, refuse_unknown
+from mmsnn.registry import MODELS, build_own
 
-from .resnet import stage_indices
+from .arguments import check_frozen_stages, refuse_unknown, stage_indices
 
 POOLS = {'max': nn.MaxPool2d, 'avg': nn.AvgPool2d}
 
@@ -92,8 +92,8 @@ class SpikingVGG(TimeAware, BaseModule):
             raise ValueError(f'backbone.pool must be one of {", ".join(POOLS)}, got {pool!r}')
         stages = [[base_channels * units for units in stage] for stage in self.arch_settings[depth]]
         indices = stage_indices(range(len(stages)) if out_indices is None else out_indices, len(stages))
-        if not -1 <= frozen_stages <= len(stages):
-            raise ValueError(f'backbone.frozen_stages must be -1 to {len(stages)}, got {frozen_stages}')
+        # 0 freezes nothing: there is no stem
+        check_frozen_stages(frozen_stages or -1, len(stages), init_cfg)
         if init_cfg is None:
             init_cfg = [
                 dict(type='Kaiming', layer='Conv2d'),

@@ -1,13 +1,11 @@
 """What the spiking transformers share: arguments, the way in, the walk through the stages, blocks."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch.utils.checkpoint as cp
 from mmcv.cnn import build_norm_layer
-from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,9 +14,9 @@ from mmsnn.layers import Readout, SpikeConv2d, TimeAware
 from mmsnn.layers.attention import Sites
 from mmsnn.neurons import build_neuron
 from mmsnn.ops.lif import check_time_steps
-from mmsnn.registry import build_own, refuse_unknown
+from mmsnn.registry import build_own
 
-from .resnet import stage_indices
+from .arguments import check_frozen_stages, refuse_unknown, stage_indices
 
 # every release uses it; its SpikingJelly's default surrogate is the sigmoid
 NEURON = dict(type='LIF', tau=2.0, detach_reset=True, surrogate='sigmoid')
@@ -212,16 +210,8 @@ class SpikingTransformer(TimeAware, BaseModule):
         self.readout = Readout(T, readout)
         self.out_indices = stage_indices(out_indices, len(widths))
         self.out_channels = tuple(widths[i] for i in self.out_indices)
-        if not -1 <= frozen_stages <= len(widths):
-            raise ValueError(f'backbone.frozen_stages must lie in -1 to {len(widths)}, got {frozen_stages}')
+        check_frozen_stages(frozen_stages, len(widths), init_cfg)
         self.frozen_stages = frozen_stages
-        if frozen_stages >= 0 and not (isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'):
-            print_log(
-                f'backbone.frozen_stages={frozen_stages} freezes randomly initialised stages unless a checkpoint fills '
-                'them: set frozen_stages=-1 to train from scratch',
-                logger='current',
-                level=logging.WARNING,
-            )
         self._freeze_stages()
 
     def _build(self, arch: dict, kit: Kit, in_channels: int) -> list[int]:

@@ -254,6 +254,15 @@ class TestModule:
         model = small(packed_spikes=True, neuron=dict(type='ILIF', levels=4))
         assert {m.bits for m in model.modules() if isinstance(m, SpikeConv2d)} == {8}
 
+    def test_freezing_random_stages_is_reported(self, monkeypatch):
+        said = []
+        monkeypatch.setattr('mmsnn.models.arguments.print_log', lambda text, **_: said.append(text))
+        small(frozen_stages=0)
+        small(frozen_stages=1, init_cfg=dict(type='Pretrained', checkpoint='a.pth'))
+        assert not said
+        small(frozen_stages=1)
+        assert 'frozen_stages=1 freezes randomly initialised stages' in said[0]
+
     @pytest.mark.parametrize('frozen', [-1, 0, 1, 3, 4])
     def test_frozen_stages(self, frozen):
         model = small(frozen_stages=frozen, neuron=dict(type='PLIF'))
@@ -277,7 +286,7 @@ class TestModule:
             (dict(T=0), 'backbone.T must be at least 1'),
             (dict(out_indices=(4,)), r'backbone.out_indices must name stages 0 to 3, got \(4,\)'),
             (dict(out_indices=()), 'backbone.out_indices'),
-            (dict(frozen_stages=5), 'backbone.frozen_stages must be -1 to 4, got 5'),
+            (dict(frozen_stages=5), 'backbone.frozen_stages must lie in -1 to 4, got 5'),
             (dict(readout='last'), "readout must be one of mean, none, got 'last'"),
         ],
     )

@@ -1,0 +1,44 @@
+"""Arguments that all spiking backbones check alike; messages name ``backbone.KEY`` and the remedy."""
+
+import logging
+
+from mmengine.logging import print_log
+
+
+def refuse_unknown(backbone: object, unknown: dict) -> None:
+    """TypeError that names all keys of a backbone's config which it does not take, and where they may come from."""
+    if unknown:
+        raise TypeError(
+            f'{", ".join(f"backbone.{key}" for key in unknown)}: {type(backbone).__name__} takes no such key. '
+            'Inherited from the config of another backbone? Write backbone=dict(_delete_=True, ...)'
+            + (', and model.pretrained=None, which mmseg hands on to the backbone' if 'pretrained' in unknown else '')
+        )
+
+
+def stage_indices(out_indices, stages: int) -> tuple[int, ...]:
+    """``backbone.out_indices``, one number or several, as ascending numbers from 0.
+
+    Raises:
+        ValueError: it names none, or one that the backbone does not have.
+    """
+    given = [out_indices] if isinstance(out_indices, int) else list(out_indices)
+    if not given or not all(-stages <= i < stages for i in given):
+        raise ValueError(f'backbone.out_indices must name stages 0 to {stages - 1}, got {out_indices!r}')
+    return tuple(sorted({i % stages for i in given}))
+
+
+def check_frozen_stages(frozen_stages: int, stages: int, init_cfg: dict | list | None) -> None:
+    """Warn of stages that are frozen without a checkpoint to fill them.
+
+    Raises:
+        ValueError: there are not so many stages.
+    """
+    if not -1 <= frozen_stages <= stages:
+        raise ValueError(f'backbone.frozen_stages must lie in -1 to {stages}, got {frozen_stages}')
+    if frozen_stages >= 0 and not (isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'):
+        print_log(
+            f'backbone.frozen_stages={frozen_stages} freezes randomly initialised stages unless a checkpoint fills '
+            'them: set frozen_stages=-1 to train from scratch',
+            logger='current',
+            level=logging.WARNING,
+        )
