@@ -1,8 +1,8 @@
-# the teacher on CIFAR-10 from JPEG files: ResNet-18 at a quarter of the width, its first stage at half the size, for
+# the teacher on CIFAR-10: ResNet-18 at a quarter of the width, its first stage at half the size, for
 # two CPU cores
 _base_ = [
     'mmpretrain::_base_/models/resnet18_cifar.py',
-    '../_base_/datasets/cifar10_jpeg.py',
+    '../_base_/datasets/cifar10_archive.py',
     '../_base_/schedules/small_classification.py',
     'mmpretrain::_base_/default_runtime.py',
     '../_base_/mmsnn.py',

@@ -1,4 +1,4 @@
-# BKD: the small Spiking-ResNet-18 on CIFAR-10 from JPEG files, taught by its ANN twin
+# BKD: the small Spiking-ResNet-18 on CIFAR-10, taught by its ANN twin
 _base_ = ['../spiking/spiking_r18_cifar10_small.py', '../_base_/distill/bkd_cifar.py']
 model = dict(
     _delete_=True,

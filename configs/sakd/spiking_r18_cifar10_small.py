@@ -1,4 +1,4 @@
-# SAKD on CIFAR-10 from JPEG files: the small Spiking-ResNet-18 taught by its ANN twin
+# SAKD on CIFAR-10: the small Spiking-ResNet-18 taught by its ANN twin
 _base_ = ['../spiking/spiking_r18_cifar10_small.py', '../_base_/distill/sakd_cifar.py']
 model = dict(
     _delete_=True,

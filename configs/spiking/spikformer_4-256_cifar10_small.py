@@ -1,4 +1,4 @@
-# Spikformer-4-256 on CIFAR-10 from JPEG files, the images and epochs of spiking_r18_cifar10_small.py, for two CPU cores
+# Spikformer-4-256 on CIFAR-10, the images and epochs of spiking_r18_cifar10_small.py, for two CPU cores
 _base_ = './spiking_r18_cifar10_small.py'
 model = dict(
     backbone=dict(

@@ -1,4 +1,4 @@
-# Per-step logits: the small Spiking-ResNet-18 on CIFAR-10 from JPEG files, taught by its ANN twin
+# Per-step logits: the small Spiking-ResNet-18 on CIFAR-10, taught by its ANN twin
 _base_ = ['../spiking/spiking_r18_cifar10_small.py', '../_base_/distill/step_kd.py']
 model = dict(
     _delete_=True,

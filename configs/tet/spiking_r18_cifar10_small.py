@@ -1,4 +1,4 @@
-# TET: the small Spiking-ResNet-18 on CIFAR-10 from JPEG files, without a teacher
+# TET: the small Spiking-ResNet-18 on CIFAR-10, without a teacher
 _base_ = ['../spiking/spiking_r18_cifar10_small.py', '../_base_/distill/tet.py']
 model = dict(
     _delete_=True,

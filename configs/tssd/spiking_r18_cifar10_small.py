@@ -1,4 +1,4 @@
-# TSSD: the small Spiking-ResNet-18 on CIFAR-10 from JPEG files, 8 steps in training, 4 in testing with the plain config
+# TSSD: the small Spiking-ResNet-18 on CIFAR-10, 8 steps in training, 4 in testing with the plain config
 _base_ = ['../spiking/spiking_r18_cifar10_small.py', '../_base_/distill/tssd.py']
 model = dict(
     _delete_=True,

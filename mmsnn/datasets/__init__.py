@@ -1,6 +1,6 @@
-"""Datasets: event frames and windows, Tiny ImageNet, CIFAR-10 from JPEG files, the generated set of the demo."""
+"""Datasets: event frames and windows, Tiny ImageNet, CIFAR from archives, the generated set of the demo."""
 
-from .cifar10_jpeg import CIFAR10JPEG
+from .cifar_archive import CIFAR10Archive, CIFAR100Archive
 from .digit_scenes import make_digit_scenes
 from .event_frames import CIFAR10DVS, DVS128Gesture, LoadEventFrames, NCaltech101
 from .event_transforms import (
@@ -16,8 +16,9 @@ from .gen1 import Gen1, LoadEventWindow
 from .tiny_imagenet import TinyImageNet
 
 __all__ = [
+    'CIFAR100Archive',
+    'CIFAR10Archive',
     'CIFAR10DVS',
-    'CIFAR10JPEG',
     'DVS128Gesture',
     'EventCutout',
     'EventRandomCrop',

@@ -1,8 +1,6 @@
-# CIFAR-10 from an archive of JPEG files, decoded on first use into data/cifar10_jpeg.npz
+# CIFAR-10 from an archive of image files, decoded on first use into data/
 _base_ = 'mmpretrain::_base_/datasets/cifar10_bs16.py'
-archive = dict(
-    type='mmsnn.CIFAR10JPEG', data_root='{{$MMSNN_DATA_ROOT:../shared/data}}', ann_file='cifar10_jpeg.tar.gz'
-)
+archive = dict(type='mmsnn.CIFAR10Archive', data_root='{{$MMSNN_DATA_ROOT:../shared/data}}', ann_file='cifar10.tar.gz')
 train_dataloader = dict(batch_size=64, num_workers=1, dataset=archive)
 val_dataloader = dict(batch_size=200, num_workers=1, dataset=archive)
 test_dataloader = val_dataloader

@@ -1,0 +1,8 @@
+# CIFAR-100 from an archive of image files, decoded on first use into data/
+_base_ = 'mmpretrain::_base_/datasets/cifar100_bs16.py'
+archive = dict(
+    type='mmsnn.CIFAR100Archive', data_root='{{$MMSNN_DATA_ROOT:../shared/data}}', ann_file='cifar100.tar.gz'
+)
+train_dataloader = dict(batch_size=64, num_workers=1, dataset=archive)
+val_dataloader = dict(batch_size=200, num_workers=1, dataset=archive)
+test_dataloader = val_dataloader
