@@ -14,10 +14,9 @@ from rich.progress import track
 from rich.table import Table
 from torch import nn
 
-from mmsnn.neurons import Neuron
+from mmsnn.neurons import FiringRates
 
 from .energy import EnergyReport, count_energy
-from .firing_rate import firing_rates
 from .forward import Batch, images_in, run, watching
 
 
@@ -31,20 +30,30 @@ class Benchmark:
         images_per_second: median over batches, without data loading.
         peak_memory_mib: on the GPU what tensors occupied at most, else the largest resident size of the process; None
             where the system does not tell.
-        firing_rates: mean spikes per neuron and time step, by layer; empty for an ANN.
-        energy: synaptic operations and energy, next to the ANN twin.
+        energy: synaptic operations and energy, next to the ANN twin, and the firing rates.
     """
 
     device: str
     batch_size: int
     images_per_second: float
     peak_memory_mib: float | None
-    firing_rates: dict[str, float]
     energy: EnergyReport
+
+    @property
+    def firing_rates(self) -> FiringRates:
+        """Mean spikes per neuron and time step, by layer, and which layers are silent; empty for an ANN."""
+        return self.energy.firing_rates
 
     def as_dict(self) -> dict:
         """Everything, ready for JSON."""
-        return {**vars(self), 'energy': self.energy.as_dict()}
+        rates = self.firing_rates
+        return dict(
+            vars(self),
+            firing_rates=dict(rates),
+            silent_layers=rates.silent,
+            silent_channels=rates.silent_channels,
+            energy=self.energy.as_dict(),
+        )
 
     def tables(self) -> Iterator[Table]:
         """The results for ``rich.print``."""
@@ -55,10 +64,7 @@ class Benchmark:
         speed.add_row(f'{self.images_per_second:.2f}', memory)
         yield speed
         if self.firing_rates:
-            rates = Table('layer', 'spikes per neuron and step', title='Firing rates')
-            for name, rate in self.firing_rates.items():
-                rates.add_row(name, f'{rate:.4f}')
-            yield rates
+            yield self.firing_rates.table()
         yield self.energy.table()
 
 
@@ -104,15 +110,9 @@ def benchmark(
             sizes.append(size)
     memory = _peak_memory(device)
     counted = min(counted, len(loader))
-
-    def batches(what):
-        return track(islice(loader, counted), f'counting {what}', total=counted)
-
-    spiking = any(isinstance(m, Neuron) for m in model.modules())
-    rates = firing_rates(model, batches('spikes')) if spiking else {}
-    energy = count_energy(model, batches('operations'))
+    energy = count_energy(model, track(islice(loader, counted), 'counting spikes and operations', total=counted))
     name = torch.cuda.get_device_name(device) if on_gpu else f'CPU, {torch.get_num_threads()} threads'
-    return Benchmark(name, max(sizes), median(speeds), memory, rates, energy)
+    return Benchmark(name, max(sizes), median(speeds), memory, energy)
 
 
 def _endless(loader: Iterable[Batch]) -> Iterator[Batch]:

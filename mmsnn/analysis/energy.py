@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmsnn.layers import TimeAware, get_time_steps
-from mmsnn.neurons import Neuron
+from mmsnn.neurons import FiringRates, SpikeCounter
 
 from .fan_out import COUNTED, accumulations, dense_macs
 from .forward import Batch, as_batches, images_in, run, watching
@@ -43,6 +43,8 @@ class LayerEnergy:
         density: share of the layer's inputs that are not 0.
         acs, macs: operations counted; one of the two is 0.
         twin_macs: the ANN twin's MACs: this layer on dense inputs, one time step.
+
+    A density of 0 means that all that the layer was ever given was silence: it cost nothing because it did nothing.
     """
 
     name: str
@@ -74,6 +76,8 @@ class EnergyReport:
         neuron_updates: neurons times time steps; reported beside, not part of the energy.
         uncounted_macs: dense MACs outside convolution and linear modules, e.g. products of queries and keys; not part
             of the energy, on neither side.
+        firing_rates: of the neurons, which may be silent; empty for an ANN.
+        remark: what else has to be known of the figures, for instance that the weights are random.
     """
 
     layers: list[LayerEnergy]
@@ -81,6 +85,8 @@ class EnergyReport:
     T: int
     neuron_updates: float
     uncounted_macs: float
+    firing_rates: FiringRates
+    remark: str = ''
 
     def total(self, what: str) -> float:
         """Sum of an attribute of `LayerEnergy` over all layers."""
@@ -101,18 +107,25 @@ class EnergyReport:
             neuron_updates=self.neuron_updates,
             uncounted_macs=self.uncounted_macs,
             picojoules=dict(mac=MAC_PJ, ac=AC_PJ),
+            silent_layers=self.firing_rates.silent,
+            remark=self.remark,
             layers=[asdict(v) | dict(energy_uj=v.energy_uj, twin_energy_uj=v.twin_energy_uj) for v in self.layers],
         )
 
     def table(self) -> Table:
         """The report for ``rich.print``: operations in millions, energy in microjoules, per image."""
+        notes = [
+            f'45 nm: {MAC_PJ} pJ a MAC, {AC_PJ} pJ an AC. Energy {self.ratio:.3f} of the ANN twin. Not counted: norms '
+            f'(folded into convolutions), {self.neuron_updates / 1e6:.3f} M neuron updates, and '
+            f'{self.uncounted_macs / 1e6:.3f} M dense MACs outside convolution and linear layers (products of '
+            'attention).'
+        ]
+        if self.firing_rates.silent:
+            notes.append(f'What costs nothing may do nothing: {self.firing_rates.warning()}')
         table = Table(
             title=f'Synaptic operations per image, T={self.T}, mean of {self.images} images',
-            caption=(
-                f'45 nm: {MAC_PJ} pJ a MAC, {AC_PJ} pJ an AC. Energy {self.ratio:.3f} of the ANN twin. Not counted: '
-                f'norms (folded into convolutions), {self.neuron_updates / 1e6:.3f} M neuron updates, and '
-                f'{self.uncounted_macs / 1e6:.3f} M dense MACs outside convolution and linear layers'
-            ),
+            caption=' '.join(filter(None, [*notes, self.remark])),
+            caption_justify='left',
             show_footer=True,
         )
         table.add_column('layer', 'total', overflow='fold', min_width=20)
@@ -126,7 +139,8 @@ class EnergyReport:
         for key, (title, _) in SUMMED.items():
             table.add_column(title, cell(self, key), justify='right', no_wrap=True)
         for layer in self.layers:
-            table.add_row(layer.name, layer.rule, f'{layer.density:.3f}', *(cell(layer, key) for key in SUMMED))
+            density = f'{layer.density:.3f}' if layer.density else 'silent'
+            table.add_row(layer.name, layer.rule, density, *(cell(layer, key) for key in SUMMED))
         return table
 
 
@@ -190,6 +204,11 @@ def count_energy(model: nn.Module, inputs: Batch | Iterable[Batch]) -> EnergyRep
     The ANN twin runs every layer once on dense inputs: the dense MACs of a call are divided by T where its first
     dimension is T*B.
 
+    To know before comparing with other counts: the products of queries, keys and values in spiking attention are left
+    out on both sides (``uncounted_macs``, dense), although on spikes they are accumulations, a small part of a block's;
+    a layer behind average pooling is given fractions, and so costs all its dense MACs; other counters take integers
+    above 1 (SEW's sums) for analog.
+
     Args:
         model: any model, spiking or not; run in eval mode, its modes are restored.
         inputs: images ``[B, C, H, W]``, event frames ``[B, T, C, H, W]``, a batch of a data loader (which goes through
@@ -202,18 +221,15 @@ def count_energy(model: nn.Module, inputs: Batch | Iterable[Batch]) -> EnergyRep
     T = get_time_steps(model)
     spiking = any(isinstance(m, TimeAware) for m in model.modules())
     tallies: dict[str, _Tally] = {}
-    images = batch_size = updates = 0
+    images = batch_size = 0
 
     def record(name, module, x, output):
-        nonlocal updates
-        if isinstance(module, Neuron):
-            updates += x.numel()
-        elif x.numel():
+        if x.numel():
             in_time = x.shape[0] == T * batch_size and spiking
             tallies.setdefault(name, _Tally()).add(module, x, output, T if in_time else 1, in_time)
 
     flops = FlopCounterMode(display=False)
-    with watching(model, (*COUNTED, Neuron), record), flops:
+    with watching(model, COUNTED, record), SpikeCounter(model) as spikes, flops:
         for batch in as_batches(inputs):
             batch_size = images_in(batch)
             images += batch_size
@@ -222,4 +238,6 @@ def count_energy(model: nn.Module, inputs: Batch | Iterable[Batch]) -> EnergyRep
         raise ValueError(f'no convolution or linear layer of {type(model).__name__} was called: nothing to count')
     products = flops.get_total_flops() / 2 - sum(t.dense for t in tallies.values())
     layers = [tally.result(name, images) for name, tally in tallies.items()]
-    return EnergyReport(layers, images, T, updates / images, max(products, 0) / images)
+    rates = spikes.rates()
+    updates = sum(layer.updates for layer in rates.layers.values())
+    return EnergyReport(layers, images, T, updates / images, max(products, 0) / images, rates)

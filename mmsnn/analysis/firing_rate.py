@@ -1,32 +1,22 @@
 """How often the neurons of a model fire."""
 
-from collections import Counter
 from collections.abc import Iterable
 
-import torch
 from torch import nn
 
-from mmsnn.neurons import Neuron
+from mmsnn.neurons import FiringRates, SpikeCounter
 
 from .forward import Batch, as_batches, run, watching
 
 
-def spikes_in(neuron: Neuron, output) -> float:
-    """Number of spikes in what ``neuron`` returned.
-
-    An integer counts as that many spikes; an expanded ILIF emits 0 and D, each D one spike.
-    """
-    spikes = output[0] if isinstance(output, tuple) else output
-    if getattr(neuron, 'expanded', False):
-        spikes = spikes != 0
-    return spikes.sum(dtype=torch.float64).item()
-
-
-def firing_rates(model: nn.Module, inputs: Batch | Iterable[Batch]) -> dict[str, float]:
+def firing_rates(model: nn.Module, inputs: Batch | Iterable[Batch]) -> FiringRates:
     """Mean number of spikes per neuron and time step, for each neuron layer in the order of first use.
 
     For ILIF it is the mean integer, between 0 and D. A module used at several places is averaged over all of them.
-    Hooks sit in the model only during the call.
+    Hooks sit in the model only during the call. The result is a mapping from names to rates, which also knows the
+    layers that are silent (``.silent``) and how many channels of each never fired (``.layers[name]``)::
+
+        rich.print(firing_rates(model, images).table())
 
     Args:
         model: any model with `Neuron` modules; run in eval mode, its modes are restored.
@@ -37,15 +27,10 @@ def firing_rates(model: nn.Module, inputs: Batch | Iterable[Batch]) -> dict[str,
         TypeError: an input is none of these.
         ValueError: no neuron was called.
     """
-    spikes, sites = Counter(), Counter()
-
-    def record(name, neuron, x, output):
-        spikes[name] += spikes_in(neuron, output)
-        sites[name] += x.numel()
-
-    with watching(model, (Neuron,), record):
+    with watching(model, (), None), SpikeCounter(model) as counter:
         for batch in as_batches(inputs):
             run(model, batch)
-    if not sites:
+    rates = counter.rates()
+    if not rates:
         raise ValueError(f'no spiking neuron of {type(model).__name__} was called: firing rates need an SNN and inputs')
-    return {name: spikes[name] / sites[name] for name in sites}
+    return rates

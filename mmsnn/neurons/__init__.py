@@ -5,6 +5,7 @@ import inspect
 from mmsnn.registry import MODELS, build_own
 
 from .base import Neuron
+from .firing import FiringRates, LayerFiring, SpikeCounter
 from .ilif import ILIF, expand_levels, to_binary
 from .lif import IF, LIF, PLIF
 
@@ -34,4 +35,16 @@ def build_neuron(cfg: dict, T: int) -> Neuron:
     return build_own({**cfg, 'T': T})
 
 
-__all__ = ['IF', 'ILIF', 'LIF', 'PLIF', 'Neuron', 'build_neuron', 'expand_levels', 'to_binary']
+__all__ = [
+    'FiringRates',
+    'IF',
+    'ILIF',
+    'LIF',
+    'LayerFiring',
+    'Neuron',
+    'PLIF',
+    'SpikeCounter',
+    'build_neuron',
+    'expand_levels',
+    'to_binary',
+]

@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -249,3 +250,17 @@ def test_hooks_go_even_after_an_error():
     with pytest.raises(RuntimeError):
         count_energy(model, torch.zeros(1, 2, 3, 3))
     assert model.training and not any(m._forward_hooks for m in model.modules())
+
+
+def test_silent_layers_are_marked():
+    """A network that says nothing is cheap, and its table says why."""
+    model = Small(T=4)
+    model.neuron.settings['v_threshold'] = 50.0
+    report = replace(count_energy(model, torch.rand(2, 1, 3, 3)), remark='Of the figures.')
+    assert report.firing_rates.silent == ['neuron'] == report.as_dict()['silent_layers']
+    table = report.table()
+    names, _, densities = ([*column.cells] for column in table.columns[:3])
+    # behind it the head is given zeros, too, of the mean over time
+    assert dict(zip(names, densities))['conv'] == 'silent' != dict(zip(names, densities))['stem']
+    assert '1 of 1 neuron layers are silent' in table.caption and table.caption.endswith('Of the figures.')
+    assert 'silent' not in count_energy(Small(T=4), torch.ones(2, 1, 3, 3)).table().caption

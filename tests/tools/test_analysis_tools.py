@@ -365,6 +365,18 @@ class TestEnergy:
         report = tool('energy', config, '--T', 2)
         assert report.T == 2 and report.total('twin_macs') == tool('get_flops', config).model.twin
 
+    def test_untrained_network_says_so(self, tmp_path, capsys):
+        """Beside the figures: random weights, noise, norms that have seen nothing, and the neurons that are silent."""
+        config = CONFIGS / 'spiking/spiking_r18_cifar10_small.py'
+        report = tool('energy', config, '--cfg-options', 'model.backbone.neuron.v_threshold=50.0')
+        said = ' '.join(capsys.readouterr().out.split())
+        assert 'weights are random, because no checkpoint' in said and 'input is noise' in said
+        assert len(report.firing_rates.silent) == len(report.firing_rates) == 17
+        assert '17 of 17 neuron layers are silent' in said and '21 batch norms are in eval mode' in said
+        checkpoint = tmp_path / 'weights.pth'
+        torch.save(dict(state_dict=build_model(Config.fromfile(config)).state_dict()), checkpoint)
+        assert 'random' not in tool('energy', config, checkpoint).remark
+
     def test_images_are_no_events(self, tmp_path):
         with pytest.raises(ValueError, match='--images.*event frames'):
             tool('energy', CONFIGS / 'spiking/spiking_vgg9_dvs128_gesture.py', '--images', tmp_path / 'x.png')

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -74,6 +75,19 @@ def batch(model: torch.nn.Module, scope: str, images: list[str] | None, shape: t
     return data
 
 
+def remark(args: argparse.Namespace) -> str:
+    """What has to be known of the figures, in words."""
+    said = []
+    if not args.checkpoint:
+        said.append(
+            'The weights are random, because no checkpoint was given: the firing rates, and so the energy, are not '
+            'those of a trained network.'
+        )
+    if not args.images:
+        said.append('The input is noise, because no --images were given.')
+    return ' '.join(said)
+
+
 def main(argv=None) -> EnergyReport:
     """Run the command line ``argv`` (default: ``sys.argv``); returns the report."""
     args = parse_args(argv)
@@ -85,6 +99,7 @@ def main(argv=None) -> EnergyReport:
         mmsnn.set_time_steps(model, args.T)
     size = tuple(args.shape) if args.shape else image_size(cfg)
     report = count_energy(model, batch(model, cfg.default_scope, args.images, size))
+    report = replace(report, remark=remark(args))
     Console(width=None if Console().is_terminal else 140).print(report.table())
     if args.out:
         Path(args.out).write_text(json.dumps(report.as_dict(), indent=1))

@@ -1,0 +1,242 @@
+"""How often neurons fire, and which of them never do."""
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from .base import Neuron
+
+# what wrappers put into the names of modules
+WRAPPERS = re.compile(r'(?<![^.])(_orig_mod|_fsdp_wrapped_module)(\.|$)')
+REMEDY = (
+    "lower their v_threshold, put a batch norm in front of them (norm_cfg=dict(type='mmsnn.TDBN', v_threshold=...) "
+    'starts at the threshold), or start from larger weights (init_cfg).'
+)
+
+
+@dataclass(frozen=True)
+class LayerFiring:
+    """What one layer of neurons did.
+
+    Attributes:
+        rate: mean number of spikes per neuron and time step; of ILIF the mean integer, between 0 and D.
+        channels: channels of its output, of all its places together where a module stands at several.
+        silent_channels: those that never fired.
+        updates: number of neurons, times time steps, times images.
+        v_threshold: of the neurons.
+    """
+
+    rate: float
+    channels: int
+    silent_channels: int
+    updates: int
+    v_threshold: float
+
+    @property
+    def silent(self) -> bool:
+        """Whether not one neuron fired."""
+        return self.silent_channels == self.channels
+
+
+class FiringRates(Mapping):
+    """Firing rates by the names of the neuron layers, in the order of first use.
+
+    Attributes:
+        layers: `LayerFiring` by name.
+        blank_norms: number of batch norms in eval mode that have seen no batch, and so normalise nothing.
+    """
+
+    def __init__(self, layers: dict[str, LayerFiring], blank_norms: int = 0):
+        self.layers = layers
+        self.blank_norms = blank_norms
+
+    def __getitem__(self, name: str) -> float:
+        return self.layers[name].rate
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __repr__(self) -> str:
+        return f'FiringRates({dict(self)})'
+
+    @property
+    def mean(self) -> float:
+        """Spikes per neuron and time step, over all neurons of the network."""
+        updates = sum(layer.updates for layer in self.layers.values())
+        return sum(layer.rate * layer.updates for layer in self.layers.values()) / updates if updates else 0.0
+
+    @property
+    def silent_channels(self) -> float:
+        """Share of all channels that never fired."""
+        total = sum(layer.channels for layer in self.layers.values())
+        return sum(layer.silent_channels for layer in self.layers.values()) / total if total else 0.0
+
+    @property
+    def silent(self) -> list[str]:
+        """Names of the layers in which not one neuron fired."""
+        return [name for name, layer in self.layers.items() if layer.silent]
+
+    def warning(self, names: list[str] | None = None) -> str | None:
+        """What to tell of silent layers (of ``names`` alone), and what to do; None where there are none."""
+        names = self.silent if names is None else names
+        if not names:
+            return None
+        shown = ', '.join(names[:20]) + (f' and {len(names) - 20} more' if len(names) > 20 else '')
+        thresholds = ', '.join(f'{v:g}' for v in sorted({self.layers[name].v_threshold for name in names}))
+        said = (
+            f'{len(names)} of {len(self)} neuron layers are silent, not one neuron fired: {shown} (v_threshold '
+            f'{thresholds}). What stands behind them sees nothing, and hardly any gradient passes them. '
+        )
+        if not self.blank_norms:
+            return said + REMEDY[0].upper() + REMEDY[1:]
+        return (
+            f'{said}{self.blank_norms} batch norms are in eval mode and have seen no batch (num_batches_tracked is 0), '
+            f'so they normalise nothing: load a checkpoint, or train before you measure. If that is not it: {REMEDY}'
+        )
+
+    def table(self) -> Table:
+        """The rates for ``rich.print``, silent layers marked."""
+        table = Table(
+            title='Firing rates',
+            caption=self.warning() or f'{self.silent_channels:.1%} of the channels never fired',
+            caption_justify='left',
+        )
+        table.add_column('layer', overflow='fold', min_width=20)
+        table.add_column('spikes per neuron and step', justify='right')
+        table.add_column('channels that never fired', justify='right')
+        table.add_column('')
+        for name, layer in self.layers.items():
+            silent = f'{layer.silent_channels} of {layer.channels}'
+            table.add_row(name, f'{layer.rate:.4f}', silent, 'silent' if layer.silent else '')
+        return table
+
+
+class SpikeCounter:
+    """Counts what the neurons of ``model`` emit inside a ``with`` block; several blocks add up.
+
+    The hooks sit in the neurons alone, and only during the block, so that norm and neuron stay fused. A call costs one
+    sum over the spikes, without gradients and without waiting for the device. Compiled parts run as plain PyTorch
+    meanwhile, because compiled code passes hooks by. What activation checkpointing computes again in the backward
+    pass does not count.
+
+    Example::
+
+        with SpikeCounter(model) as counter:
+            model(images)
+        print(counter.rates().silent)
+    """
+
+    def __init__(self, model: nn.Module):
+        self.axes: dict[str, int] = {}
+        self._neurons: dict[str, Neuron] = {}
+        self._thresholds: dict[str, float] = {}
+        # by name and number of channels: a module may stand at several places
+        self._spikes: dict[str, dict[int, Tensor]] = {}
+        self._updates: dict[str, int] = {}
+        self._handles, self._eager = [], nullcontext()
+        self._norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+        self._frozen: list[nn.Module] = []
+        axis = 1
+        for name, module in model.named_modules():
+            if isinstance(module, (nn.Linear, nn.LayerNorm)):
+                axis = -1
+            elif isinstance(module, _ConvNd):
+                axis = 1
+            elif isinstance(module, Neuron):
+                name = WRAPPERS.sub('', name).rstrip('.')
+                self._neurons[name], self.axes[name] = module, axis
+
+    def __len__(self) -> int:
+        """Number of neuron layers in the model."""
+        return len(self._neurons)
+
+    def __enter__(self) -> 'SpikeCounter':
+        if 'torch._dynamo' in sys.modules and hasattr(torch.compiler, 'set_stance'):
+            self._eager = torch.compiler.set_stance('force_eager')
+        self._eager.__enter__()
+        self._handles = [m.register_forward_hook(self._hook(name)) for name, m in self._neurons.items()]
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._frozen = [norm for norm in self._norms if not norm.training]
+        self._eager.__exit__(*exception)
+
+    def _hook(self, name: str):
+        def count(neuron, _inputs, output):
+            # -1 outside a backward pass
+            if torch._C._current_graph_task_id() == -1:
+                self.add(name, neuron, output[0] if isinstance(output, tuple) else output)
+
+        return count
+
+    @torch.no_grad()
+    def add(self, name: str, neuron: Neuron, spikes: Tensor) -> None:
+        """Count what ``neuron`` emitted in one call; an expanded ILIF emits 0 and D, each D one spike."""
+        spikes = spikes.detach()
+        if spikes.dim() == 1:
+            spikes = spikes[:, None]
+        if getattr(neuron, 'expanded', False):
+            spikes = spikes != 0
+        axis = _channel_axis(spikes, neuron.T, self.axes[name])
+        others = [i for i in range(spikes.dim()) if i != axis]
+        # whole numbers up to 2**24 are exact
+        counts = spikes.sum(others, dtype=torch.float32) if others else spikes.float()
+        found = self._spikes.setdefault(name, {})
+        found[len(counts)] = found.get(len(counts), 0) + counts.double()
+        self._updates[name] = self._updates.get(name, 0) + spikes.numel()
+        self._thresholds[name] = neuron.settings['v_threshold']
+
+    def counts(self) -> dict:
+        """Everything counted so far, on the CPU, to send to other processes and to `rates`."""
+        spikes = {name: {c: x.cpu() for c, x in found.items()} for name, found in self._spikes.items()}
+        return dict(spikes=spikes, updates=dict(self._updates), thresholds=dict(self._thresholds))
+
+    def rates(self, counts: list[dict] | None = None) -> FiringRates:
+        """Firing rates of the layers that were called; of what several counters have ``counted``, all together."""
+        counts = [self.counts()] if counts is None else counts
+        layers = {}
+        for name in dict.fromkeys(name for each in counts for name in each['spikes']):
+            parts = [each for each in counts if name in each['spikes']]
+            sizes = {c for each in parts for c in each['spikes'][name]}
+            spikes = [sum(each['spikes'][name][c] for each in parts if c in each['spikes'][name]) for c in sizes]
+            updates = sum(each['updates'][name] for each in parts)
+            layers[name] = LayerFiring(
+                rate=sum(x.sum().item() for x in spikes) / max(updates, 1),
+                channels=sum(sizes),
+                silent_channels=sum(int((x == 0).sum()) for x in spikes),
+                updates=updates,
+                v_threshold=parts[0]['thresholds'][name],
+            )
+        return FiringRates(layers, blank_norms=sum(_is_blank(norm) for norm in self._frozen))
+
+    def reset(self) -> None:
+        """Forget what was counted."""
+        self._spikes.clear()
+        self._updates.clear()
+
+
+def _is_blank(norm: nn.Module) -> bool:
+    return norm.num_batches_tracked is not None and not norm.num_batches_tracked
+
+
+def _channel_axis(x: Tensor, T: int, axis: int) -> int:
+    """Where the channels of ``x`` lie: ``axis`` of ``[T*B, ...]``, one further in ``[T, B, C, H, W]``."""
+    if x.dim() < 3:
+        return x.dim() - 1
+    if x.dim() == 5 and len(x) == T and axis == 1:
+        return 2
+    return axis % x.dim()
