@@ -104,9 +104,9 @@ LAYOUTS = (
     ),
     Layout(
         'resnet',
-        "torchvision, timm, SpikingJelly's sew_resnet and spiking_resnet, SEW's ImageNet code, SAKD",
+        "torchvision, timm, SpikingJelly's sew_resnet and spiking_resnet, SEW's ImageNet code, SAKD, ResNets for CIFAR",
         (r'^layer1\.0\.conv1\.',),
-        (*RESNET, (r'^fc\.', 'head.fc.')),
+        (*RESNET, (r'^(fc|linear)\.', 'head.fc.')),
         STAGES,
         # SAKD's projectors
         spare=r'^transform\d\.',

@@ -1,5 +1,6 @@
 """Spiking backbones, and spiking necks and heads."""
 
+from .cifar_resnet import CIFARResNet
 from .data_preprocessor import EventDataPreprocessor
 from .meta_spikeformer import MetaSpikeFormer, SpikingPooling
 from .ms_resnet import MSResNet
@@ -16,6 +17,7 @@ from .spiking_vgg import SpikingVGG
 from .spikingformer import Spikingformer
 
 __all__ = [
+    'CIFARResNet',
     'EventDataPreprocessor',
     'JointNormRetinaHead',
     'MSResNet',

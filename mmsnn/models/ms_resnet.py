@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from mmsnn.registry import MODELS
 
+from .cifar_resnet import CIFAR_DEPTHS
 from .resnet import SpikingBlock, SpikingResNet, _pack
 
 
@@ -42,7 +43,7 @@ class MSResNet(SpikingResNet):
     detach_reset=True, surrogate='rectangle')`` and ``norm_cfg=dict(type='mmsnn.TDBN', v_threshold=0.5)``.
 
     Args:
-        depth: 18, 34 or 104, all of basic blocks.
+        depth: 18, 34 or 104, or one of CIFAR's of three stages (`SpikingResNet`); all of basic blocks.
         T, neuron, stem: as in `SpikingResNet`.
         deep_stem: three 3x3 convolutions with biases and nothing between them. None: at depth 104 with the ImageNet
             stem, as in the authors' code; the paper's 77.28 M parameters are those with the 7x7 (77.35 M with this).
@@ -59,6 +60,7 @@ class MSResNet(SpikingResNet):
         18: (BasicBlock, (2, 2, 2, 2)),
         34: (BasicBlock, (3, 4, 6, 3)),
         104: (BasicBlock, (3, 8, 32, 8)),
+        **CIFAR_DEPTHS,
     }
 
     def __init__(
@@ -66,7 +68,7 @@ class MSResNet(SpikingResNet):
         depth: int,
         T: int = 4,
         neuron: dict | None = None,
-        stem: str = 'imagenet',
+        stem: str | None = None,
         deep_stem: bool | None = None,
         avg_down: bool | None = None,
         zero_init_residual: bool = True,
@@ -79,7 +81,7 @@ class MSResNet(SpikingResNet):
             T,
             neuron,
             stem=stem,
-            deep_stem=depth == 104 and stem == 'imagenet' if deep_stem is None else deep_stem,
+            deep_stem=depth == 104 and stem != 'cifar' if deep_stem is None else deep_stem,
             avg_down=depth == 104 if avg_down is None else avg_down,
             zero_init_residual=zero_init_residual,
             **kwargs,

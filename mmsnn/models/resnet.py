@@ -14,6 +14,7 @@ from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import MODELS, build_own
 
 from .arguments import check_frozen_stages, refuse_unknown, stage_indices
+from .cifar_resnet import CIFAR_DEFAULTS, CIFAR_DEPTHS, SHORTCUTS, choose_shortcut
 
 
 class SpikingBlock(BaseModule):
@@ -109,6 +110,13 @@ def _pack(parent: nn.Module, name: str, bits: int) -> None:
         parent.add_module(name, SpikeConv2d.like(conv, bits))
 
 
+def _defaults(depth: int) -> dict:
+    """What a ResNet of this depth is like where the user says nothing else."""
+    if depth in CIFAR_DEPTHS:
+        return CIFAR_DEFAULTS
+    return dict(stem='imagenet', base_channels=64, num_stages=4, strides=(1, 2, 2, 2), shortcut='B')
+
+
 @MODELS.register_module()
 class SpikingResNet(TimeAware, ResNet):
     """Spiking ResNet: conv-norm-neuron, and a neuron after every addition (SAKD's Spiking-ResNet).
@@ -119,13 +127,15 @@ class SpikingResNet(TimeAware, ResNet):
     ``stem_channels=base_channels``.
 
     Args:
-        depth: 18, 34, 50, 101 or 152.
+        depth: 18, 34, 50, 101 or 152; 20, 32, 44, 56 or 110 are CIFAR's ResNets of three stages, for which ``stem``,
+            ``base_channels`` (16), ``num_stages`` (3), ``strides`` and ``shortcut`` have defaults of their own.
         T: time steps.
         neuron: neuron of every site, e.g. ``dict(type='LIF', tau=2.0, surrogate='atan')``.
         joint_neuron: settings that differ in the stem and after the additions, e.g. ``dict(detach_reset=True)``.
         stem: ``imagenet`` (7x7, stride 2, max pooling) or ``cifar`` (3x3, stride 1).
         deep_stem: three 3x3 convolutions instead of the 7x7, under mmseg's names.
-        out_indices: stages whose outputs are returned, one or several; negative ones count from the end.
+        out_indices: stages whose outputs are returned, one or several; negative ones count from the end. None: all.
+        shortcut: where the width changes, ``B`` (a 1x1 convolution and a norm) or ``A`` (no parameters, `ShortcutA`).
         strides, dilations, contract_dilation, multi_grid: as in mmseg's ResNet.
         readout: ``mean`` returns rates ``[B, C, H, W]``; ``none`` returns ``[T*B, C, H, W]``.
         encoder: how images become time steps; default ``dict(type='DirectEncoder')``, the image at every step;
@@ -141,6 +151,7 @@ class SpikingResNet(TimeAware, ResNet):
         TypeError: other keys; the message names all of them.
     """
 
+    arch_settings = {**ResNet.arch_settings, **CIFAR_DEPTHS}
     block_type = SpikingBlock
     # that hold a block's output, where neurons emit single spikes
     block_bits = 1
@@ -151,14 +162,15 @@ class SpikingResNet(TimeAware, ResNet):
         T: int = 4,
         neuron: dict | None = None,
         joint_neuron: dict | None = None,
-        stem: str = 'imagenet',
+        stem: str | None = None,
         in_channels: int = 3,
         stem_channels: int | None = None,
-        base_channels: int = 64,
-        num_stages: int = 4,
-        strides=(1, 2, 2, 2),
-        dilations=(1, 1, 1, 1),
-        out_indices=(0, 1, 2, 3),
+        base_channels: int | None = None,
+        num_stages: int | None = None,
+        strides=None,
+        dilations=None,
+        out_indices=None,
+        shortcut: str | None = None,
         style: str = 'pytorch',
         deep_stem: bool = False,
         avg_down: bool = False,
@@ -186,6 +198,11 @@ class SpikingResNet(TimeAware, ResNet):
         check_time_steps(T, 'backbone.T')
         if depth not in self.arch_settings:
             raise ValueError(f'backbone.depth must be one of {", ".join(map(str, self.arch_settings))}, got {depth!r}')
+        named = dict(stem=stem, base_channels=base_channels, num_stages=num_stages, strides=strides, shortcut=shortcut)
+        named = _defaults(depth) | {key: value for key, value in named.items() if value is not None}
+        stem, base_channels, num_stages, strides, shortcut = named.values()
+        dilations = (1,) * num_stages if dilations is None else dilations
+        out_indices = range(num_stages) if out_indices is None else out_indices
         for key, value in dict(dcn=dcn, plugins=plugins, drop_path_rate=drop_path_rate).items():
             if value or (key == 'dcn' and any(stage_with_dcn)):
                 raise ValueError(
@@ -193,6 +210,11 @@ class SpikingResNet(TimeAware, ResNet):
                 )
         if stem not in ('imagenet', 'cifar') or (stem == 'cifar' and deep_stem):
             raise ValueError(f"backbone.stem must be 'imagenet' or, without deep_stem, 'cifar', got {stem!r}")
+        if shortcut not in SHORTCUTS or (shortcut == 'A' and avg_down):
+            raise ValueError(f"backbone.shortcut must be 'B' or, without avg_down, 'A', got {shortcut!r}")
+        most = len(self.arch_settings[depth][1])
+        if num_stages > most:
+            raise ValueError(f'backbone.num_stages={num_stages}: a ResNet-{depth} has {most} stages')
         if not 1 <= num_stages <= 4 or len(strides) != num_stages or len(dilations) != num_stages:
             raise ValueError(
                 f'backbone.num_stages={num_stages} needs as many strides and dilations, got {strides}, {dilations}'
@@ -215,6 +237,7 @@ class SpikingResNet(TimeAware, ResNet):
         self.stem_type = stem
         self.contract_dilation = contract_dilation
         self.multi_grid = multi_grid
+        self.shortcut = shortcut
         self.packed_spikes = packed_spikes
         super().__init__(
             depth,
@@ -276,6 +299,7 @@ class SpikingResNet(TimeAware, ResNet):
         each = iter(dilations)
 
         def block(**block_kwargs):
+            block_kwargs = choose_shortcut(block_kwargs, self.shortcut)
             return self.block_type(make_neuron=self._make_neuron, dilation=next(each), **block_kwargs)
 
         layer = ResLayer(**{**kwargs, 'block': block, 'num_blocks': num_blocks})

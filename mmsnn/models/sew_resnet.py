@@ -4,6 +4,7 @@ from torch import Tensor
 
 from mmsnn.registry import MODELS
 
+from .cifar_resnet import ShortcutA
 from .resnet import SpikingBlock, SpikingResNet
 
 CONNECT = {
@@ -22,13 +23,19 @@ class SEWBlock(SpikingBlock):
 
         super().__init__(*args, make_neuron=one_kind, **kwargs)
         self.connect = connect
-        if self.downsample is not None:
+        # of a shortcut without parameters, spikes come out
+        if self.downsample is not None and not isinstance(self.downsample, ShortcutA):
             self.downsample_neuron = make_neuron()
 
     def block(self, x: Tensor) -> Tensor:
         branch = self.last_neuron.after(self.last_norm, self.residual(x))
-        shortcut = x if self.downsample is None else self.downsample_neuron.after(self.downsample, x)
+        shortcut = x if self.downsample is None else self._shorten(x)
         return CONNECT[self.connect](shortcut=shortcut, branch=branch)
+
+    def _shorten(self, x: Tensor) -> Tensor:
+        if isinstance(self.downsample, ShortcutA):
+            return self.downsample(x)
+        return self.downsample_neuron.after(self.downsample, x)
 
 
 @MODELS.register_module()

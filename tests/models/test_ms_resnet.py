@@ -273,7 +273,7 @@ class TestBlocks:
     @pytest.mark.parametrize(
         'settings, match',
         [
-            (dict(depth=50), 'backbone.depth must be one of 18, 34, 104, got 50'),
+            (dict(depth=50), 'backbone.depth must be one of 18, 34, 104, .*, got 50'),
             (dict(joint_neuron=dict(detach_reset=True)), 'backbone.joint_neuron belongs to SpikingResNet'),
             (dict(stem='cifar', deep_stem=True), 'without deep_stem'),
             (dict(T=0), 'backbone.T must be at least 1'),

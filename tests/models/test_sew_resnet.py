@@ -123,7 +123,7 @@ class TestModule:
             (dict(connect='OR'), "backbone.connect must be one of ADD, AND, IAND, got 'OR'"),
             (dict(connect='AND', zero_init_residual=True), 'backbone.zero_init_residual=True silences'),
             (dict(joint_neuron=dict(detach_reset=True)), 'backbone.joint_neuron belongs to SpikingResNet'),
-            (dict(depth=20), 'backbone.depth'),
+            (dict(depth=21), 'backbone.depth'),
         ],
     )
     def test_errors(self, settings, match):
