@@ -5,7 +5,7 @@ from .coding import DirectEncoder, PoissonEncoder, Readout, read_prefix, with_pr
 from .conv import SpikeConv2d
 from .norm import TDBN, TEBN
 from .probing import blank_image, evaluating, image_channels
-from .time import TimeAware, TimeFoldingError, fold, get_time_steps, set_time_steps, unfold
+from .time import TimeAware, TimeFoldingError, fold, get_time_steps, set_time_steps, time_folded, unfold
 
 __all__ = [
     'DirectEncoder',
@@ -26,6 +26,7 @@ __all__ = [
     'read_prefix',
     'set_time_steps',
     'spiking_attention',
+    'time_folded',
     'unfold',
     'with_prefix',
 ]

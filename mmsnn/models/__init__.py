@@ -1,5 +1,6 @@
 """Spiking backbones, and spiking necks and heads."""
 
+from .backbone import SpikingBackbone
 from .cifar_resnet import CIFARResNet
 from .data_preprocessor import EventDataPreprocessor
 from .meta_spikeformer import MetaSpikeFormer, SpikingPooling
@@ -31,6 +32,7 @@ __all__ = [
     'SpikeRetinaHead',
     'Spikformer',
     'Spikify',
+    'SpikingBackbone',
     'SpikingPooling',
     'SpikingResNet',
     'SpikingResNet19',

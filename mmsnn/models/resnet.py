@@ -8,12 +8,13 @@ from mmengine.model import BaseModule, constant_init
 from mmpretrain.models.backbones.resnet import ResLayer, ResNet
 from torch import Tensor, nn
 
-from mmsnn.layers import Readout, SpikeConv2d, TimeAware
+from mmsnn.layers import Readout, SpikeConv2d
 from mmsnn.neurons import build_neuron
 from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import MODELS, build_own
 
 from .arguments import check_frozen_stages, refuse_unknown, stage_indices
+from .backbone import SpikingBackbone
 from .cifar_resnet import CIFAR_DEFAULTS, CIFAR_DEPTHS, SHORTCUTS, choose_shortcut
 
 
@@ -118,7 +119,7 @@ def _defaults(depth: int) -> dict:
 
 
 @MODELS.register_module()
-class SpikingResNet(TimeAware, ResNet):
+class SpikingResNet(SpikingBackbone, ResNet):
     """Spiking ResNet: conv-norm-neuron, and a neuron after every addition (SAKD's Spiking-ResNet).
 
     A static image passes the stem's convolution and norm once and is then repeated T times. Takes every argument of
@@ -264,6 +265,7 @@ class SpikingResNet(TimeAware, ResNet):
         self.readout = Readout(T, readout)
         widths = [base_channels * self.expansion * 2**i for i in range(num_stages)]
         self.out_channels = tuple(widths[i] for i in range(num_stages) if i in out_indices)
+        self.claim_neurons()
 
     def _make_neuron(self, joint: bool = False) -> nn.Module:
         return build_neuron(self.joint_neuron if joint else self.neuron, self.T)

@@ -13,12 +13,13 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from mmsnn.layers import Readout, TimeAware, blank_image, evaluating
+from mmsnn.layers import Readout, blank_image, evaluating, time_folded
 from mmsnn.neurons import build_neuron
 from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import MODELS, build_own
 
 from .arguments import refuse_unknown
+from .backbone import SpikingBackbone
 from .wrapper import Transparent
 
 REPLACED = (
@@ -50,7 +51,7 @@ class NeuronPerUse(nn.ModuleList):
 
 
 @MODELS.register_module()
-class Spikify(Transparent, TimeAware, BaseModule):
+class Spikify(Transparent, SpikingBackbone, BaseModule):
     """A backbone whose ReLU-family, GELU and SiLU modules became neurons; encoder in front, readout behind.
 
     The inner backbone runs on ``[T*B, C, H, W]``. Its parameter names stay, so ANN checkpoints load. What stays analog
@@ -108,6 +109,7 @@ class Spikify(Transparent, TimeAware, BaseModule):
                 f'backbone.backbone: {type(self.backbone).__name__} has no activation module that could spike '
                 '(ReLU family, GELU, SiLU); functional activations cannot be replaced'
             )
+        self.claim_neurons()
         analog = Counter(type(m).__name__ for m in self.backbone.modules() if isinstance(m, ANALOG))
         print_log(
             f'Spikify {type(self.backbone).__name__}: {dict(replaced)} became {neuron["type"]}, '
@@ -118,7 +120,7 @@ class Spikify(Transparent, TimeAware, BaseModule):
 
     def _forward_blank(self):
         """The inner backbone's outputs for one blank image; nothing is changed by it."""
-        with evaluating(self.backbone), torch.random.fork_rng(devices=[]):
+        with evaluating(self.backbone), torch.random.fork_rng(devices=[]), time_folded(self.T):
             return self.backbone(blank_image(self.backbone, 224).repeat(self.T, 1, 1, 1))
 
     def _count_uses(self) -> Counter:

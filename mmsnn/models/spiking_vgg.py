@@ -6,18 +6,19 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmsnn.layers import Readout, SpikeConv2d, TimeAware
+from mmsnn.layers import Readout, SpikeConv2d
 from mmsnn.neurons import build_neuron
 from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import MODELS, build_own
 
 from .arguments import check_frozen_stages, refuse_unknown, stage_indices
+from .backbone import SpikingBackbone
 
 POOLS = {'max': nn.MaxPool2d, 'avg': nn.AvgPool2d}
 
 
 @MODELS.register_module()
-class SpikingVGG(TimeAware, BaseModule):
+class SpikingVGG(SpikingBackbone, BaseModule):
     """Spiking VGG: conv-norm-neuron for every 3x3 convolution, 2x2 pooling behind every stage.
 
     Without the linear layers, which are the head's: on small images ``GlobalAveragePooling`` and ``LinearClsHead``.
@@ -121,6 +122,7 @@ class SpikingVGG(TimeAware, BaseModule):
         self.features = nn.Sequential(*layers)
         self.encoder = build_own({**(encoder or dict(type='DirectEncoder')), 'T': T})
         self.readout = Readout(T, readout)
+        self.claim_neurons()
         self._freeze_stages()
 
     def _make_layer(self, in_channels: int, out_channels: int, spikes: bool) -> list[nn.Module]:

@@ -17,6 +17,7 @@ from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import build_own
 
 from .arguments import check_frozen_stages, refuse_unknown, stage_indices
+from .backbone import SpikingBackbone
 
 # every release uses it; its SpikingJelly's default surrogate is the sigmoid
 NEURON = dict(type='LIF', tau=2.0, detach_reset=True, surrogate='sigmoid')
@@ -121,7 +122,7 @@ class TransformerBlock(nn.Module):
         return x + self.drop_path(self.mlp(x))
 
 
-class SpikingTransformer(TimeAware, BaseModule):
+class SpikingTransformer(SpikingBackbone, BaseModule):
     """Base of the spiking transformers, as a backbone: images or event frames in, one map a stage in ``out_indices``.
 
     Every size of image does: all strides round up. Parameters carry the names of the authors' releases, which hold two
@@ -212,6 +213,7 @@ class SpikingTransformer(TimeAware, BaseModule):
         self.out_channels = tuple(widths[i] for i in self.out_indices)
         check_frozen_stages(frozen_stages, len(widths), init_cfg)
         self.frozen_stages = frozen_stages
+        self.claim_neurons()
         self._freeze_stages()
 
     def _build(self, arch: dict, kit: Kit, in_channels: int) -> list[int]:

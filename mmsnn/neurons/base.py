@@ -5,7 +5,7 @@ from mmengine.model.utils import _BatchNormXd
 from torch import Tensor, nn
 
 from mmsnn.layers.norm import TDBN
-from mmsnn.layers.time import TimeAware
+from mmsnn.layers.time import TimeAware, check_encoded
 from mmsnn.ops import bn_lif, lif, reference
 from mmsnn.ops.lif import check_neuron
 
@@ -30,9 +30,15 @@ class Neuron(TimeAware, nn.Module):
             (`mmsnn.ops.bn_lif`), which is faster for all but small maps, and keeps half as much.
         inplace: accepted, because mmcv's ConvModule passes it to every activation, and ignored.
 
+    Attributes:
+        owner: the name of a neuron that belongs to a backbone with an encoder, and fires in its forward alone; None for
+            one that stands free.
+
     Raises:
         TypeError, ValueError: a setting is of the wrong type or out of range; the message names it.
     """
+
+    owner: str | None = None
 
     def __init__(
         self,
@@ -79,7 +85,10 @@ class Neuron(TimeAware, nn.Module):
 
         Raises:
             ValueError: T does not divide the first dimension.
+            TimeFoldingError: the neuron belongs to a backbone whose encoder did not run.
         """
+        if self.owner is not None:
+            check_encoded(self.owner, x, self.T)
         settings = {**self.settings, 'tau': self.tau, 'v_init': v_init, 'return_v': return_v}
         if norm is None:
             return lif(x, self.T, **settings)

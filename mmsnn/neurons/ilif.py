@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from mmsnn.layers.time import TimeAware, fold, unfold
+from mmsnn.layers.time import TimeAware, check_encoded, fold, unfold
 from mmsnn.ops import lif
 from mmsnn.registry import MODELS
 
@@ -63,6 +63,8 @@ class ILIF(Neuron):
         """Integers 0..D, or 0 and D in T = T'*D micro-steps where the network was expanded."""
         if not self.expanded:
             return super().forward(x, v_init, return_v, norm)
+        if self.owner is not None:
+            check_encoded(self.owner, x, self.T)
         D = self.settings['levels']
         if self.T % D:
             raise ValueError(f'T={self.T} micro-steps are no multiple of levels={D}')

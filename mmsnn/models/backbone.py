@@ -1,0 +1,41 @@
+"""What makes a backbone a spiking one: an encoder in front, and neurons that fire behind it alone."""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from mmsnn.layers import TimeAware, time_folded
+from mmsnn.neurons import Neuron
+
+
+class SpikingBackbone(TimeAware):
+    """Base of the backbones that have an ``encoder``: their neurons fire inside their own forward alone.
+
+    A network that calls the layers of a backbone itself, past the encoder, would have images taken for time steps. So
+    ``forward``, also that of a subclass, runs in `mmsnn.layers.time_folded`, and a neuron that is called elsewhere
+    raises `mmsnn.layers.TimeFoldingError`. Constructors end with `claim_neurons`.
+    """
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if 'forward' in cls.__dict__:
+            cls.forward = _behind_encoder(cls.forward)
+
+    def claim_neurons(self) -> None:
+        """Bind the neurons that there are to this backbone's forward."""
+        for name, module in self.named_modules():
+            if isinstance(module, Neuron):
+                module.owner = f'{type(self).__name__}.{name}'
+
+
+def _behind_encoder(forward):
+    @functools.wraps(forward)
+    def run(self, *args, **kwargs):
+        x = args[0] if args else next(iter(kwargs.values()), None)
+        # images [B, ...] and event frames [B, T, ...] alike; what is neither, the encoder refuses
+        known = isinstance(x, Tensor) and x.dim() and not torch.compiler.is_compiling()
+        with time_folded(self.encoder.T * x.shape[0] if known else 0):
+            return forward(self, *args, **kwargs)
+
+    return run
