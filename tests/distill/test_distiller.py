@@ -509,7 +509,7 @@ class TestDistributed:
         """Gradients, connectors and a term that stopped, under MMDistributedDataParallel with gloo."""
         here = Path(__file__).parent
         worker, store = here / 'ddp_worker.py', tmp_path / 'store'
-        path = os.pathsep.join([str(here.parent), str(here.parents[1])])
+        path = os.pathsep.join([str(here.parent / 'support'), str(here.parents[1])])
         workers = [
             subprocess.Popen(
                 [sys.executable, str(worker), str(rank), '2', str(store), str(tmp_path / '2.pth')],

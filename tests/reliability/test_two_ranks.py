@@ -119,7 +119,7 @@ class TestLoss:
         environment = {
             **os.environ,
             'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
-            'PYTHONPATH': f'{ROOT / "tests"}:{ROOT}',
+            'PYTHONPATH': f'{ROOT / "tests" / "support"}:{ROOT}',
             'PORT': str(port),
             'OMP_NUM_THREADS': '1',
         }

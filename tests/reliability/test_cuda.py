@@ -54,7 +54,7 @@ def test_parity(case):
 
 def test_parity_of_nvrtc(tmp_path):
     """In a process without the extension, with an empty cache, then with a full one."""
-    code = 'import ops_checks, sys, test_r06_cuda as t; from mmsnn.ops import library, lif\n'
+    code = 'import ops_checks, sys, test_cuda as t; from mmsnn.ops import library, lif\n'
     code += 'failed = ops_checks.failures(t.on_gpu(lif), ops_checks.cases(3))\n'
     code += 'print(library.cuda_path, *failed, sep="\\n"); sys.exit(bool(failed))'
     paths = os.pathsep.join(map(str, (Path(__file__).parent, Path(ops_checks.__file__).parent)))
@@ -146,7 +146,7 @@ def test_wrong_values_stop_pack():
 @pytest.mark.skipif(shutil.which('compute-sanitizer') is None, reason='no compute-sanitizer')
 @pytest.mark.parametrize('tool', ['memcheck', 'racecheck', 'initcheck'])
 def test_sanitizer(tool):
-    code = 'import ops_checks, sys, test_r06_cuda as t; from mmsnn.ops import lif\n'
+    code = 'import ops_checks, sys, test_cuda as t; from mmsnn.ops import lif\n'
     code += 'sys.exit(bool(ops_checks.failures(t.on_gpu(lif), ops_checks.cases(10))))'
     paths = os.pathsep.join(map(str, (Path(__file__).parent, Path(ops_checks.__file__).parent)))
     # torch's cache would hide accesses beyond a tensor
