@@ -52,7 +52,7 @@ def prepare(cfg, args: argparse.Namespace):
             raise ValueError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config')
         cfg.auto_scale_lr.enable = True
     hooks = list(cfg.get('custom_hooks') or [])
-    wanted = ['TimeFoldingHook'] + ['DistillHook'] * is_distiller(cfg.model)
+    wanted = ['TimeFoldingHook', 'FiringRateHook'] + ['DistillHook'] * is_distiller(cfg.model)
     missing = [name for name in wanted if not any(name in str(hook.get('type')) for hook in hooks)]
     cfg.custom_hooks = hooks + [dict(type=f'mmsnn.{name}') for name in missing]
     return cfg

@@ -161,6 +161,11 @@ class SpikeCounter:
         """Number of neuron layers in the model."""
         return len(self._neurons)
 
+    @property
+    def counting(self) -> bool:
+        """Whether a block is open."""
+        return bool(self._handles)
+
     def __enter__(self) -> 'SpikeCounter':
         if 'torch._dynamo' in sys.modules and hasattr(torch.compiler, 'set_stance'):
             self._eager = torch.compiler.set_stance('force_eager')

@@ -1,5 +1,6 @@
 """What large trainings use: FSDP, accumulated gradients, mixed precision, channels last, torch.compile; on the CPU."""
 
+import json
 import runpy
 from functools import partial
 from pathlib import Path
@@ -54,6 +55,20 @@ class TestFSDP:
                 )
             assert any((value - before[part][k]).abs().max() > 1e-3 for k, value in expected[part].items())
         assert not any('teacher' in key for part in got.values() if isinstance(part, dict) for key in part)
+
+    def test_firing_rates_are_those_of_both_processes(self, both, folder):
+        """By the student's own names, under DDP and FSDP; images of two processes, not of one."""
+        ddp, fsdp = (
+            json.loads(next((folder / name).glob('*/vis_data/firing_rates.json')).read_text())
+            for name in ('ddp', 'fsdp')
+        )
+        assert list(ddp['layers']) == list(fsdp['layers']) and 'backbone.relu' in ddp['layers']
+        for name, layer in ddp['layers'].items():
+            assert fsdp['layers'][name]['rate'] == pytest.approx(layer['rate'], rel=1e-2), name
+            # 4 iterations of 2 images in each of 2 processes, and as many channels as all places have together
+            assert layer['updates'] % 16 == 0
+        # the stem's, before the pooling, at T=2
+        assert ddp['layers']['backbone.relu']['updates'] == 2 * 16 * 8 * 16 * 16
 
     def test_is_refused_where_it_cannot_work(self, tmp_path):
         train = runpy.run_path(str(ROOT / 'tools/train.py'))

@@ -214,7 +214,7 @@ def train(folder: Path, kind=Runner, **kwargs):
         train_cfg=dict(by_epoch=False, max_iters=4),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9), clip_grad=dict(max_norm=0.5)),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2)),
-        custom_hooks=[dict(type='mmsnn.DistillHook'), dict(type='mmsnn.TimeFoldingHook')],
+        custom_hooks=[dict(type=f'mmsnn.{name}') for name in ('DistillHook', 'TimeFoldingHook', 'FiringRateHook')],
         launcher='pytorch',
         env_cfg=dict(),
         randomness=dict(seed=0),
