@@ -1,5 +1,5 @@
 # LaSNN: the small spiking FCN on CamVid, taught by its ANN twin
-_base_ = ['../spiking/fcn_sew18_camvid.py', '../_base_/distill/lasnn.py']
+_base_ = ['../spiking/fcn_sew18_camvid.py', '../_base_/distill/lasnn_paper.py']
 model = dict(
     _delete_=True,
     type='mmsnn.Distiller',

@@ -1,5 +1,5 @@
 # LaSNN: the spiking FCN on ADE20K, taught by its ANN twin
-_base_ = ['../spiking/fcn_sew34_ade20k.py', '../_base_/distill/lasnn.py']
+_base_ = ['../spiking/fcn_sew34_ade20k.py', '../_base_/distill/lasnn_paper.py']
 model = dict(
     _delete_=True,
     type='mmsnn.Distiller',

@@ -1,5 +1,5 @@
 # LaSNN: the small spiking RetinaNet on BCCD, taught by its ANN twin
-_base_ = ['../spiking/retinanet_sew18_bccd.py', '../_base_/distill/lasnn.py']
+_base_ = ['../spiking/retinanet_sew18_bccd.py', '../_base_/distill/lasnn_paper.py']
 model = dict(
     _delete_=True,
     type='mmsnn.Distiller',

@@ -1,5 +1,5 @@
 # LaSNN: the spiking RetinaNet on COCO, taught by its ANN twin
-_base_ = ['../spiking/retinanet_sew34_coco.py', '../_base_/distill/lasnn.py']
+_base_ = ['../spiking/retinanet_sew34_coco.py', '../_base_/distill/lasnn_paper.py']
 model = dict(
     _delete_=True,
     type='mmsnn.Distiller',

@@ -80,6 +80,26 @@ class TestWeightedSoftLabels:
         s, t = wave(4, 5), wave(4, 5, phase=1.0)
         assert WeightedSoftLabels()([s], [t], samples(*mixed)).item() == pytest.approx(4.314635657557298, rel=1e-5)
 
+    @pytest.mark.parametrize(
+        'targets, figure',
+        [
+            ((0, 3, 2, 4), 3.863105263867247),
+            ([[0.7 * (k == a) + 0.3 * (k == b) for k in range(5)] for a, b in zip((0, 3, 2, 4), (4, 2, 3, 0))],
+             3.633813748983492),
+        ],
+        ids=['unmixed', 'mixup'],
+    )  # fmt: skip
+    def test_released_code_under_label_smoothing(self, targets, figure):
+        """The same version on labels that timm's Mixup has smoothed by 0.1, run apart from this."""
+        s, t = wave(4, 5), wave(4, 5, phase=1.0)
+        value = WeightedSoftLabels(label_smooth=0.1)([s], [t], samples(*targets)).item()
+        assert value == pytest.approx(figure, rel=1e-5)
+
+    @pytest.mark.parametrize('share', [-0.1, 1.0])
+    def test_label_smooth_is_a_share(self, share):
+        with pytest.raises(ValueError, match=rf'label_smooth={share} must be in \[0, 1\)'):
+            WeightedSoftLabels(label_smooth=share)
+
     def test_weight_has_no_gradient(self):
         """The gradient is that of the soft cross-entropy, times a constant: tau * w * (p_S - p_A) / B."""
         s, t = maps(1, 4).requires_grad_(), maps(1, 4)

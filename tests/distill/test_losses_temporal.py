@@ -127,27 +127,28 @@ class TestTET:
 class TestStepLogitKL:
     def test_formula(self, z, t):
         expected = step_ce(z) + 0.2 * step_kl(t, z, 3.0) + 0.5 * step_kl(z.mean(0), z, 3.0)
-        assert StepLogitKL()([z], [t], samples(*LABELS)).item() == pytest.approx(expected, **approx)
+        value = StepLogitKL(right_only=False)([z], [t], samples(*LABELS)).item()
+        assert value == pytest.approx(expected, **approx)
 
     def test_ensemble_of_the_right_steps(self):
         z, t = FIXED['z'], FIXED['t']
         targets = [one_hot(k, 5) for k in (0, 3, 0, 1)]
         ensemble = torch.stack([z[1:, 0].mean(0), z[2, 1], z[:, 2].mean(0), torch.zeros(5)])
         expected = step_ce(z, targets) + 0.3 * step_kl(t, z, 2.0) + 0.6 * step_kl(ensemble, z, 2.0)
-        loss = StepLogitKL(alpha=0.3, beta=0.6, tau=2.0, right_only=True)
+        loss = StepLogitKL(alpha=0.3, beta=0.6, tau=2.0)
         assert loss([z], [t], FIXED['y']).item() == pytest.approx(expected, **approx)
 
     def test_released_code(self):
         """cal_loss, make_teacher and kd_loss of the authors (model/layer.py, commit e3f5fd4), summed as in
         experiment/cifar/main.py with alpha 0.2 and beta 0.5, run apart from this.
         """
-        value = StepLogitKL(right_only=True)([FIXED['z']], [FIXED['t']], FIXED['y'])
+        value = StepLogitKL()([FIXED['z']], [FIXED['t']], FIXED['y'])
         assert value.item() == pytest.approx(1.619409184417774, rel=1e-5)
 
     def test_ensemble_is_stopped(self, z, t):
         """Each step's gradient is tau * (p_t - p_ens) / (T * B)."""
         z.requires_grad_()
-        (StepLogitKL(alpha=0.0, beta=1.0, tau=2.0)([z], [t], samples(*LABELS))).backward()
+        StepLogitKL(0.0, 1.0, tau=2.0, right_only=False)([z], [t], samples(*LABELS)).backward()
         (ce,) = torch.autograd.grad(StepLogitKL(0.0, 0.0)([z], [t], samples(*LABELS)), z)
         expected = 2.0 * ((z / 2).softmax(-1) - (z.mean(0) / 2).softmax(-1)) / 12
         torch.testing.assert_close(z.grad - ce, expected.detach(), rtol=1e-4, atol=1e-6)
@@ -188,26 +189,35 @@ class TestTKS:
         return loss
 
     @pytest.mark.parametrize('epoch, a', [(0, 1.0), (50, 0.65), (100, 0.3)])
-    def test_formula(self, epoch, a):
+    @pytest.mark.parametrize('released', [True, False])
+    def test_formula(self, epoch, a, released):
         z, targets = FIXED['z'], [one_hot(k, 5) for k in (0, 3, 0, 1)]
-        q = torch.stack([z[1:, 0].mean(0), z[2, 1], z[:, 2].mean(0), torch.zeros(5)]).tolist()
+        right = z[1:, 0], z[2:, 1], z[:, 2]
+        q = torch.stack([x.sum(0) if released else x.mean(0) for x in right] + [torch.zeros(5)]).tolist()
         ce = mean(soft_ce(y, row) for y, row in zip(targets, z.mean(0).tolist()))
         soft = mean(soft_ce(softmax(label, 3.0), row) for step in z.tolist() for label, row in zip(q, step))
-        value = self.loss(epoch)([z], [], FIXED['y']).item()
-        assert value == pytest.approx(a * ce + (1 - a) * soft, **approx)
+        value = self.loss(epoch, **({} if released else dict(released=False)))([z], [], FIXED['y']).item()
+        assert value == pytest.approx(a * ce + (1 - a) * soft * (9 if released else 1), **approx)
 
     def test_released_code(self):
         """The authors' loss (RCNN.py and train_main.py, commit 52401db) in epoch 30 of 100, run apart from this."""
-        value = self.loss(30, released=True)([FIXED['z']], [], FIXED['y'])
+        value = self.loss(30)([FIXED['z']], [], FIXED['y'])
         assert value.item() == pytest.approx(3.752866147173108, rel=1e-5)
 
-    def test_right_steps_are_stopped(self):
+    def test_right_steps_are_stopped_unless_released(self):
         """The gradient of a soft label's cross-entropy alone: (p_t - q) / (T * B)."""
         z = FIXED['z'].clone().requires_grad_()
-        self.loss(100, alpha=1.0)([z], [], FIXED['y']).backward()
+        self.loss(100, alpha=1.0, released=False)([z], [], FIXED['y']).backward()
         q = torch.stack([z[1:, 0].mean(0), z[2, 1], z[:, 2].mean(0), torch.zeros(5)])
         expected = (z.softmax(-1) - (q / 3).softmax(-1)) / 12
         torch.testing.assert_close(z.grad, expected.detach(), rtol=1e-4, atol=1e-6)
+        # released: through the label, too, whose image 1 has one right step
+        z.grad = None
+        self.loss(100, alpha=1.0)([z], [], FIXED['y']).backward()
+        row = z.detach()[:, 1].requires_grad_()
+        label = (row[2] / 3).softmax(-1)
+        (-9 * (label * row.log_softmax(-1)).sum(-1).mean() / 4).backward()
+        torch.testing.assert_close(z.grad[:, 1], row.grad, rtol=1e-4, atol=1e-6)
 
     def test_epochs_are_needed(self, z):
         for progress in (None, Progress(epoch=3)):
@@ -220,22 +230,30 @@ class TestTKS:
 
 class TestStrongWeak:
     def test_formula(self, z):
+        """One strong and one weak step for the whole batch."""
+        confidence = [mean(max(softmax(row)) for row in step) for step in z.tolist()]
+        strong, weak = (z[confidence.index(pick(confidence))] for pick in (max, min))
+        assert StrongWeak()([z], []).item() == pytest.approx(batch_kl(strong, weak, 2.0), **approx)
+        value = StrongWeak(reverse=True, tau=3.0)([z], []).item()
+        assert value == pytest.approx(batch_kl(weak, strong, 3.0), **approx)
+
+    def test_formula_per_image(self, z):
         strong, weak = [], []
         for b in range(3):
             steps = sorted(z[:, b].tolist(), key=lambda row: max(softmax(row)))
             weak.append(steps[0])
             strong.append(steps[-1])
         expected = mean(kl(a, b, 2.0) for a, b in zip(strong, weak))
-        assert StrongWeak()([z], []).item() == pytest.approx(expected, **approx)
-        expected = mean(kl(b, a, 3.0) for a, b in zip(strong, weak))
-        assert StrongWeak(reverse=True, tau=3.0)([z], []).item() == pytest.approx(expected, **approx)
+        value = StrongWeak(per_image=True)([z], []).item()
+        assert value == pytest.approx(expected, **approx)
+        assert value != pytest.approx(StrongWeak()([z], []).item(), rel=1e-3)
 
-    @pytest.mark.parametrize('reverse, taught', [(False, 1), (True, 2)])
-    def test_one_step_is_taught(self, reverse, taught):
+    @pytest.mark.parametrize('kwargs', [dict(), dict(reverse=True), dict(per_image=True)])
+    def test_both_steps_learn(self, kwargs):
         confidence = torch.tensor([0.5, 0.1, 3.0, 1.0]).view(4, 1, 1)
         z = (confidence * torch.tensor([1.0, -1.0, 0.5])).repeat(1, 2, 1).requires_grad_()
-        StrongWeak(reverse=reverse)([z], []).backward()
-        assert [step.any().item() for step in z.grad] == [i == taught for i in range(4)]
+        StrongWeak(**kwargs)([z], []).backward()
+        assert [step.any().item() for step in z.grad] == [False, True, True, False]
 
 
 class TestSeAl:

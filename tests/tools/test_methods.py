@@ -37,7 +37,7 @@ def test_plan(methods, tmp_path):
     assert len({run.folder for group in runs.values() for run in group}) == 1 + 2 * len(names)
     for task in ('bccd', 'camvid'):
         dense = methods.plan(task, 1, list(methods.METHODS), tmp_path)
-        assert {'teacher', 'undistilled', 'SAKD', 'BKD', 'LaSNN', 'affine, spikes'} <= set(dense)
+        assert {'teacher', 'undistilled', 'SAKD', 'BKD', 'LaSNN, beta 1000', 'affine, spikes'} <= set(dense)
         assert all(run.config.exists() for group in dense.values() for run in group)
 
 

@@ -71,22 +71,28 @@ TASKS = {
     'digits': Task('retinanet_r18_digits', 'retinanet_sew18_digits', 'coco/bbox_mAP', 100, 'DigitScenes, mAP (%)'),
 }
 DENSE = 'bccd', 'camvid'
+BETA = 'model.losses.loss_attention.weight={}'
+ALL_STEPS = 'model.losses.loss_steps.right_only=False'
 METHODS = {
     'undistilled': Method('spiking', taught=False, tasks=tuple(TASKS)),
     'TET': Method('tet', taught=False),
     'SAKD level 1': Method('sakd', ('model.losses=None',), tasks=('cifar10', 'bccd', 'digits')),
     'SAKD level 2': Method('sakd', ('model.transfer=False',), tasks=('cifar10', 'bccd', 'digits')),
+    # of the released CIFAR script
+    'SAKD, features alone': Method('sakd', ('model.transfer=False', 'model.losses.loss_response=None')),
+    'SAKD, no response': Method('sakd', ('model.losses.loss_response=None',)),
     'SAKD': Method('sakd', tasks=('cifar10', *DENSE, 'digits')),
     'BKD': Method('bkd', tasks=('cifar10', *DENSE)),
-    'LaSNN': Method('lasnn', tasks=('cifar10', *DENSE)),
-    'LaSNN, no level 1': Method('lasnn', ('model.transfer=False',)),
-    'LaSNN, beta 100': Method('lasnn', ('model.losses.loss_attention.weight=100',)),
+    'LaSNN, beta 1000': Method('lasnn', (BETA.format(1000),), tasks=('cifar10', *DENSE)),
+    'LaSNN, beta 1000, no level 1': Method('lasnn', (BETA.format(1000), 'model.transfer=False')),
+    'LaSNN, beta 100': Method('lasnn', (BETA.format(100),)),
     'TSSD': Method('tssd', taught=False),
     'affine, spikes': Method('affine', tasks=('cifar10', *DENSE)),
     'affine, membrane': Method('affine', ('model.losses.loss_affine.student=backbone.layer4@v|neck',)),
     'affine, alpha 30': Method('affine', ('model.losses.loss_affine.weight=30',)),
     'per-step KD': Method('step_kd'),
-    'per-step KD, alpha 1': Method('step_kd', ('model.losses.loss_steps.alpha=1',)),
+    'per-step KD, all steps': Method('step_kd', (ALL_STEPS,)),
+    'per-step KD, all steps, alpha 1': Method('step_kd', (ALL_STEPS, 'model.losses.loss_steps.alpha=1')),
     # no methods: other students on the same images
     'MS-ResNet-18': Method('spiking', (), False, ('backbones',), 'ms_resnet18_cifar10_small'),
     'Spikformer-4-256': Method('spiking', (), False, ('backbones',), 'spikformer_4-256_cifar10_small'),

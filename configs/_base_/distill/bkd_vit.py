@@ -9,6 +9,13 @@ distill = dict(
             connector=dict(type='BlurRestore', ratio=0.15, reduce='mean'),
             weight=2e-3,  # alpha
         ),
-        loss_soft=dict(type='WeightedSoftLabels', tau=2.0, student='head.fc', teacher='head.layers.head', weight=1.0),
+        loss_soft=dict(
+            type='WeightedSoftLabels',
+            tau=2.0,
+            label_smooth=0.1,  # as the student's own loss
+            student='head.fc',
+            teacher='head.layers.head',
+            weight=1.0,
+        ),
     ),
 )

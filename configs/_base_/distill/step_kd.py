@@ -1,4 +1,5 @@
-# Per-step logits (Yu et al., ICML 2025) on classifiers: every step learns from the teacher and from the steps' mean
+# Per-step logits (Yu et al., ICML 2025) on classifiers: every step learns from the teacher and from the mean of those
+# steps that are right
 distill = dict(
     task_weight=0.0,
     losses=dict(

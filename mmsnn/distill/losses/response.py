@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from mmsnn.registry import MODELS
 
-from .base import DistillLoss
+from .base import REMEDY, AnswerLoss, DistillLoss
 from .targets import cross_entropy, soft_targets
 
 
@@ -18,7 +18,7 @@ def kl_divergence(teacher: Tensor, student: Tensor, tau: float, dim: int = 1) ->
 
 
 @MODELS.register_module()
-class LogitKL(DistillLoss):
+class LogitKL(AnswerLoss):
     """Soft labels (Hinton et al. 2015): ``KL_tau(zA || zbar)``, summed over classes, mean over the batch.
 
     Args:
@@ -34,7 +34,7 @@ class LogitKL(DistillLoss):
 
 
 @MODELS.register_module()
-class WeightedSoftLabels(DistillLoss):
+class WeightedSoftLabels(AnswerLoss):
     """BKD's logit term (BKDSNN, Xu et al., ECCV 2024): soft labels, weighted by how much the student lags behind.
 
     ``tau^2 * mean_i w_i * softCE(softmax(zA_i/tau), zbar_i/tau)`` and ``w_i = 1 - exp(-CE_S_i / (CE_A_i + 1e-7))``, the
@@ -43,11 +43,18 @@ class WeightedSoftLabels(DistillLoss):
 
     Args:
         tau: temperature.
+        label_smooth: share of the labels in ``w_i`` that is spread evenly over all classes: what the student's own loss
+            smooths, mixed images included (the released transformer recipes: 0.1).
+
+    Raises:
+        ValueError: ``label_smooth`` is not in [0, 1).
     """
 
-    def __init__(self, tau: float = 2.0):
+    def __init__(self, tau: float = 2.0, label_smooth: float = 0.0):
         super().__init__()
-        self.tau = tau
+        if not 0 <= label_smooth < 1:
+            raise ValueError(f'WeightedSoftLabels: label_smooth={label_smooth!r} must be in [0, 1)')
+        self.tau, self.label_smooth = tau, label_smooth
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
         """Logits ``[B, K]`` and data samples with ``gt_label`` or, under mixup, ``gt_score``."""
@@ -55,13 +62,14 @@ class WeightedSoftLabels(DistillLoss):
 
     def _tap(self, s: Tensor, t: Tensor, data_samples) -> Tensor:
         target = soft_targets(data_samples, s.shape[1], like=s)
+        target = (1 - self.label_smooth) * target + self.label_smooth / s.shape[1]
         weight = 1 - torch.exp(-cross_entropy(s.detach(), target) / (cross_entropy(t, target) + 1e-7))
         soft = cross_entropy(s / self.tau, (t / self.tau).softmax(1))
         return self.tau**2 * (weight * soft).mean()
 
 
 @MODELS.register_module()
-class DIST(DistillLoss):
+class DIST(AnswerLoss):
     """Relations instead of values (DIST, Huang et al., NeurIPS 2022).
 
     ``tau^2 * (beta * mean_i (1 - r(p_S[i], p_A[i])) + gamma * mean_k (1 - r(p_S[:, k], p_A[:, k])))`` with
@@ -107,6 +115,10 @@ class EnOF(DistillLoss):
     Args:
         tau: temperature.
         classifier: name of the linear layer in the teacher.
+
+    Raises:
+        ValueError: the name leads to no linear layer, the student's layer of that name has another number of classes,
+            or features are not what the classifier reads.
     """
 
     def __init__(self, tau: float = 1.0, classifier: str = 'head.fc'):
@@ -116,11 +128,17 @@ class EnOF(DistillLoss):
         self.classify = None
 
     def bind(self, student_module: nn.Module, teacher_module: nn.Module) -> None:
-        """Find the teacher's classifier; ValueError where its name leads to no linear layer."""
+        """Find the teacher's classifier, and compare it with the student's."""
         fc = dict(teacher_module.named_modules()).get(self.classifier)
         if not isinstance(fc, nn.Linear):
             raise ValueError(f'EnOF: classifier={self.classifier!r} is {type(fc).__name__} in the teacher, not Linear')
         name = self.classifier
+        ours = dict(student_module.named_modules()).get(name) if student_module is not None else None
+        if isinstance(ours, nn.Linear) and ours.out_features != fc.out_features:
+            raise ValueError(
+                f"EnOF: the teacher's classifier ({name}) answers {fc.out_features} classes, the student's "
+                f'{ours.out_features}. {REMEDY}'
+            )
 
         # a function and no submodule: copies of this loss share the teacher, whose weights may be loaded later
         def classify(x: Tensor) -> Tensor:
@@ -132,6 +150,10 @@ class EnOF(DistillLoss):
             return F.linear(x.to(fc.weight), fc.weight.detach(), fc.bias if fc.bias is None else fc.bias.detach())
 
         self.classify = classify
+
+    def check(self, student: list[Tensor], teacher: list[Tensor]) -> None:
+        for x in (*student, *teacher):
+            self.classify(x)
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
         """Features ``[B, C]``."""
@@ -147,9 +169,15 @@ class DenseResponse(DistillLoss):
     sum over anchors of the teacher's largest class probability (at least 1).
 
     Args:
-        num_classes: classes per anchor; None reads ``cls_out_channels`` of the student's head.
+        num_classes: classes per anchor; None reads ``cls_out_channels`` or ``num_classes`` of the student's head.
         head: the head's name.
+
+    Raises:
+        ValueError: the two heads have other numbers of classes, answer by a softmax, or what is tapped are no class
+            logits.
     """
+
+    answers = True
 
     def __init__(self, num_classes: int | None = None, head: str = 'bbox_head'):
         super().__init__()
@@ -157,15 +185,38 @@ class DenseResponse(DistillLoss):
         self.head = head
 
     def bind(self, student_module: nn.Module, teacher_module: nn.Module) -> None:
-        """Read the number of classes; ValueError where the two heads disagree."""
+        """Read the number of classes of both heads."""
         heads = [getattr(m, self.head, None) for m in (student_module, teacher_module)]
-        counts = [getattr(head, 'cls_out_channels', None) for head in heads]
+        heads = [head[-1] if isinstance(head, nn.ModuleList) else head for head in heads]
+        counts = [getattr(head, 'cls_out_channels', getattr(head, 'num_classes', None)) for head in heads]
+        for head in heads:
+            if getattr(head, 'use_sigmoid_cls', True) is False:
+                raise ValueError(
+                    f'DenseResponse is for heads whose classes are sigmoids; {self.head} ({type(head).__name__}) '
+                    'answers by a softmax. Take terms on features (FeatureMSE, PKD or AttentionMSE)'
+                )
         if self.num_classes is None:
             self.num_classes = counts[0]
-        if self.num_classes is None or (counts[1] is not None and counts[1] != self.num_classes):
+        known = {count for count in (self.num_classes, *counts) if count is not None}
+        if len(known) != 1:
             raise ValueError(
                 f'DenseResponse: classes per anchor of {self.head} are {counts[0]} in the student and {counts[1]} in '
-                'the teacher: they must be equal (or set num_classes)'
+                f'the teacher: they must be equal (num_classes={self.num_classes}). '
+                + (REMEDY if known else f'Name the head (head=...) or set num_classes; {self.head} tells none')
+            )
+
+    def check(self, student: list[Tensor], teacher: list[Tensor]) -> None:
+        """What is tapped must be maps of logits, so many for each class."""
+        for i, x in enumerate((*student, *teacher)):
+            if x.dim() != 4 or x.shape[1] % self.num_classes:
+                raise ValueError(
+                    f'DenseResponse reads class logits [B, anchors * {self.num_classes}, H, W], tensor '
+                    f'{i % len(student)} is {tuple(x.shape)}: tap the part of {self.head} that answers the classes'
+                )
+        if all(x.amin() > 0 and x.amax() < 1 for x in (*student, *teacher)):
+            raise ValueError(
+                f'DenseResponse reads logits, but everything tapped lies between 0 and 1, as after a sigmoid: tap the '
+                f'layer in {self.head} that answers before it'
             )
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
@@ -181,7 +232,7 @@ class DenseResponse(DistillLoss):
 
 
 @MODELS.register_module()
-class PixelKL(DistillLoss):
+class PixelKL(AnswerLoss):
     """Soft labels of a segmentation head: ``KL_tau`` per pixel, mean over the pixels that are not ignored.
 
     Args:

@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from mmsnn.registry import MODELS, build_own
 
-from .base import DistillLoss
+from .base import AnswerLoss, DistillLoss
 from .response import kl_divergence
 from .targets import cross_entropy, soft_targets
 
 
-class StepLoss(DistillLoss):
+class StepLoss(AnswerLoss):
     """A loss on ``z`` of each tap, summed over taps; subclasses define `compute`."""
 
     time = 'steps'
@@ -40,12 +40,6 @@ def right_mean(z: Tensor, target: Tensor) -> Tensor:
     """Mean of ``z`` over those steps that name the right class ``[B, K]``; 0 where none does."""
     right = (z.argmax(-1) == target.argmax(-1)).unsqueeze(-1)
     return (z * right).sum(0) / right.sum(0).clamp(min=1)
-
-
-def check_steps(z: Tensor, loss: DistillLoss) -> None:
-    """ValueError for a single time step."""
-    if len(z) < 2:
-        raise ValueError(f'{type(loss).__name__} compares time steps, and T=1')
 
 
 @MODELS.register_module()
@@ -129,11 +123,11 @@ class StepLogitKL(StepLoss):
     Args:
         alpha, beta: weights of the teacher and of the ensemble of the steps.
         tau: temperature; 3 on CIFAR, 1 on ImageNet.
-        right_only: ``z_ens`` is the mean over the steps that are right (0 where none is), as in the authors' code,
-            instead of ``zbar``.
+        right_only: ``z_ens`` is the mean over the steps that are right (0 where none is), as in the code behind the
+            authors' figures; False takes ``zbar``.
     """
 
-    def __init__(self, alpha: float = 0.2, beta: float = 0.5, tau: float = 3.0, right_only: bool = False):
+    def __init__(self, alpha: float = 0.2, beta: float = 0.5, tau: float = 3.0, right_only: bool = True):
         super().__init__()
         self.alpha, self.beta, self.tau, self.right_only = alpha, beta, tau, right_only
 
@@ -167,8 +161,23 @@ class TemporalSeparation(StepLoss):
         return (1 - self.alpha) * ce + self.alpha * step_kl(teacher, z, self.tau) - self.gamma * entropy
 
 
+class StepsOnly(StepLoss):
+    """A loss between the student's own steps."""
+
+    needs_teacher = False
+
+    def check(self, student: list[Tensor], teacher: list[Tensor]) -> None:
+        super().check(student, teacher)
+        for z in student:
+            self._check_steps(z)
+
+    def _check_steps(self, z: Tensor) -> None:
+        if len(z) < 2:
+            raise ValueError(f'{type(self).__name__} compares time steps, and T=1')
+
+
 @MODELS.register_module()
-class ETC(StepLoss):
+class ETC(StepsOnly):
     """Steps teach each other (enhancing temporal consistency, Zhao et al., Pattern Recognition 2024).
 
     ``mean_{i != j} KL_tau(sg z_j || z_i)`` over ordered pairs, beside the student's own loss: ``task_weight=1``.
@@ -177,17 +186,15 @@ class ETC(StepLoss):
         tau: temperature.
 
     Raises:
-        ValueError: in the forward pass, for T = 1.
+        ValueError: T = 1.
     """
-
-    needs_teacher = False
 
     def __init__(self, tau: float = 4.0):
         super().__init__()
         self.tau = tau
 
     def compute(self, z: Tensor, teacher: None, data_samples: list | None) -> Tensor:
-        check_steps(z, self)
+        self._check_steps(z)
         # the mean over all pairs, of which T are 0 with gradient 0
         return step_kl(z.unsqueeze(0), z.unsqueeze(1), self.tau) * len(z) / (len(z) - 1)
 
@@ -197,13 +204,14 @@ class TKS(StepLoss):
     """Temporal knowledge sharing (Dong et al., 2024): the right steps teach all. Replaces the student's own loss:
     ``task_weight=0``.
 
-    ``a_e * CE(zbar, y) + (1-a_e) * mean_t softCE(z_t, softmax(sg Q/tau))`` with ``a_e = 1 - alpha * e/E`` in epoch e of
-    E and Q the mean over the right steps (0 where none is).
+    ``a_e * CE(zbar, y) + (1-a_e) * tau^2 * mean_t softCE(z_t, softmax(Q/tau))`` with ``a_e = 1 - alpha * e/E`` in epoch
+    e of E and Q the sum of the right steps (0 where none is). The gradient passes through Q, as in the authors' code.
 
     Args:
         alpha: share of the soft labels at the end.
         tau: temperature of the labels.
-        released: as in the authors' code: Q is the sum, its gradient not stopped, and the soft part times ``tau^2``.
+        released: False takes a reading of the text that nobody has published: Q is the mean of the right steps, its
+            gradient is stopped, and the factor ``tau^2`` is gone.
 
     Raises:
         ValueError: in the forward pass, where nobody says how many epochs there are.
@@ -212,7 +220,7 @@ class TKS(StepLoss):
     needs_teacher = False
     needs_progress = True
 
-    def __init__(self, alpha: float = 0.7, tau: float = 3.0, released: bool = False):
+    def __init__(self, alpha: float = 0.7, tau: float = 3.0, released: bool = True):
         super().__init__()
         self.alpha, self.tau, self.released = alpha, tau, released
 
@@ -231,32 +239,35 @@ class TKS(StepLoss):
 
 
 @MODELS.register_module()
-class StrongWeak(StepLoss):
-    """The most and the least confident step (Ding et al., NeurIPS 2025), a reconstruction.
+class StrongWeak(StepsOnly):
+    """The most and the least confident step (Ding et al., NeurIPS 2025), a reconstruction from the paper's text.
 
-    ``KL_tau(sg z_strong || z_weak)``, beside the student's own loss: ``task_weight=1``. Confidence is the largest
-    probability, step by step and image by image.
+    ``KL_tau(z_strong || z_weak)``, beside the student's own loss: ``task_weight=1``. The confidence of a step is its
+    largest probability, mean over the batch, so that a batch has one strong and one weak step. No gradient is stopped:
+    both steps learn.
 
     Args:
-        reverse: the weak teaches the strong, ``KL_tau(sg z_weak || z_strong)``.
+        reverse: the weak teaches the strong, ``KL_tau(z_weak || z_strong)``.
         tau: temperature.
+        per_image: every image of the batch has a strong and a weak step of its own.
 
     Raises:
-        ValueError: in the forward pass, for T = 1.
+        ValueError: T = 1.
     """
 
-    needs_teacher = False
-
-    def __init__(self, reverse: bool = False, tau: float = 2.0):
+    def __init__(self, reverse: bool = False, tau: float = 2.0, per_image: bool = False):
         super().__init__()
-        self.reverse, self.tau = reverse, tau
+        self.reverse, self.tau, self.per_image = reverse, tau, per_image
 
     def compute(self, z: Tensor, teacher: None, data_samples: list | None) -> Tensor:
-        check_steps(z, self)
+        self._check_steps(z)
         confidence = z.detach().softmax(-1).amax(-1)
+        if not self.per_image:
+            confidence = confidence.mean(1, keepdim=True).expand_as(confidence)
         steps = torch.stack([confidence.argmax(0), confidence.argmin(0)])
         strong, weak = z.gather(0, steps.unsqueeze(-1).expand(-1, -1, z.shape[2]))
-        return step_kl(weak, strong, self.tau) if self.reverse else step_kl(strong, weak, self.tau)
+        teaching, taught = (weak, strong) if self.reverse else (strong, weak)
+        return kl_divergence(teaching, taught, self.tau, dim=-1).mean()
 
 
 @MODELS.register_module()
