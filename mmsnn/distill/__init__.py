@@ -1,6 +1,6 @@
 """Knowledge distillation: a student and a teacher around any task model."""
 
-from .connectors import Affine, BlurRestore, ConvBN, WeakHead
+from .connectors import Affine, BlurRestore, ConvBN, Resize, WeakHead
 from .distiller import Distiller
 from .losses import (
     DIST,
@@ -50,6 +50,7 @@ __all__ = [
     'PixelKL',
     'Progress',
     'Recorder',
+    'Resize',
     'Schedule',
     'SeAl',
     'StepLogitKL',

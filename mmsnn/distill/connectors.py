@@ -4,8 +4,9 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from mmsnn.registry import MODELS
+from mmsnn.registry import MODELS, build_own
 
 
 @MODELS.register_module()
@@ -59,6 +60,53 @@ class WeakHead(nn.Linear):
         if self.pool:
             return super().forward(x.flatten(2).mean(2))
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+ENLARGING = ('bilinear', 'bicubic', 'nearest')
+
+
+@MODELS.register_module()
+class Resize(nn.Module):
+    """Maps brought to the size of the teacher's, for stages of other strides: enlarged by ``mode``, reduced by means.
+
+    Example::
+
+        connector=dict(type='Resize', connector=dict(type='ConvBN'))
+
+    Args:
+        in_channels, out_channels: widths of student and teacher; the Distiller fills them in, for ``connector``.
+        connector: config of a connector in front, which brings the map to the teacher's width; None leaves the width.
+        mode: how `torch.nn.functional.interpolate` enlarges.
+
+    Attributes:
+        needs_target: the Distiller hands over the teacher's tensor, too.
+    """
+
+    needs_target = True
+
+    def __init__(self, in_channels: int, out_channels: int, connector: dict | None = None, mode: str = 'bilinear'):
+        super().__init__()
+        if mode not in ENLARGING:
+            raise ValueError(f'Resize takes mode={"|".join(ENLARGING)}, got {mode!r}')
+        widths = dict(in_channels=in_channels, out_channels=out_channels)
+        self.connector = nn.Identity() if connector is None else build_own({**widths, **connector})
+        self.mode = mode
+
+    def forward(self, x: Tensor, target: Tensor | None) -> Tensor:
+        """Maps ``[B, C, H, W]``, and the teacher's ``[B, C', H', W']``, to ``[B, C', H', W']``.
+
+        Raises:
+            ValueError: one of both is no map, or there is no teacher.
+        """
+        if target is None or target.dim() != 4 or x.dim() != 4:
+            shapes = tuple(x.shape), None if target is None else tuple(target.shape)
+            raise ValueError(f"Resize brings a map [B, C, H, W] to the size of the teacher's, got {shapes}")
+        x, size = self.connector(x), target.shape[2:]
+        # a side at a time: one may grow where the other shrinks
+        smaller = [min(a, b) for a, b in zip(x.shape[2:], size, strict=True)]
+        if smaller != list(x.shape[2:]):
+            x = F.adaptive_avg_pool2d(x, smaller)
+        return x if x.shape[2:] == size else F.interpolate(x, size, mode=self.mode)
 
 
 MASKS = ('channel', 'spatial', 'element')

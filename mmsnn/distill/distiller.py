@@ -1,42 +1,20 @@
 """Knowledge distillation around any OpenMMLab task model."""
 
-from dataclasses import dataclass
-
 import torch
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from mmsnn.layers import Readout, blank_image, evaluating, get_time_steps, read_prefix
+from mmsnn.layers import Readout, get_time_steps, read_prefix
 from mmsnn.models.wrapper import Transparent
-from mmsnn.registry import MODELS, build_own
+from mmsnn.registry import MODELS
 
 from . import taps as tapping
-from .losses import DistillLoss
 from .schedules import Progress, Schedule
-from .taps import Recorder, Tap
+from .taps import Recorder
 from .teacher import Teacher, renormalise, untouched_rng
+from .terms import Term, bind, draft, first, make_connectors, plain
 from .transfer import transfer_weights
-
-
-@dataclass
-class Term:
-    """One line of ``losses``: taps on both sides, the loss and its weight; connectors lie in the Distiller.
-
-    ``of`` names the teacher, None where the loss needs none.
-    """
-
-    name: str
-    loss: DistillLoss
-    student: list[Tap]
-    teacher: list[Tap]
-    connector: dict | None
-    weight: Schedule
-    of: str | None
-
-    def taps(self, role: str) -> list[Tap]:
-        """The student's taps, or those of the teacher called ``role``."""
-        return self.student if role == 'student' else self.teacher if role == self.of else []
 
 
 @MODELS.register_module()
@@ -68,7 +46,7 @@ class Distiller(Transparent, BaseModel):
         losses: one entry a term, ``name=dict(type=LOSS, student=TAPS, teacher=TAPS, connector=..., weight=...)``. A tap
             is a module name (see `Tap`) or a list of them; ``weight`` a number or a `Schedule`. Names without "loss"
             get it as prefix, because the task libraries sum what has it in its name. ``connector`` is a config for all
-            taps, or a list of one each (None: none).
+            taps, or a list of one each (None: none). An entry that is None is left out.
         transfer: level 1, copy the teacher's weights into the student after its initialisation; True or arguments of
             `transfer_weights`.
         task_weight: weight of the student's own losses, a number or a `Schedule`.
@@ -78,8 +56,8 @@ class Distiller(Transparent, BaseModel):
         data_preprocessor: handed to the student unless it has one (runners put a top-level one on the outermost model).
 
     Raises:
-        ValueError: a tap names no module, shapes do not fit, or a key is missing; ``prefix`` is out of range, or the
-            student has a norm that mixes time steps (TEBN); the message names it.
+        ValueError: a tap names no module, shapes or numbers of classes do not fit, or a key is missing; ``prefix`` is
+            out of range, or the student has a norm that mixes time steps (TEBN); the message names it.
     """
 
     inner = 'student'
@@ -104,10 +82,10 @@ class Distiller(Transparent, BaseModel):
             student = {**student}
             student.setdefault('data_preprocessor', data_preprocessor)
         self.student = ROOT_MODELS.build(student)
-        self.transfer = {} if transfer is True else transfer
+        self.transfer = {} if transfer is True else plain(transfer) if isinstance(transfer, dict) else False
         self.progress = Progress()
         self.hooked = False
-        self.task_weight = Schedule.of(task_weight)
+        self.task_weight = Schedule.of(plain(task_weight) if isinstance(task_weight, dict) else task_weight)
         self.prefix = prefix
         if prefix is not None:
             self._check_prefix()
@@ -115,17 +93,20 @@ class Distiller(Transparent, BaseModel):
         self.terms: list[Term] = []
         connectors = nn.ModuleDict()
         named = {} if teacher is None else {'teacher': dict(config=teacher, checkpoint=teacher_checkpoint)}
-        named.update(teachers or {})
+        named.update({name: plain(cfg) for name, cfg in plain(teachers or {}).items()})
         with untouched_rng():
-            drafts = [self._draft(name, dict(cfg), named) for name, cfg in (losses or {}).items()]
-            needed = {draft[0].of for draft in drafts} - {None}
-            if transfer is not False:
-                needed.add(self._first(named, 'model.transfer'))
+            configs = {name: cfg for name, cfg in plain(losses or {}).items() if cfg is not None}
+            self.terms = [draft(name, cfg, named, prefix) for name, cfg in configs.items()]
+            needed = {term.of for term in self.terms} - {None}
+            if self.transfer is not False:
+                needed.add(first(named, 'model.transfer'))
             self.teachers = {name: Teacher(**cfg, key=name) for name, cfg in named.items() if name in needed}
-            self.terms = [self._bind(*draft) for draft in drafts]
+            models = {'student': self.student, **{name: t.model for name, t in self.teachers.items()}}
+            for term in self.terms:
+                bind(term, models)
             if self.terms:
                 with torch.no_grad():
-                    connectors = self._make_connectors()
+                    connectors = make_connectors(self.terms, models, prefix)
         self.connectors = connectors
         self._make_transparent()
 
@@ -151,156 +132,6 @@ class Distiller(Transparent, BaseModel):
             )
         if not any(isinstance(m, Readout) and m.mode == 'mean' for m in named.values()):
             raise ValueError("model.prefix needs a backbone with readout='mean', whose output it reads twice")
-
-    @staticmethod
-    def _first(named: dict, key: str) -> str:
-        if not named:
-            raise ValueError(f'model.teacher is missing: {key} needs the config of a teacher')
-        return next(iter(named))
-
-    def _draft(self, name: str, cfg: dict, named: dict) -> tuple[Term, str]:
-        """A term as its config says; teachers are not built yet."""
-        key = f'model.losses.{name}'
-        try:
-            student = self._pop(cfg, 'student')
-            teacher, of = cfg.pop('teacher', None), cfg.pop('of', None)
-            connector, weight = cfg.pop('connector', None), cfg.pop('weight', 1.0)
-            loss = build_own(cfg)
-            if not loss.needs_teacher:
-                teacher = []
-            elif teacher is None:
-                raise KeyError('teacher')
-            else:
-                of = of or self._first(named, key)
-                if of not in named:
-                    raise ValueError(f'of={of!r} is none of the teachers {", ".join(named)}')
-            if loss.time == 'prefix' and self.prefix is None:
-                raise ValueError('model.prefix is missing: set the number of time steps at inference')
-            sides = [[Tap.parse(t, loss.time) for t in ([v] if isinstance(v, str) else v)] for v in (student, teacher)]
-            if loss.needs_teacher and len(sides[0]) != len(sides[1]):
-                raise ValueError(f'{len(sides[0])} student taps face {len(sides[1])} of the teacher')
-            title = name if 'loss' in name else f'loss_{name}'
-            return Term(title, loss, *sides, connector, Schedule.of(weight), of), key
-        except KeyError as error:
-            if error.args[0] in ('student', 'teacher'):
-                raise ValueError(f'{key}.{error.args[0]} is missing: name the module to tap') from None
-            raise ValueError(f'{key}: {error.args[0]}') from error
-        except (TypeError, ValueError) as error:
-            message = str(error.args[0])
-            raise ValueError(message if message.startswith('model.') else f'{key}: {message}') from error
-
-    @staticmethod
-    def _pop(cfg: dict, name: str):
-        if name not in cfg:
-            raise KeyError(name)
-        return cfg.pop(name)
-
-    def _model(self, role: str) -> nn.Module:
-        return self.student if role == 'student' else self.teachers[role].model
-
-    def _bind(self, term: Term, key: str) -> Term:
-        try:
-            for role in filter(None, ('student', term.of)):
-                for tap in term.taps(role):
-                    tapping.resolve(self._model(role), tap, role)
-            term.loss.bind(self.student, self._model(term.of) if term.of else None)
-            return term
-        except ValueError as error:
-            raise ValueError(f'{key}: {error.args[0]}') from error
-
-    def _make_connectors(self) -> nn.ModuleDict:
-        """Connectors as wide as a forward of one blank image through both models says."""
-        found = {}
-        for role in ('student', *self.teachers):
-            model = self._model(role)
-            taps = [tap for term in self.terms for tap in term.taps(role)]
-            T = get_time_steps(model)
-            prefix = self.prefix if role == 'student' else None
-            recorder = Recorder(model, taps, role, T, prefix=prefix)
-            with evaluating(model), read_prefix(model, prefix):
-                with recorder:
-                    tapping.run(model, blank_image(model, 64), taps)
-                recorder.follow_pipes()
-            found[role] = recorder
-        connectors = nn.ModuleDict()
-        for term in self.terms:
-            student, teacher = self._collect(found, term)
-            key = f'model.losses.{term.name}'
-            counts = [len(found['student'].get(tap)) for tap in term.student]
-            if term.of is None:
-                if term.connector is not None:
-                    connectors[term.name] = self._build(term, key, counts, student, [None] * len(student))
-                continue
-            if len(student) != len(teacher):
-                raise ValueError(f'{key}: student taps give {len(student)} tensors, teacher taps {len(teacher)}')
-            if term.connector is not None:
-                connectors[term.name] = self._build(term, key, counts, student, teacher)
-            if term.loss.maps:
-                self._check_maps(term, key, student, teacher)
-            if term.loss.time == 'mean' and term.loss.same_shape:
-                self._check_shapes(term, key, connectors, student, teacher)
-        return connectors
-
-    @staticmethod
-    def _check_maps(term: Term, key: str, student: list, teacher: list) -> None:
-        for role, tensors in (('student', student), (term.of, teacher)):
-            for i, x in enumerate(tensors):
-                if x.dim() != 4:
-                    raise ValueError(
-                        f'{key}: {type(term.loss).__name__} compares maps [B, C, H, W], but tensor {i} is '
-                        f'{tuple(x.shape)} at the {role} ({", ".join(map(str, term.taps(role)))}). Tokens of a '
-                        "transformer are no maps: tap what gives some (mmpretrain's ViT with out_type='featmap': "
-                        'backbone[0])'
-                    )
-
-    @staticmethod
-    def _check_shapes(term: Term, key: str, connectors: nn.ModuleDict, student: list, teacher: list) -> None:
-        links = connectors[term.name] if term.name in connectors else [nn.Identity()] * len(student)
-        for i, (link, s, t) in enumerate(zip(links, student, teacher, strict=True)):
-            training = link.training
-            fits = link.eval()(s).shape[1:] == t.shape[1:]
-            link.train(training)
-            if not fits:
-                sides = [
-                    f'{tuple(x.shape[1:])} at the {role} ({", ".join(map(str, term.taps(role)))})'
-                    for role, x in (('student', s), (term.of, t))
-                ]
-                raise ValueError(
-                    f'{key}: for a 64x64 image, tensor {i} is {" and ".join(sides)}: tap stages of equal stride'
-                    + ('' if term.connector else ' and width, or set a connector')
-                )
-
-    @staticmethod
-    def _build(term: Term, key: str, counts: list[int], student: list[Tensor], teacher: list) -> nn.ModuleList:
-        """A connector for each tensor; a list of configs names one a tap, None leaves its tensors as they are."""
-        configs = term.connector if isinstance(term.connector, (list, tuple)) else [term.connector] * len(counts)
-        if len(configs) != len(counts):
-            raise ValueError(f'{key}.connector: {len(configs)} connectors face {len(counts)} taps')
-        configs = [cfg for cfg, count in zip(configs, counts, strict=True) for _ in range(count)]
-        dim, built = 2 if term.loss.time == 'steps' else 1, []
-        for cfg, s, t in zip(configs, student, teacher, strict=True):
-            # without a teacher as wide as the term's first tensor, a head's answer
-            widths = dict(in_channels=s.shape[dim], out_channels=student[0].shape[dim] if t is None else t.shape[1])
-            try:
-                built.append(nn.Identity() if cfg is None else build_own({**widths, **cfg}))
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f'{key}.connector: {error.args[0]}') from error
-        return nn.ModuleList(built)
-
-    def _connect(self, term: Term, tensors: list[Tensor]) -> list[Tensor]:
-        """The student's tensors through the term's connectors; steps are folded, as everywhere."""
-        if term.name not in self.connectors:
-            return tensors
-        pairs = zip(self.connectors[term.name], tensors, strict=True)
-        if term.loss.time != 'steps':
-            return [connector(x) for connector, x in pairs]
-        return [connector(x.flatten(0, 1)).unflatten(0, x.shape[:2]) for connector, x in pairs]
-
-    @staticmethod
-    def _collect(found: dict[str, Recorder], term: Term) -> list[list[Tensor]]:
-        """The tensors of a term, the student's and the teacher's."""
-        roles = ('student', term.of)
-        return [[x for tap in (term.taps(r) if r else ()) for x in found[r].get(tap)] for r in roles]
 
     def init_weights(self) -> None:
         """Initialise the student by its own rules, load the teacher, then copy weights (level 1)."""
@@ -360,16 +191,16 @@ class Distiller(Transparent, BaseModel):
             teacher.load()
             taps = [tap for term in self.terms for tap in term.taps(name)]
             with torch.no_grad(), Recorder(teacher.model, taps, name, get_time_steps(teacher.model), batch) as recorder:
-                tapping.run(teacher.model, renormalise(inputs, self.student, teacher.model), taps)
+                tapping.run(teacher.model, renormalise(inputs, self.student, teacher.model), taps, name)
             with torch.no_grad():
                 recorder.follow_pipes()
             found[name] = recorder
         for term in self.terms:
             if term.name in losses:
-                raise ValueError(f'model.losses.{term.name}: the student has a loss of that name, choose another')
-            student, teacher = self._collect(found, term)
+                raise ValueError(f'{term.key}: the student has a loss of that name, choose another')
+            student, teacher = term.collect(found)
             term.loss.progress = self.progress
-            value = term.loss(self._connect(term, student), teacher, data_samples)
+            value = term.loss(term.connect(self.connectors, student, teacher), teacher, data_samples)
             losses[term.name] = value * term.weight(self.progress)
         return losses
 

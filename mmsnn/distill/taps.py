@@ -1,14 +1,19 @@
 """Taps: outputs of named modules, recorded during one forward."""
 
+import inspect
 import re
 from dataclasses import dataclass
-from functools import partial
+from difflib import get_close_matches
+from functools import partial, wraps
 
 import torch
 from torch import Tensor, nn
 
 from mmsnn.layers import Readout, unfold, with_prefix
 from mmsnn.neurons import Neuron
+
+# the parts of a task model that turn images into feature maps
+FEATURES = ('backbone', 'neck')
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Tap:
     @classmethod
     def parse(cls, spec: str, time: str = 'mean') -> 'Tap':
         """Read ``name``, ``name[i]`` or ``name@v``, perhaps with ``|name`` behind it; ValueError for anything else."""
-        pattern = r'([\w.]+?)(?:\[(\d+)\]|(@v))?((?:\|[\w.]+)*)'
+        pattern = r'([\w.-]+?)(?:\[(\d+)\]|(@v))?((?:\|[\w.-]+)*)'
         match = re.fullmatch(pattern, spec) if isinstance(spec, str) else None
         if match is None:
             raise ValueError(
@@ -49,6 +54,11 @@ class Tap:
             )
         index = None if match[2] is None else int(match[2])
         return cls(match[1], index, time, tuple(match[4].split('|')[1:]), potential=bool(match[3]))
+
+    @property
+    def part(self) -> str:
+        """The child of the task model that it lies in."""
+        return self.module.partition('.')[0]
 
     def __str__(self) -> str:
         suffix = '@v' if self.potential else '' if self.index is None else f'[{self.index}]'
@@ -86,8 +96,11 @@ class Recorder:
             if tap.potential:
                 module.fuse_norm = False  # for good, as for a watched norm
                 self.handles.append(module.register_forward_hook(partial(self._keep_potential, tap)))
-            else:
+            elif tap.part in FEATURES or not re.fullmatch(r'\w+(\.-?\d+)?', tap.module):
                 self.handles.append(module.register_forward_hook(lambda _m, _i, out, tap=tap: self._keep(tap, out)))
+            else:
+                # cascades call a head twice, and mean the same
+                self.handles.append(_Listener(module, partial(self._keep, tap, last=True)))
         return self
 
     def __exit__(self, *_) -> None:
@@ -100,17 +113,20 @@ class Recorder:
         # of its last call: one neuron may serve at several sites
         self.found[tap] = [self._view(tap, neuron.potentials(inputs[0], spikes).to(spikes.dtype))]
 
-    def _keep(self, tap: Tap, out) -> None:
+    def _keep(self, tap: Tap, out, last: bool = False) -> None:
         if tap.index is not None:
             if not isinstance(out, (tuple, list)) or tap.index >= len(out):
                 raise ValueError(f'{self.role} tap {tap}: the output of {tap.module} has no item {tap.index}')
             out = out[tap.index]
-        outs = [out] if isinstance(out, Tensor) else list(out)
+        outs = list(out) if isinstance(out, (tuple, list)) else [out]
         if not all(isinstance(o, Tensor) for o in outs):
+            kinds = [type(o).__name__ for o in outs] if isinstance(out, (tuple, list)) else type(out).__name__
             raise ValueError(
-                f'{self.role} tap {tap} gives {[type(o).__name__ for o in outs]}, not tensors: add an index'
+                f'{self.role} tap {tap} gives {kinds}, not tensors: '
+                + ('add an index' if isinstance(out, (tuple, list)) else f'tap a layer inside {tap.module}')
             )
-        self.found.setdefault(tap, []).extend(self._view(tap, o) for o in outs)
+        before = [] if last else self.found.get(tap, [])
+        self.found[tap] = before + [self._view(tap, o) for o in outs]
 
     def _view(self, tap: Tap, out: Tensor) -> Tensor:
         folded = self.T > 1 and out.shape[0] == self.T * self.batch_size
@@ -164,6 +180,28 @@ class Recorder:
         return out
 
 
+class _Listener:
+    """Tells ``keep`` what a module returns, also where its ``forward`` is called directly, as segmentors do."""
+
+    def __init__(self, module: nn.Module, keep):
+        self.module, self.own = module, module.__dict__.get('forward')
+        forward = module.forward
+
+        @wraps(forward)
+        def listening(*args, **kwargs):
+            out = forward(*args, **kwargs)
+            keep(out)
+            return out
+
+        module.forward = listening
+
+    def remove(self) -> None:
+        if self.own is None:
+            del self.module.forward
+        else:
+            self.module.forward = self.own
+
+
 def resolve(model: nn.Module, tap: Tap, role: str) -> nn.Module:
     """The module that a tap names first (for a potential, its neuron); ValueError that lists what there is, also for
     those behind it.
@@ -172,20 +210,42 @@ def resolve(model: nn.Module, tap: Tap, role: str) -> nn.Module:
         resolve(model, Tap(name), role)
     module, path = model, []
     for part in tap.module.split('.'):
-        child = getattr(module, part, None)
-        if not isinstance(child, nn.Module):
+        child = _child(module, part)
+        if child is None:
             known = ', '.join(name for name, _ in module.named_children())
             raise ValueError(
                 f'{role} tap {str(tap)!r} names no module of {type(model).__name__}: '
-                f'{".".join(path) or "the model"} has {known or "no children"}'
+                f'{".".join(path) or "the model"} has {known or "no children"}{_near(model, tap.module)}'
             )
         module, path = child, [*path, part]
+    if isinstance(module, nn.ModuleList):
+        module = module[-1]
     if tap.potential:
         neurons = [m for m in module.modules() if isinstance(m, Neuron)]
         if not neurons:
             raise ValueError(f'{role} tap {str(tap)!r}: {tap.module} holds no spiking neuron with a potential')
         return neurons[-1]
     return module
+
+
+def _child(module: nn.Module, part: str) -> nn.Module | None:
+    """A child by name; of a list by its number, or else what the last of the list has of that name."""
+    if isinstance(module, nn.ModuleList) and len(module):
+        if re.fullmatch(r'-?\d+', part):
+            return module[int(part)] if -len(module) <= int(part) < len(module) else None
+        module = module[-1]
+    child = getattr(module, part, None)
+    empty = isinstance(child, nn.ModuleList) and not len(child)
+    return child if isinstance(child, nn.Module) and not empty else None
+
+
+def _near(model: nn.Module, name: str) -> str:
+    """Names that ``name`` may have meant, as the end of a message."""
+    names = [n for n, _ in model.named_modules() if n]
+    last = name.rpartition('.')[2]
+    same = [n for n in names if n.rpartition('.')[2] == last and n.partition('.')[0] not in FEATURES]
+    close = [*same[:2], *get_close_matches(name, names, 3)]
+    return f'. Did you mean {" or ".join(dict.fromkeys(close))}?' if close else ''
 
 
 def _before_readout(model: nn.Module, tap: Tap) -> bool:
@@ -197,9 +257,67 @@ def _before_readout(model: nn.Module, tap: Tap) -> bool:
     return bool(inside) if reading[i] else any(reading[i:])
 
 
-def run(model: nn.Module, images: Tensor, taps) -> None:
-    """Forward just far enough for the taps to fire: the features, and those heads that hold a tap."""
+class HeadError(ValueError):
+    """A tapped part of a task model does not run on feature maps alone.
+
+    Attributes:
+        part: its name.
+    """
+
+    def __init__(self, part: str, message: str):
+        super().__init__(message)
+        self.part = part
+
+
+def run(model: nn.Module, images: Tensor, taps, role: str) -> None:
+    """Forward just far enough for the taps to fire: the features, and those heads that hold a tap.
+
+    Raises:
+        HeadError: a tap lies in a part that takes more than feature maps: queries, or proposals.
+    """
+    if not hasattr(model, 'extract_feat'):
+        raise HeadError(
+            taps[0].part,
+            f'{type(model).__name__} (the {role}) has no extract_feat, by which one batch of images is tapped',
+        )
     feats = model.extract_feat(images)
-    for head in dict.fromkeys(tap.module.split('.')[0] for tap in taps):
-        if head not in ('backbone', 'neck'):
-            getattr(model, head)(feats)
+    for part in dict.fromkeys(tap.part for tap in taps):
+        if part in FEATURES:
+            continue
+        heads, out = getattr(model, part), feats
+        if not isinstance(heads, nn.ModuleList):
+            _call(heads, part, role, feats)
+            continue
+        for head in heads[: 1 + max(_place(tap, len(heads)) for tap in taps if tap.part == part)]:
+            # the heads of a cascade see what the one before has answered
+            out = _call(head, part, role, feats) if len(_needs(head)) < 2 else _call(head, part, role, feats, out)
+
+
+def _place(tap: Tap, length: int) -> int:
+    second = tap.module.split('.')[1:2]
+    number = int(second[0]) if second and re.fullmatch(r'-?\d+', second[0]) else -1
+    return number % length
+
+
+def _needs(head: nn.Module) -> list[str]:
+    """The arguments that a module's forward cannot do without."""
+    parameters = inspect.signature(head.forward).parameters.values()
+    positional = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return [p.name for p in parameters if p.kind in positional and p.default is p.empty]
+
+
+def _call(head: nn.Module, part: str, role: str, *args):
+    needs = _needs(head)
+    try:
+        if len(needs) == len(args):
+            return head(*args)
+        reason = None
+    except TypeError as error:
+        reason = error
+    raise HeadError(
+        part,
+        f'{part} ({type(head).__name__}) of the {role} does not run on feature maps alone: it takes '
+        f'{", ".join(needs)}. Queries, and proposals of boxes, are those of each network and have no counterpart in '
+        'the other, so its answers cannot be compared. Terms on features can: FeatureMSE, PKD or AttentionMSE with '
+        "taps in 'backbone' or 'neck'; of two-stage detectors also DenseResponse on the RPN (head='rpn_head')",
+    ) from reason

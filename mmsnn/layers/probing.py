@@ -19,10 +19,15 @@ def evaluating(model: nn.Module):
             module.training = mode
 
 
-def image_channels(model: nn.Module) -> int:
-    """Channels of the images that ``model`` takes: the fewest that one of its convolutions reads, groups apart.
+class _Reached(Exception):
+    """The first convolution that an image meets."""
 
-    The first convolution need not be the one that images meet first, since modules stand in the order of their making.
+
+def image_channels(model: nn.Module) -> int:
+    """Channels of the images that ``model`` takes, by its first convolution.
+
+    An image is sent just so far: modules stand in the order of their making, and what lies in front may fold pixels
+    into channels (the stem of YOLOX: 12 of 3).
 
     Raises:
         ValueError: there is no convolution.
@@ -30,7 +35,26 @@ def image_channels(model: nn.Module) -> int:
     convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     if not convs:
         raise ValueError(f'{type(model).__name__} has no convolution: its input is no image')
-    return min(m.in_channels for m in [m for m in convs if m.groups == 1] or convs)
+    fewest = min(m.in_channels for m in [m for m in convs if m.groups == 1] or convs)
+    met = []
+
+    def stop(conv: nn.Conv2d, inputs: tuple) -> None:
+        met.append((conv.in_channels, inputs[0].shape[1]))
+        raise _Reached
+
+    backbone = getattr(model, 'backbone', model)
+    hooks = [m.register_forward_pre_hook(stop) for m in convs]
+    try:
+        with evaluating(model):
+            backbone(next(model.parameters()).new_zeros(1, fewest, 64, 64))
+    # whatever stands in front of it and refuses such an image, the fewest channels are the best guess
+    except Exception:
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    takes, given = met[0] if met else (fewest, fewest)
+    return takes * fewest // given
 
 
 def blank_image(model: nn.Module, size: int) -> Tensor:

@@ -7,7 +7,8 @@ class Transparent:
     """Mixin of a module that wraps another one, the child ``inner``, and shows it under the inner model's own names.
 
     ``state_dict`` writes and reads the inner model's keys, `named_parameters` gives the inner model's names (layer-wise
-    settings match on them), unknown attributes are the inner model's. Children in ``hidden`` are left out of
+    settings match on them), unknown attributes are the inner model's, to read, to set and to delete; so are modules and
+    parameters of new names, such as a neck for a model that has none. Children in ``hidden`` are left out of
     ``state_dict``. State-dict hooks do this rather than an override, because mmengine walks the modules itself.
 
     Where ``opaque`` is set it shows itself as it is, every parameter under one name alone, which FSDP needs;
@@ -19,9 +20,11 @@ class Transparent:
     opaque = False
 
     def _make_transparent(self) -> None:
+        """To be called at the end of ``__init__``: up to here attributes are set on the wrapper itself."""
         self._register_state_dict_hook(_strip)
         self.register_load_state_dict_pre_hook(_add)
         self.register_load_state_dict_post_hook(_forgive)
+        self.__dict__['_transparent'] = True
 
     def __getattr__(self, name: str):
         try:
@@ -31,6 +34,36 @@ class Transparent:
             if inner is None or name.startswith('__'):
                 raise
             return getattr(inner, name)
+
+    def _is_own(self, name: str) -> bool:
+        """Whether an attribute is the wrapper's: its class has it, or it got it before it was transparent."""
+        if '_transparent' not in self.__dict__ or name.startswith('__') or hasattr(type(self), name):
+            return True
+        return any(name in self.__dict__[d] for d in ('_modules', '_parameters', '_buffers')) or name in self.__dict__
+
+    def __setattr__(self, name: str, value) -> None:
+        if isinstance(getattr(type(self), name, None), property):
+            # a module would be registered behind the property's back
+            object.__setattr__(self, name, value)
+        elif not self._is_own(name) and (
+            isinstance(value, (nn.Module, nn.Parameter)) or hasattr(self._modules[self.inner], name)
+        ):
+            setattr(self._modules[self.inner], name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if self._is_own(name):
+            super().__delattr__(name)
+        else:
+            delattr(self._modules[self.inner], name)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """As `nn.Module.add_module`; under a name that is not the wrapper's, of the inner model."""
+        if self._is_own(name):
+            super().add_module(name, module)
+        else:
+            self._modules[self.inner].add_module(name, module)
 
     def named_modules(self, memo=None, prefix: str = '', remove_duplicate: bool = True):
         """As `nn.Module.named_modules`; the inner model's modules come under their own names."""

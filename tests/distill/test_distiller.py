@@ -440,13 +440,28 @@ class TestRefusals:
             ),
             (
                 dict(loss_a=dict(type='FeatureMSE', student='backbone.layer1.0.conv1', teacher='head')),
-                'model.losses.loss_a: .*equal stride and width, or set a connector',
+                r'model.losses.loss_a: .*\(5,\) at the teacher \(head\): tap layers whose outputs have the same dim',
+            ),
+            (
+                dict(
+                    loss_a=dict(
+                        type='FeatureMSE',
+                        student='backbone.layer2',
+                        teacher='backbone.layer2.0.conv1',
+                        connector=dict(type='ConvBN', out_channels=3),
+                    )
+                ),
+                'model.losses.loss_a: .*tap stages of equal width, or set a connector',
             ),
             (
                 dict(loss_a=dict(type='AttentionMSE', student='backbone.layer1', teacher='head')),
                 r'model.losses.loss_a: AttentionMSE compares maps \[B, C, H, W\], but .* at the teacher \(head\)',
             ),
-            (dict(loss_a=dict(type='FeatureMSE', student='backbone', teacher='backbone.layer1')), 'student tap'),
+            (
+                dict(loss_a=dict(type='FeatureMSE', student='backbone', teacher='backbone.layer1')),
+                r'model.losses.loss_a: tap backbone of the student gives 4 tensors, backbone.layer1 of the teacher 1: '
+                r'.*backbone\[0\] is the first',
+            ),
             (dict(loss_a=dict(type='FeatureMSE', student='head[1]', teacher='head')), r'student tap head\[1\]'),
         ],
     )

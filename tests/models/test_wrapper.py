@@ -34,6 +34,9 @@ class Wrapper(Transparent, BaseModule):
         self.body = Inner()
         self._make_transparent()
 
+    def forward(self, x):
+        return self.body.norm(self.body.conv(x))
+
 
 class Outer(BaseModule):
     def __init__(self, backbone):
@@ -136,3 +139,72 @@ class TestNames:
             model.conv.weight.add_(1)
         assert not torch.equal(other.conv.weight, model.conv.weight)
         assert list(other.state_dict()) == list(model.state_dict())
+
+
+class TestSetting:
+    """What is set reaches the inner model, as what is read comes from it."""
+
+    def test_children(self):
+        model = Wrapper()
+        conv = nn.Conv2d(2, 3, 3)
+        model.conv = conv
+        assert model.body.conv is conv and 'conv' not in model._modules
+        assert model(torch.zeros(1, 2, 5, 5)).shape == (1, 3, 3, 3)
+        assert dict(model.named_parameters())['conv.weight'] is conv.weight
+        # of a name that neither has
+        model.neck = nn.Linear(1, 1)
+        assert model.body.neck is model.neck and 'neck.weight' in model.state_dict()
+        assert 'neck' not in model._modules and model.load_state_dict(model.state_dict())
+
+    def test_parameters_and_attributes(self):
+        model = Wrapper()
+        model.scale = nn.Parameter(torch.ones(1))
+        model.body.register_buffer('count', torch.zeros(1))
+        model.count = torch.ones(1)
+        assert model.body.scale is model.scale and model.body._buffers['count'] == 1 and 'scale' in model.state_dict()
+        model.answer = 43
+        assert model.body.answer == 43 and 'answer' not in model.__dict__
+
+    def test_own(self):
+        """Its own names, the training flag and what neither knows stay with the wrapper."""
+        model = Wrapper()
+        extra, body = nn.Linear(4, 4), Inner()
+        model.extra, model.body, model.mark, model.opaque = extra, body, 'x', False
+        assert model._modules == {'extra': extra, 'body': body} and not hasattr(body, 'extra')
+        assert model.__dict__['mark'] == 'x' and not hasattr(body, 'mark') and not hasattr(body, 'opaque')
+        assert model.eval().training is body.training is False and model.conv is body.conv
+
+    def test_deleting(self):
+        model = Wrapper()
+        del model.norm
+        assert not hasattr(model.body, 'norm') and not any('norm' in key for key in model.state_dict())
+        del model.extra
+        assert list(model._modules) == ['body']
+        with pytest.raises(AttributeError):
+            del model.nothing
+
+    def test_adding(self):
+        model = Wrapper()
+        model.add_module('conv', nn.Conv2d(2, 3, 3))
+        model.add_module('neck', nn.Identity())
+        model.add_module('extra', nn.Identity())
+        assert model.body.conv.kernel_size == (3, 3) and isinstance(model.body.neck, nn.Identity)
+        assert list(model._modules) == ['extra', 'body']
+
+    def test_read_only(self):
+        """A property of the wrapper keeps modules out."""
+
+        class Guarded(Wrapper):
+            @property
+            def teacher(self):
+                return None
+
+        model = Guarded()
+        with pytest.raises(AttributeError, match='teacher'):
+            model.teacher = nn.Linear(1, 1)
+        assert 'teacher' not in model._modules and not hasattr(model.body, 'teacher')
+
+    def test_copies(self):
+        other = copy.deepcopy(Wrapper())
+        other.conv = nn.Conv2d(2, 3, 3)
+        assert other.body.conv.kernel_size == (3, 3)

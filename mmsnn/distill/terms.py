@@ -1,0 +1,243 @@
+"""Terms: one line of a Distiller's ``losses`` each, from its config to connectors that fit what its taps give."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from mmsnn.layers import blank_image, evaluating, get_time_steps, read_prefix
+from mmsnn.registry import build_own
+
+from . import taps as tapping
+from .losses import DistillLoss
+from .losses.base import REMEDY
+from .schedules import Schedule
+from .taps import HeadError, Recorder, Tap
+
+
+@dataclass
+class Term:
+    """One line of ``losses``: taps on both sides, the loss and its weight; connectors lie in the Distiller.
+
+    Args:
+        key: its place in the config, ``model.losses.NAME``.
+        name: what the losses of a training step call it.
+        of: names the teacher, None where the loss needs none.
+    """
+
+    key: str
+    name: str
+    loss: DistillLoss
+    student: list[Tap]
+    teacher: list[Tap]
+    connector: dict | list | None
+    weight: Schedule
+    of: str | None
+
+    def taps(self, role: str) -> list[Tap]:
+        """The student's taps, or those of the teacher called ``role``."""
+        return self.student if role == 'student' else self.teacher if role == self.of else []
+
+    def names(self, role: str) -> str:
+        """The taps of a role, for messages."""
+        return ', '.join(map(str, self.taps(role)))
+
+    def collect(self, found: dict[str, Recorder]) -> list[list[Tensor]]:
+        """What the taps gave, the student's tensors and the teacher's; ValueError where their numbers differ."""
+        roles = ('student', self.of)
+        sides = [[found[role].get(tap) for tap in self.taps(role)] if role else [] for role in roles]
+        for ours, theirs, s, t in zip(self.student, self.teacher, *sides, strict=True) if self.of else ():
+            if len(s) != len(t):
+                more = ours if len(s) > len(t) else theirs
+                raise ValueError(
+                    f'{self.key}: tap {ours} of the student gives {len(s)} tensors, {theirs} of the {self.of} '
+                    f"{len(t)}: one for every item of a module's output and every call. Of several items, "
+                    f'{more.module}[0] is the first; of several calls, tap a layer that is called once'
+                )
+        return [[x for tensors in side for x in tensors] for side in sides]
+
+    def connect(self, connectors: nn.ModuleDict, student: list[Tensor], teacher: list[Tensor]) -> list[Tensor]:
+        """The student's tensors through the term's connectors; steps are folded, as everywhere."""
+        if self.name not in connectors:
+            return student
+        targets = teacher if self.of else [None] * len(student)
+        linked = []
+        for connector, x, t in zip(connectors[self.name], student, targets, strict=True):
+            if self.loss.time != 'steps':
+                linked.append(_link(connector, x, t))
+                continue
+            t = None if t is None else t.flatten(0, 1)
+            linked.append(_link(connector, x.flatten(0, 1), t).unflatten(0, x.shape[:2]))
+        return linked
+
+
+def _link(connector: nn.Module, x: Tensor, target: Tensor | None) -> Tensor:
+    return connector(x, target) if getattr(connector, 'needs_target', False) else connector(x)
+
+
+def plain(cfg: dict) -> dict:
+    """A copy without the ``_scope_`` that mmengine writes into what a config inherits from a package."""
+    return {key: value for key, value in cfg.items() if key != '_scope_'}
+
+
+def first(named: dict, key: str) -> str:
+    """The name of the first teacher; ValueError where there is none."""
+    if not named:
+        raise ValueError(f'model.teacher is missing: {key} needs the config of a teacher')
+    return next(iter(named))
+
+
+def draft(name: str, cfg: dict, named: dict, prefix: int | None) -> Term:
+    """A term as its config says; the teachers in ``named`` are not built yet.
+
+    Raises:
+        ValueError: a key is missing, unknown or contradicts another one; the message names it.
+    """
+    key = f'model.losses.{name}'
+    try:
+        cfg = dict(cfg)
+        student = _pop(cfg, 'student')
+        teacher, of = cfg.pop('teacher', None), cfg.pop('of', None)
+        connector, weight = cfg.pop('connector', None), cfg.pop('weight', 1.0)
+        loss = build_own(cfg)
+        if not isinstance(loss, DistillLoss):
+            raise ValueError(f'{type(loss).__name__} is no distillation loss')
+        if not loss.needs_teacher:
+            teacher = []
+        elif teacher is None:
+            raise KeyError('teacher')
+        else:
+            of = of or first(named, key)
+            if of not in named:
+                raise ValueError(f'of={of!r} is none of the teachers {", ".join(named)}')
+        if loss.time == 'prefix' and prefix is None:
+            raise ValueError('model.prefix is missing: set the number of time steps at inference')
+        sides = [[Tap.parse(t, loss.time) for t in ([v] if isinstance(v, str) else v)] for v in (student, teacher)]
+        if loss.needs_teacher and len(sides[0]) != len(sides[1]):
+            raise ValueError(f'{len(sides[0])} student taps face {len(sides[1])} of the teacher')
+        title = name if 'loss' in name else f'loss_{name}'
+        weight = Schedule.of(plain(weight) if isinstance(weight, dict) else weight)
+        return Term(key, title, loss, *sides, connector, weight, of if loss.needs_teacher else None)
+    except KeyError as error:
+        if error.args[0] in ('student', 'teacher'):
+            raise ValueError(f'{key}.{error.args[0]} is missing: name the module to tap') from None
+        raise ValueError(f'{key}: {error.args[0]}') from error
+    except (TypeError, ValueError) as error:
+        message = str(error.args[0])
+        raise ValueError(message if message.startswith('model.') else f'{key}: {message}') from error
+
+
+def _pop(cfg: dict, name: str):
+    if name not in cfg:
+        raise KeyError(name)
+    return cfg.pop(name)
+
+
+def bind(term: Term, models: dict[str, nn.Module]) -> None:
+    """Check that the taps name modules, and show the loss its models; ValueError that names the term."""
+    try:
+        for role in filter(None, ('student', term.of)):
+            for tap in term.taps(role):
+                tapping.resolve(models[role], tap, role)
+        term.loss.bind(models['student'], models[term.of] if term.of else None)
+    except ValueError as error:
+        raise ValueError(f'{term.key}: {error.args[0]}') from error
+
+
+def make_connectors(terms: list[Term], models: dict[str, nn.Module], prefix: int | None) -> nn.ModuleDict:
+    """Connectors as wide as a forward of one blank image through all models says.
+
+    Raises:
+        ValueError: what a term compares does not fit, in number, shape or classes; the message names it.
+    """
+    found = {role: _record(terms, model, role, prefix) for role, model in models.items()}
+    connectors = nn.ModuleDict()
+    for term in terms:
+        student, teacher = term.collect(found)
+        if term.connector is not None:
+            counts = [len(found['student'].get(tap)) for tap in term.student]
+            connectors[term.name] = _build(term, counts, student, teacher)
+        if term.of and term.loss.maps:
+            _check_maps(term, student, teacher)
+        with evaluating(connectors):
+            linked = term.connect(connectors, student, teacher)
+        if term.of and term.loss.same_shape:
+            _check_shapes(term, student, linked, teacher)
+        try:
+            term.loss.check(linked, teacher)
+        except ValueError as error:
+            raise ValueError(f'{term.key}: {error.args[0]}') from error
+    return connectors
+
+
+def _record(terms: list[Term], model: nn.Module, role: str, prefix: int | None) -> Recorder:
+    taps = [tap for term in terms for tap in term.taps(role)]
+    prefix = prefix if role == 'student' else None
+    recorder = Recorder(model, taps, role, get_time_steps(model), prefix=prefix)
+    with evaluating(model), read_prefix(model, prefix):
+        try:
+            with recorder:
+                tapping.run(model, blank_image(model, 64), taps, role)
+        except HeadError as error:
+            keys = [t.key for t in terms if any(tap.part == error.part for tap in t.taps(role))]
+            raise ValueError(f'{", ".join(keys)}: {error.args[0]}') from error
+        recorder.follow_pipes()
+    return recorder
+
+
+def _check_maps(term: Term, student: list, teacher: list) -> None:
+    for role, tensors in (('student', student), (term.of, teacher)):
+        for i, x in enumerate(tensors):
+            if x.dim() != 4:
+                raise ValueError(
+                    f'{term.key}: {type(term.loss).__name__} compares maps [B, C, H, W], but tensor {i} is '
+                    f'{tuple(x.shape)} at the {role} ({term.names(role)}). Tokens of a transformer are no maps: tap '
+                    "what gives some (mmpretrain's ViT with out_type='featmap': backbone[0])"
+                )
+
+
+def _check_shapes(term: Term, student: list, linked: list, teacher: list) -> None:
+    """Behind the connectors, what stands behind batch and steps must agree."""
+    behind = 2 if term.loss.time == 'steps' else 1
+    for i, (raw, s, t) in enumerate(zip(student, linked, teacher, strict=True)):
+        ours, theirs = tuple(s.shape[behind:]), tuple(t.shape[behind:])
+        if ours == theirs:
+            continue
+        if len(ours) == len(theirs) and ours[1:] == theirs[1:] and (term.loss.answers or _ends_in_head(term)):
+            raise ValueError(
+                f'{term.key}: {type(term.loss).__name__} compares answers class by class, but the student answers '
+                f'{ours[0]} classes ({term.names("student")}) and the {term.of} {theirs[0]} ({term.names(term.of)}). '
+                f'{REMEDY}'
+            )
+        if ours[1:] == theirs[1:]:
+            remedy = 'tap stages of equal width, or set a connector'
+        elif len(ours) == len(theirs) == 3:
+            remedy = "tap stages of equal stride, or set connector=dict(type='Resize', connector=dict(type='ConvBN'))"
+        else:
+            remedy = 'tap layers whose outputs have the same dimensions'
+        raise ValueError(
+            f'{term.key}: for a 64x64 image, tensor {i} is {tuple(raw.shape[behind:])} at the student '
+            f'({term.names("student")}) and {theirs} at the {term.of} ({term.names(term.of)}): {remedy}'
+        )
+
+
+def _ends_in_head(term: Term) -> bool:
+    lasts = [tap.pipe[-1] if tap.pipe else tap.module for tap in (*term.student, *term.teacher)]
+    return all(last.split('.')[0] not in ('backbone', 'neck') for last in lasts)
+
+
+def _build(term: Term, counts: list[int], student: list[Tensor], teacher: list[Tensor]) -> nn.ModuleList:
+    """A connector for each tensor; a list of configs names one a tap, None leaves its tensors as they are."""
+    configs = term.connector if isinstance(term.connector, (list, tuple)) else [term.connector] * len(counts)
+    if len(configs) != len(counts):
+        raise ValueError(f'{term.key}.connector: {len(configs)} connectors face {len(counts)} taps')
+    configs = [cfg for cfg, count in zip(configs, counts, strict=True) for _ in range(count)]
+    dim, built = 2 if term.loss.time == 'steps' else 1, []
+    targets = teacher if term.of else [None] * len(student)
+    for cfg, s, t in zip(configs, student, targets, strict=True):
+        # without a teacher as wide as the term's first tensor, a head's answer
+        widths = dict(in_channels=s.shape[dim], out_channels=student[0].shape[dim] if t is None else t.shape[dim])
+        try:
+            built.append(nn.Identity() if cfg is None else build_own({**widths, **cfg}))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f'{term.key}.connector: {error.args[0]}') from error
+    return nn.ModuleList(built)
