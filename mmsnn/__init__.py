@@ -11,4 +11,14 @@ install_mmcv_ops()
 
 from .layers.time import get_time_steps, set_time_steps  # noqa: E402
 
-__all__ = ['__version__', 'get_time_steps', 'set_time_steps']
+
+def __getattr__(name: str):
+    # on demand, because neurons import more of mmengine than a command line needs
+    if name == 'record':
+        from .neurons import record
+
+        return record
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+__all__ = ['__version__', 'get_time_steps', 'record', 'set_time_steps']

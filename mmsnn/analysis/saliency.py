@@ -24,8 +24,6 @@ from .forward import Batch, as_batches, images_in, watching
 
 KINDS = dict(gradient='gradient x input', grad_cam='Grad-CAM')
 ROLES = ('teacher', 'student')
-# attributes that a look changes: hooks part fused neurons for good, reentrant checkpointing refuses autograd.grad
-SWITCHES = ('fuse_norm', 'with_cp')
 
 
 @dataclass(frozen=True)
@@ -285,20 +283,20 @@ def _compare_image(teacher, student, x: Tensor, shape, label, top: float, name: 
 def _untouched(model: nn.Module) -> Iterator[None]:
     """Eval mode, gradients for inputs alone, no activation checkpointing; afterwards everything is as before."""
     learning = [p for p in model.parameters() if p.requires_grad]
-    switches = [(m, name, vars(m)[name]) for m in model.modules() for name in SWITCHES if name in vars(m)]
+    # reentrant checkpointing refuses autograd.grad
+    checkpointed = {m: m.with_cp for m in model.modules() if 'with_cp' in vars(m)}
     try:
         for parameter in learning:
             parameter.requires_grad_(False)
-        for module, name, _ in switches:
-            if name == 'with_cp':
-                module.with_cp = False
+        for module in checkpointed:
+            module.with_cp = False
         with watching(model, (), None), torch.enable_grad():
             yield
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
-        for module, name, value in switches:
-            setattr(module, name, value)
+        for module, value in checkpointed.items():
+            module.with_cp = value
 
 
 def _split(images: Batch | Iterable[Batch], student: nn.Module) -> Iterator[tuple[Tensor, tuple[int, int]]]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmsnn.layers import Readout, unfold, with_prefix
 from mmsnn.neurons import Neuron
+from mmsnn.neurons.watched import SavedAside
 
 # the parts of a task model that turn images into feature maps
 FEATURES = ('backbone', 'neck')
@@ -94,10 +95,11 @@ class Recorder:
         for tap in self.taps:
             module = resolve(self.model, tap, self.role)
             if tap.potential:
-                module.fuse_norm = False  # for good, as for a watched norm
                 self.handles.append(module.register_forward_hook(partial(self._keep_potential, tap)))
             elif tap.part in FEATURES or not re.fullmatch(r'\w+(\.-?\d+)?', tap.module):
-                self.handles.append(module.register_forward_hook(lambda _m, _i, out, tap=tap: self._keep(tap, out)))
+                # with keyword arguments, because hooks without them part a neuron from its norm
+                keep = partial(self._keep_output, tap)
+                self.handles.append(module.register_forward_hook(keep, with_kwargs=True))
             else:
                 # cascades call a head twice, and mean the same
                 self.handles.append(_Listener(module, partial(self._keep, tap, last=True)))
@@ -111,7 +113,11 @@ class Recorder:
     def _keep_potential(self, tap: Tap, neuron: Neuron, inputs: tuple, out) -> None:
         spikes = out[0] if isinstance(out, tuple) else out
         # of its last call: one neuron may serve at several sites
-        self.found[tap] = [self._view(tap, neuron.potentials(inputs[0], spikes).to(spikes.dtype))]
+        with SavedAside():
+            self.found[tap] = [self._view(tap, neuron.potentials(inputs[0], spikes).to(spikes.dtype))]
+
+    def _keep_output(self, tap: Tap, _module, _args, _kwargs, out) -> None:
+        self._keep(tap, out)
 
     def _keep(self, tap: Tap, out, last: bool = False) -> None:
         if tap.index is not None:

@@ -8,6 +8,7 @@ from .base import Neuron
 from .firing import FiringRates, LayerFiring, SpikeCounter
 from .ilif import ILIF, expand_levels, to_binary
 from .lif import IF, LIF, PLIF
+from .recording import record
 
 
 def build_neuron(cfg: dict, T: int) -> Neuron:
@@ -46,5 +47,6 @@ __all__ = [
     'SpikeCounter',
     'build_neuron',
     'expand_levels',
+    'record',
     'to_binary',
 ]

@@ -1,16 +1,14 @@
 """What all neurons share: settings, T, and a call of the op."""
 
-import torch.distributed as dist
-from mmengine.model.utils import _BatchNormXd
 from torch import Tensor, nn
 
-from mmsnn.layers.norm import TDBN
 from mmsnn.layers.time import TimeAware, check_encoded
 from mmsnn.ops import bn_lif, lif, reference
 from mmsnn.ops.lif import check_neuron
 
-# the last is what mmengine makes of SyncBN in a single process
-FUSABLE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, TDBN, _BatchNormXd)
+from .norms import FUSABLE, count_batch, norm_arguments, normalised
+from .watched import fire_apart, is_watched, sees_input
+
 # elements from which on one op is faster than two, whose host time is less
 FUSE_FROM = 2**17
 
@@ -92,55 +90,47 @@ class Neuron(TimeAware, nn.Module):
         settings = {**self.settings, 'tau': self.tau, 'v_init': v_init, 'return_v': return_v}
         if norm is None:
             return lif(x, self.T, **settings)
-        return bn_lif(x, self.T, **_norm_arguments(norm), **settings)
+        given = norm_arguments(norm)
+        count_batch(norm)
+        return bn_lif(x, self.T, **given, **settings)
 
-    def potentials(self, x: Tensor, spikes: Tensor) -> Tensor:
-        """Membrane potential of every step before it fires, ``[T*B, ...]``, from the input and this neuron's spikes."""
-        return reference.potentials(x, spikes, self.T, **{**self.settings, 'tau': self.tau})
+    def potentials(
+        self, x: Tensor, spikes: Tensor, v_init: Tensor | None = None, norm: nn.Module | None = None
+    ) -> Tensor:
+        """Membrane potential of every step before it fires and is reset, ``[T*B, ...]``, in float32 (float64).
+
+        Args:
+            x, v_init, norm: what `forward` was given. A hook gets ``norm`` among the keyword arguments
+                (``with_kwargs=True``); without them the neuron is given what the norm has made of ``x``.
+            spikes: what `forward` gave.
+        """
+        x = x if norm is None else normalised(norm, x)
+        return reference.potentials(x, spikes, self.T, v_init=v_init, **{**self.settings, 'tau': self.tau})
 
     def can_fuse(self, norm: nn.Module) -> bool:
-        """Whether ``norm`` and this neuron may run as one op: a plain batch norm, whose output nobody watches."""
-        if _is_watched(norm):
-            # for good: activation checkpointing runs this again when the hooks may be gone
-            self.fuse_norm = False
+        """Whether ``norm`` and this neuron may run as one op: a plain batch norm, and nobody watches what is between.
+
+        Hooks of the norm watch its output. Those of the neuron watch its input, unless they take keyword arguments
+        (``with_kwargs=True``), and so are given ``norm``.
+        """
+        return self._fuses(norm) and not is_watched(norm) and not sees_input(self)
+
+    def _fuses(self, norm: nn.Module) -> bool:
         return self.fuse_norm and type(norm) in FUSABLE
 
     def after(self, norm: nn.Module, x: Tensor) -> Tensor:
         """``self(norm(x))``, in one op where that is possible and pays; ``norm`` may be a sequence that ends in one."""
-        if isinstance(norm, nn.Sequential) and not _is_watched(norm):
-            *layers, norm = norm
-            for layer in layers:
-                x = layer(x)
-        # processes that share statistics must all take the same way, whatever the size of their batches
-        pays = x.numel() >= FUSE_FROM or isinstance(norm, nn.SyncBatchNorm)
-        return self(x, norm=norm) if pays and self.can_fuse(norm) else self(norm(x))
+        *layers, last = norm if isinstance(norm, nn.Sequential) else [norm]
+        if not self._fuses(last):
+            return self(norm(x))
+        if is_watched(norm) or not self.can_fuse(last):
+            return fire_apart(self, norm, last, x, _pays)
+        for layer in layers:
+            x = layer(x)
+        return self(x, norm=last) if _pays(last, x) else self(last(x))
 
 
-def _is_watched(module: nn.Module) -> bool:
-    hooks = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
-    return any(getattr(module, name) for name in hooks)
-
-
-def _norm_arguments(norm: nn.Module) -> dict:
-    """A batch norm module as arguments of `mmsnn.ops.bn_lif`; counts the batch, as the module would."""
-    momentum = norm.momentum
-    batch = norm.training or norm.running_mean is None
-    if norm.training and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-        if momentum is None:
-            momentum = 1.0 / float(norm.num_batches_tracked)
-    group = None
-    if isinstance(norm, nn.SyncBatchNorm) and batch and norm.training and dist.is_available() and dist.is_initialized():
-        group = norm.process_group or dist.group.WORLD
-        group = group if dist.get_world_size(group) > 1 else None
-    tracked = not batch or norm.track_running_stats
-    return dict(
-        running_mean=norm.running_mean if tracked else None,
-        running_var=norm.running_var if tracked else None,
-        weight=norm.weight,
-        bias=norm.bias,
-        training=batch,
-        momentum=0.0 if momentum is None else momentum,
-        eps=norm.eps,
-        group=group,
-    )
+def _pays(norm: nn.Module, x: Tensor) -> bool:
+    """Whether one op takes less time than two."""
+    # processes that share statistics must all take the same way, whatever the size of their batches
+    return x.numel() >= FUSE_FROM or isinstance(norm, nn.SyncBatchNorm)

@@ -1,9 +1,7 @@
 """How often neurons fire, and which of them never do."""
 
 import re
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from .base import Neuron
+from .watched import run_eagerly
 
 # what wrappers put into the names of modules
 WRAPPERS = re.compile(r'(?<![^.])(_orig_mod|_fsdp_wrapped_module)(\.|$)')
@@ -144,7 +143,7 @@ class SpikeCounter:
         # by name and number of channels: a module may stand at several places
         self._spikes: dict[str, dict[int, Tensor]] = {}
         self._updates: dict[str, int] = {}
-        self._handles, self._eager = [], nullcontext()
+        self._handles, self._eager = [], None
         self._norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
         self._frozen: list[nn.Module] = []
         axis = 1
@@ -167,10 +166,12 @@ class SpikeCounter:
         return bool(self._handles)
 
     def __enter__(self) -> 'SpikeCounter':
-        if 'torch._dynamo' in sys.modules and hasattr(torch.compiler, 'set_stance'):
-            self._eager = torch.compiler.set_stance('force_eager')
+        self._eager = run_eagerly()
         self._eager.__enter__()
-        self._handles = [m.register_forward_hook(self._hook(name)) for name, m in self._neurons.items()]
+        # with keyword arguments, because hooks without them part the neuron from its norm
+        self._handles = [
+            m.register_forward_hook(self._hook(name), with_kwargs=True) for name, m in self._neurons.items()
+        ]
         return self
 
     def __exit__(self, *exception) -> None:
@@ -181,7 +182,7 @@ class SpikeCounter:
         self._eager.__exit__(*exception)
 
     def _hook(self, name: str):
-        def count(neuron, _inputs, output):
+        def count(neuron, _args, _kwargs, output):
             # -1 outside a backward pass
             if torch._C._current_graph_task_id() == -1:
                 self.add(name, neuron, output[0] if isinstance(output, tuple) else output)

@@ -49,15 +49,15 @@ class ILIF(Neuron):
         )
         self.expanded = False
 
-    def can_fuse(self, norm: nn.Module) -> bool:
-        """As `Neuron.can_fuse`; not once the network is expanded, whose neurons see means of micro-steps."""
-        return not self.expanded and super().can_fuse(norm)
+    def _fuses(self, norm: nn.Module) -> bool:
+        # the neurons of an expanded network see means of micro-steps
+        return not self.expanded and super()._fuses(norm)
 
-    def potentials(self, x: Tensor, spikes: Tensor) -> Tensor:
+    def potentials(self, *args, **kwargs) -> Tensor:
         """As `Neuron.potentials`; RuntimeError once the network is expanded, whose micro-steps have none."""
         if self.expanded:
             raise RuntimeError('after expand_levels an ILIF has no membrane potential of single micro-steps')
-        return super().potentials(x, spikes)
+        return super().potentials(*args, **kwargs)
 
     def forward(self, x: Tensor, v_init: Tensor | None = None, return_v: bool = False, norm: nn.Module | None = None):
         """Integers 0..D, or 0 and D in T = T'*D micro-steps where the network was expanded."""

@@ -269,12 +269,18 @@ def bn_lif(
         if running_mean is not None:
             with torch.no_grad():
                 unbiased = count / (count - 1).clamp(min=1) if isinstance(count, Tensor) else count / max(count - 1, 1)
-                running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-                running_var.lerp_((var * unbiased).to(running_var.dtype), momentum)
+                _update(running_mean, mean, momentum)
+                _update(running_var, var * unbiased, momentum)
     out, v = _BatchNormLIF.apply(
         x, weight, bias, mean, var, learned, v_init, eps, scale, count, group, neuron, return_v
     )
     return (out, v) if return_v else out
+
+
+def _update(running: Tensor, new: Tensor, momentum: float) -> None:
+    # torch's batch norm, which saves the running statistics, does not count its updates as changes either
+    running = running if torch.compiler.is_compiling() else running.data
+    running.lerp_(new.to(running.dtype), momentum)
 
 
 def _statistics(x: Tensor, group) -> tuple[Tensor, Tensor, int | Tensor]:
@@ -294,17 +300,55 @@ def _statistics(x: Tensor, group) -> tuple[Tensor, Tensor, int | Tensor]:
     return shared, spread, total
 
 
+def _affine(x, weight, bias, mean, var, eps, scale) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean and inverse deviation of each channel; factor and shift that do what the norm does."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    mean, invstd = mean.to(dtype), torch.rsqrt(var.to(dtype) + eps)
+    factor = invstd * scale if weight is None else invstd * (weight.to(dtype) * scale)
+    # one rounding, as torch's kernels have it
+    shift = -mean.double() * factor
+    return mean, invstd, factor, (shift if bias is None else bias + shift).to(dtype)
+
+
+def save_as_bn_lif(out: Tensor, x: Tensor, norm: dict, tau: float | Tensor | None, recomputed: bool) -> Tensor:
+    """``out``, and in the graph the tensors that `bn_lif` of ``x`` saves for its backward pass, in the same order.
+
+    For a norm and a neuron that ran apart: activation checkpointing, which counts saved tensors, may then repeat them
+    as one op, or the other way round.
+
+    Args:
+        out: spikes.
+        x: what the norm was given.
+        norm: arguments of the norm, as `bn_lif` takes them.
+        tau: of the neuron.
+        recomputed: whether this is the repetition, whose tensors are used.
+    """
+    weight, bias, training, group = (norm[key] for key in ('weight', 'bias', 'training', 'group'))
+    mean, var = norm['running_mean'], norm['running_var']
+    if training:
+        empty = x.new_empty(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
+        mean, var, _ = _statistics(x.detach(), group) if recomputed else (empty, empty, None)
+    learned = tau if isinstance(tau, Tensor) else None
+    return _SavesAsBatchNormLIF.apply(out, x, weight, bias, mean, var, learned, norm['eps'])
+
+
+class _SavesAsBatchNormLIF(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, out, x, weight, bias, mean, var, tau, eps):
+        ctx.save_for_backward(x, weight, bias, *_affine(x, weight, bias, mean, var, eps, 1.0), tau, None)
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, *[None] * 7
+
+
 class _BatchNormLIF(torch.autograd.Function):
     """Keeps x and numbers per channel; the gradient of the norm's output is summed in one pass, used in the next."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, mean, var, tau, v_init, eps, scale, count, group, neuron, return_v):
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        mean, invstd = mean.to(dtype), torch.rsqrt(var.to(dtype) + eps)
-        factor = invstd * scale if weight is None else invstd * (weight.to(dtype) * scale)
-        # one rounding, as torch's kernels have it
-        shift = -mean.double() * factor
-        shift = (shift if bias is None else bias + shift).to(dtype)
+        mean, invstd, factor, shift = _affine(x, weight, bias, mean, var, eps, scale)
         T, kind, values = neuron
         out, v = torch.ops.mmsnn.bn_lif(x, factor, shift, T, kind, values, tau, v_init, return_v)
         ctx.save_for_backward(x, weight, bias, mean, invstd, factor, shift, tau, v_init)

@@ -212,6 +212,7 @@ def potentials(
     v_reset: float | None,
     decay_input: bool,
     detach_reset: bool,
+    v_init: Tensor | None = None,
     **_,
 ) -> Tensor:
     """The membrane potential ``h`` of every step, from the input and the ``spikes`` that `lif` gave for it.
@@ -222,7 +223,7 @@ def potentials(
     rate = None if tau is None else 1.0 / (tau.to(dtype) if isinstance(tau, Tensor) else tau)
     v_rest = 0.0 if v_reset is None else v_reset
     steps, fired = x.unflatten(0, (T, -1)), spikes.unflatten(0, (T, -1))
-    v, found = _first(steps[0], None, v_rest, dtype), []
+    v, found = _first(steps[0], v_init, v_rest, dtype), []
     for step, s in zip(steps, fired):
         h = _charge(v, step.to(dtype), rate, v_rest, decay_input)
         s = s.to(dtype)

@@ -1,5 +1,7 @@
 """Taps and the recorder that reads them."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -240,9 +242,21 @@ class TestPotential:
     def test_only_the_tapped_neuron_parts_from_its_norm(self, monkeypatch):
         monkeypatch.setattr('mmsnn.neurons.base.FUSE_FROM', 0)
         model, x = self.make(SEWResNet), torch.randn(3, 3, 16, 16)
+        neurons = {name: m for name, m in model.named_modules() if isinstance(m, Neuron)}
+        apart = []
+
+        def note(name, _neuron, _args, kwargs, _out):
+            if 'norm' not in kwargs:
+                apart.append(name)
+
+        for name, neuron in neurons.items():
+            neuron.register_forward_hook(partial(note, name), with_kwargs=True)
+        model(x)
+        before = list(apart)
         record(model, 'layer2@v', x, 'student', T=4, batch_size=3)
-        apart = [name for name, m in model.named_modules() if isinstance(m, Neuron) and not m.fuse_norm]
-        assert apart == ['layer2.1.neuron2']
+        assert sorted(apart) == sorted([*before, *before, 'layer2.1.neuron2'])
+        model(x)
+        assert len(apart) == 3 * len(before) + 1, 'for good'
 
     def test_gradient(self):
         """Through charge, leak and reset: against finite differences of the smooth neuron."""

@@ -98,10 +98,12 @@ class TestAfter:
 
     def test_a_watched_norm_stays_apart(self):
         norm, seen = nn.BatchNorm2d(3), []
-        norm.register_forward_hook(lambda module, inputs, out: seen.append(out))
+        handle = norm.register_forward_hook(lambda module, inputs, out: seen.append(out))
         neuron = LIF(T=2)
         neuron.after(norm, torch.randn(4, 3, 5, 5))
-        assert len(seen) == 1 and not neuron.can_fuse(nn.BatchNorm2d(3))
+        assert len(seen) == 1 and not neuron.can_fuse(norm) and neuron.can_fuse(nn.BatchNorm2d(3))
+        handle.remove()
+        assert neuron.can_fuse(norm)
 
     def test_a_watched_sequence_stays_whole(self):
         layers, seen = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)), []

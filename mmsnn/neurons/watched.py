@@ -1,0 +1,112 @@
+"""A norm and a neuron that run apart because somebody watches, in a graph that does not show it.
+
+Activation checkpointing runs layers again in the backward pass, when a watcher may be gone or have come, and hands
+every tensor that is saved there to the node that saved one at its place in the forward pass. So what two ops save is
+kept from it, and what it sees is what one op would have saved.
+"""
+
+import sys
+import threading
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from mmsnn.layers.time import in_backward
+from mmsnn.ops.lif import save_as_bn_lif
+
+from .norms import norm_arguments
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether ``module`` has hooks."""
+    hooks = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
+    return any(getattr(module, name) for name in hooks)
+
+
+def sees_input(neuron: nn.Module) -> bool:
+    """Whether hooks of ``neuron`` see its input, and not the norm that would come as a keyword with it."""
+    return bool(
+        neuron._forward_hooks.keys() - neuron._forward_hooks_with_kwargs.keys()
+        or neuron._forward_pre_hooks.keys() - neuron._forward_pre_hooks_with_kwargs.keys()
+        or neuron._backward_hooks
+        or neuron._backward_pre_hooks
+    )
+
+
+def run_eagerly():
+    """Context in which compiled parts run as plain PyTorch, because compiled code passes hooks by that come later."""
+    if 'torch._dynamo' in sys.modules and hasattr(torch.compiler, 'set_stance'):
+        return torch.compiler.set_stance('force_eager')
+    return nullcontext()
+
+
+class SavedAside(torch.autograd.graph.saved_tensors_hooks):
+    """Context whose saved tensors are kept as they are, and from the hooks around it."""
+
+    def __init__(self):
+        super().__init__(_pack, _unpack)
+
+
+def _pack(x: Tensor) -> tuple[Tensor, int]:
+    # detached, because a node that held its own output would never go
+    return x.detach(), x._version
+
+
+def _unpack(packed: tuple[Tensor, int]) -> Tensor:
+    x, version = packed
+    if x._version != version:
+        raise RuntimeError(
+            f'a tensor {tuple(x.shape)} that the backward pass of a watched norm or neuron needs was modified by an '
+            'inplace operation: hooks must not change it'
+        )
+    return x
+
+
+def fire_apart(neuron: nn.Module, norm: nn.Module, last: nn.Module, x: Tensor, pays) -> Tensor:
+    """``neuron(norm(x))`` in two ops, saved as one where that is what an unwatched neuron would run.
+
+    Args:
+        neuron: a `Neuron`.
+        norm: the norm, or a sequence that ends in it.
+        last: the norm itself.
+        x: input of ``norm``.
+        pays: tells of a norm and its input whether one op pays.
+    """
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return neuron(norm(x))
+    with _aside_in(last, pays) as given:
+        y = norm(x)
+    if given.x is None:
+        return neuron(y)
+    with SavedAside():
+        out = neuron(y)
+    # in this order, as in one op
+    tau = neuron.tau
+    return save_as_bn_lif(out, given.x, norm_arguments(last), tau, in_backward())
+
+
+@contextmanager
+def _aside_in(norm: nn.Module, pays):
+    """Context in which a call of ``norm`` saves its tensors aside if that pays; gives the call's input."""
+    mine, given, aside = threading.get_ident(), SimpleNamespace(x=None), SavedAside()
+
+    def before(module, inputs):
+        if threading.get_ident() == mine and pays(norm, inputs[0]):
+            given.x = inputs[0]
+            aside.__enter__()
+
+    def after(*_):
+        if threading.get_ident() == mine and given.x is not None:
+            aside.__exit__()
+
+    handles = [
+        norm.register_forward_pre_hook(before, prepend=True),
+        norm.register_forward_hook(after, always_call=True),
+    ]
+    try:
+        yield given
+    finally:
+        for handle in handles:
+            handle.remove()
