@@ -178,6 +178,11 @@ class Distiller(Transparent, BaseModel):
         """The student's losses, and one entry a term, weighted."""
         if not self.terms and self.prefix is None:
             return self._weighted(self.student.loss(inputs, data_samples))
+        if not isinstance(inputs, Tensor):
+            raise ValueError(
+                f'model.losses: {type(self.student).__name__} trains on several views of each image (a list of '
+                f'{len(inputs)}), of which terms cannot tell theirs; level 1 (model.transfer) goes with it'
+            )
         batch, found = inputs.shape[0], {}
         taps = [tap for term in self.terms for tap in term.student]
         T = get_time_steps(self.student)

@@ -95,7 +95,9 @@ def input_statistics(model: nn.Module) -> tuple[Tensor | float, Tensor | float, 
 def renormalise(images: Tensor, student: nn.Module, teacher: nn.Module) -> Tensor:
     """Images as the student's preprocessor made them, as the teacher's would have made them.
 
-    Padding keeps the student's value (0 after normalisation, its mean colour).
+    Padding keeps the student's value (0 after normalisation, its mean colour). Images for a caffe-style teacher (BGR,
+    no division by a standard deviation) are some 58 times as large, and so are its features while its weights are
+    random: the norms of a trained one have taken that out.
     """
     (mean_s, std_s, swap_s), (mean_t, std_t, swap_t) = input_statistics(student), input_statistics(teacher)
     same = all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in ((mean_s, mean_t), (std_s, std_t)))

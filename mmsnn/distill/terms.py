@@ -13,6 +13,9 @@ from .losses.base import REMEDY
 from .schedules import Schedule
 from .taps import HeadError, Recorder, Tap
 
+# sides of the blank image that is tried before training
+SIZES = 64, 224, 320, 512
+
 
 @dataclass
 class Term:
@@ -50,8 +53,13 @@ class Term:
                 more = ours if len(s) > len(t) else theirs
                 raise ValueError(
                     f'{self.key}: tap {ours} of the student gives {len(s)} tensors, {theirs} of the {self.of} '
-                    f"{len(t)}: one for every item of a module's output and every call. Of several items, "
-                    f'{more.module}[0] is the first; of several calls, tap a layer that is called once'
+                    f"{len(t)}, one for every item of a module's output and every call: "
+                    + (
+                        f'of several items, {more.module}[0] is the first; of several calls, tap a layer that is '
+                        'called once. In training a head may answer more than in testing (K-Net, for every stage)'
+                        if more.index is None
+                        else 'heads of other numbers of levels cannot be compared, take terms on features'
+                    )
                 )
         return [[x for tensors in side for x in tensors] for side in sides]
 
@@ -149,7 +157,7 @@ def make_connectors(terms: list[Term], models: dict[str, nn.Module], prefix: int
     Raises:
         ValueError: what a term compares does not fit, in number, shape or classes; the message names it.
     """
-    found = {role: _record(terms, model, role, prefix) for role, model in models.items()}
+    found, size = _try(terms, models, prefix)
     connectors = nn.ModuleDict()
     for term in terms:
         student, teacher = term.collect(found)
@@ -161,7 +169,7 @@ def make_connectors(terms: list[Term], models: dict[str, nn.Module], prefix: int
         with evaluating(connectors):
             linked = term.connect(connectors, student, teacher)
         if term.of and term.loss.same_shape:
-            _check_shapes(term, student, linked, teacher)
+            _check_shapes(term, student, linked, teacher, size)
         try:
             term.loss.check(linked, teacher)
         except ValueError as error:
@@ -169,14 +177,26 @@ def make_connectors(terms: list[Term], models: dict[str, nn.Module], prefix: int
     return connectors
 
 
-def _record(terms: list[Term], model: nn.Module, role: str, prefix: int | None) -> Recorder:
+def _try(terms: list[Term], models: dict[str, nn.Module], prefix: int | None) -> tuple[dict[str, Recorder], int]:
+    """What the taps give for a blank image, and its size: the smallest that all models take."""
+    failed = None
+    for size in SIZES:
+        try:
+            return {role: _record(terms, model, role, prefix, size) for role, model in models.items()}, size
+        # too small for the last levels of SSD, or not the size of a transformer's
+        except (RuntimeError, AssertionError) as error:
+            failed = failed or error
+    raise failed
+
+
+def _record(terms: list[Term], model: nn.Module, role: str, prefix: int | None, size: int) -> Recorder:
     taps = [tap for term in terms for tap in term.taps(role)]
     prefix = prefix if role == 'student' else None
     recorder = Recorder(model, taps, role, get_time_steps(model), prefix=prefix)
     with evaluating(model), read_prefix(model, prefix):
         try:
             with recorder:
-                tapping.run(model, blank_image(model, 64), taps, role)
+                tapping.run(model, blank_image(model, size), taps, role)
         except HeadError as error:
             keys = [t.key for t in terms if any(tap.part == error.part for tap in t.taps(role))]
             raise ValueError(f'{", ".join(keys)}: {error.args[0]}') from error
@@ -190,12 +210,13 @@ def _check_maps(term: Term, student: list, teacher: list) -> None:
             if x.dim() != 4:
                 raise ValueError(
                     f'{term.key}: {type(term.loss).__name__} compares maps [B, C, H, W], but tensor {i} is '
-                    f'{tuple(x.shape)} at the {role} ({term.names(role)}). Tokens of a transformer are no maps: tap '
-                    "what gives some (mmpretrain's ViT with out_type='featmap': backbone[0])"
+                    f'{tuple(x.shape)} at the {role} ({term.names(role)}). Of a head that answers several things, tap '
+                    'the item that is a map (decode_head[0]); tokens of a transformer are no maps: tap what gives some '
+                    "(mmpretrain's ViT with out_type='featmap': backbone[0])"
                 )
 
 
-def _check_shapes(term: Term, student: list, linked: list, teacher: list) -> None:
+def _check_shapes(term: Term, student: list, linked: list, teacher: list, size: int) -> None:
     """Behind the connectors, what stands behind batch and steps must agree."""
     behind = 2 if term.loss.time == 'steps' else 1
     for i, (raw, s, t) in enumerate(zip(student, linked, teacher, strict=True)):
@@ -215,7 +236,7 @@ def _check_shapes(term: Term, student: list, linked: list, teacher: list) -> Non
         else:
             remedy = 'tap layers whose outputs have the same dimensions'
         raise ValueError(
-            f'{term.key}: for a 64x64 image, tensor {i} is {tuple(raw.shape[behind:])} at the student '
+            f'{term.key}: for a {size}x{size} image, tensor {i} is {tuple(raw.shape[behind:])} at the student '
             f'({term.names("student")}) and {theirs} at the {term.of} ({term.names(term.of)}): {remedy}'
         )
 

@@ -168,6 +168,43 @@ class TestAnswers:
         with pytest.raises(ValueError, match='everything tapped lies between 0 and 1, as after a sigmoid'):
             loss.check([torch.randn(1, 4, 3, 3).sigmoid()], [torch.rand(1, 4, 3, 3) * 0.9 + 0.01])
 
+    def test_heads_of_other_numbers_of_levels(self):
+        teacher = detector(False)
+        teacher['neck']['num_outs'] = 3
+        teacher['bbox_head']['anchor_generator']['strides'] = [8, 16, 32]
+        term = dict(type='DenseResponse', student='bbox_head[0]', teacher='bbox_head[0]')
+        with pytest.raises(ValueError, match='model.losses.a: .* gives 4 .* 3, .*heads of other numbers of levels'):
+            build('mmdet', dict(a=term), detector(True), teacher)
+
+    def test_several_answers(self):
+        """EncNet's head also names the classes of the whole image, which are no map."""
+        pair = [segmentor(spiking) for spiking in (True, False)]
+        for model in pair:
+            model['decode_head'] = dict(
+                type='EncHead', in_channels=(32, 64), in_index=(2, 3), channels=16, num_codes=4, num_classes=CLASSES
+            )
+        for tap in ('decode_head', 'decode_head[0]'):
+            term = dict(type='PixelKL', student=tap, teacher=tap)
+            if tap == 'decode_head[0]':
+                assert len(build('mmseg', dict(a=term), *pair).terms) == 1
+                continue
+            with pytest.raises(ValueError, match=r'model.losses.a: PixelKL compares maps .*decode_head\[0\]'):
+                build('mmseg', dict(a=term), *pair)
+
+    def test_an_image_that_is_large_enough(self):
+        """The last levels of an SSD are nothing of a small one."""
+        pair = [detector(spiking) for spiking in (True, False)]
+        for model in pair:
+            model['neck'].update(add_extra_convs='on_output', num_outs=4)
+            # without padding
+            model['neck'] = dict(
+                type='SSDNeck', in_channels=(32, 64), out_channels=(32, 64, 16, 16), level_strides=(2, 1),
+                level_paddings=(1, 0), l2_norm_scale=20,
+            )  # fmt: skip
+            model['backbone']['out_indices'] = (2, 3)
+        model = build('mmdet', dict(a=dict(type='PKD', student='neck', teacher='neck')), *pair)
+        assert len(model.terms) == 1
+
     def test_one_time_step(self):
         student = classifier(True, T=1)
         for loss in ('ETC', 'StrongWeak'):

@@ -211,7 +211,8 @@ class DenseResponse(DistillLoss):
             if x.dim() != 4 or x.shape[1] % self.num_classes:
                 raise ValueError(
                     f'DenseResponse reads class logits [B, anchors * {self.num_classes}, H, W], tensor '
-                    f'{i % len(student)} is {tuple(x.shape)}: tap the part of {self.head} that answers the classes'
+                    f'{i % len(student)} is {tuple(x.shape)}: tap the part of {self.head} that answers the classes, '
+                    'or, where classes and boxes are one tensor (YOLOv3), compare features'
                 )
         if all(x.amin() > 0 and x.amax() < 1 for x in (*student, *teacher)):
             raise ValueError(
@@ -240,6 +241,8 @@ class PixelKL(AnswerLoss):
         ignore_index: label of pixels without truth, None reads that of the student's decode head; the label map is
             brought to the logits' size by nearest neighbour.
     """
+
+    maps = True
 
     def __init__(self, tau: float = 1.0, ignore_index: int | None = None):
         super().__init__()
@@ -280,6 +283,8 @@ class ChannelWiseKL(DistillLoss):
     Args:
         tau: temperature.
     """
+
+    maps = True
 
     def __init__(self, tau: float = 4.0):
         super().__init__()
