@@ -101,8 +101,9 @@ class Recorder:
                 keep = partial(self._keep_output, tap)
                 self.handles.append(module.register_forward_hook(keep, with_kwargs=True))
             else:
-                # cascades call a head twice, and mean the same
-                self.handles.append(_Listener(module, partial(self._keep, tap, last=True)))
+                # a cascade calls a head twice, and means the same
+                last = isinstance(getattr(self.model, tap.part), nn.ModuleList)
+                self.handles.append(_Listener(module, partial(self._keep, tap, last=last)))
         return self
 
     def __exit__(self, *_) -> None:
