@@ -12,7 +12,7 @@ from rich.console import Console
 
 import mmsnn  # first of those that need mmcv: it supplies mmcv's compiled ops where they are missing
 from mmsnn.analysis import benchmark
-from mmsnn.engine.checks import check_data
+from mmsnn.engine import checks
 from mmsnn.engine.cli import add_arguments, build_runner, is_distiller, read_config
 from mmsnn.engine.loading import CheckMatch
 from mmsnn.engine.testing import ProgressBar, draw_results, use_tta
@@ -95,8 +95,9 @@ def main(argv=None) -> dict:
     if not osp.isfile(args.checkpoint) and '://' not in args.checkpoint:
         raise FileNotFoundError(f'there is no checkpoint at {args.checkpoint!r}')
     cfg = prepare(read_config(args), args)
-    check_data(cfg, ('test',))
+    found = checks.check_data(cfg, ('test',))
     runner = build_runner(cfg)
+    checks.log(found, runner.logger)
     runner.register_hook(CheckMatch(args.checkpoint), priority='VERY_HIGH')
     bar = ProgressBar()
     runner.register_hook(bar)

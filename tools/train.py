@@ -5,7 +5,7 @@ import argparse
 from mmengine.device import get_device
 
 import mmsnn  # noqa: F401  first: it supplies mmcv's compiled ops where they are missing
-from mmsnn.engine.checks import check_data
+from mmsnn.engine import checks
 from mmsnn.engine.cli import add_arguments, build_runner, is_distiller, read_config
 
 
@@ -72,8 +72,10 @@ def main(argv=None) -> None:
     args = parse_args(argv)
     cfg = prepare(read_config(args), args)
     check_amp(cfg)
-    check_data(cfg, ('train', 'val'))
-    build_runner(cfg).train()
+    found = checks.check_data(cfg, ('train', 'val'))
+    runner = build_runner(cfg)
+    checks.log(found, runner.logger)
+    runner.train()
 
 
 if __name__ == '__main__':

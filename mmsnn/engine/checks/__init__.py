@@ -1,0 +1,189 @@
+"""Bad input, found before the first iteration and named by its config key."""
+
+import logging
+import os
+import os.path as osp
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+from . import coco
+from .annotations import Reader
+from .coco import check_coco
+from .data import (
+    Data,
+    check_class_names,
+    check_path,
+    check_paths,
+    check_same_classes,
+    evaluators,
+    gather,
+    is_local,
+    name_of,
+)
+from .findings import ERROR, NOTE, UNCHECKED, WARNING, Finding, error, refuse, unchecked
+from .folders import check_folders, check_list, is_list
+from .heads import Head, check_heads, find_heads, reads_text, student_config
+from .labels import check_labels, is_segmentation
+
+__all__ = [
+    'ERROR',
+    'NOTE',
+    'UNCHECKED',
+    'WARNING',
+    'Finding',
+    'Reader',
+    'check_coco',
+    'check_config',
+    'check_data',
+    'log',
+    'refuse',
+]
+
+PARTS = ('train', 'val', 'test')
+
+
+def check_data(cfg: Mapping, parts: tuple[str, ...] = PARTS) -> list[Finding]:
+    """Refuse a config whose data, classes and heads do not fit each other; returns what else there is to say.
+
+    Of several processes on a machine one reads the contents of files.
+
+    Args:
+        cfg: a whole config.
+        parts: which of ``train``, ``val`` and ``test`` to check.
+
+    Raises:
+        FileNotFoundError: a data root, an annotation file or a folder of images is missing.
+        ValueError: what is there cannot be trained or tested with. Both messages name all errors, a line each, with the
+            config's key, the file and the remedy.
+    """
+    local_rank = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0'))
+    found = list(check_config(cfg, parts, contents=local_rank == '0'))
+    refuse(found)
+    return found
+
+
+def log(found: list[Finding], logger: logging.Logger) -> None:
+    """Write warnings and notes of `check_data` into a log."""
+    for finding in found:
+        if finding.level == WARNING:
+            logger.warning(str(finding))
+        elif finding.level == NOTE and 'boxes' in finding.text:
+            logger.info(str(finding))
+
+
+def check_config(cfg: Mapping, parts: tuple[str, ...] = PARTS, contents: bool = True) -> Iterator[Finding]:
+    """All that can be said without building anything.
+
+    Args:
+        cfg: a whole config.
+        parts: which of ``train``, ``val`` and ``test`` to check.
+        contents: whether to read annotations, too; without, files need only be there.
+    """
+    data = gather(cfg, parts)
+    key, model = student_config(cfg)
+    heads = [] if reads_text(model) else find_heads(model, key, cfg.get('default_scope'))
+    try:
+        for one in data:
+            yield from _safely(_check_dataset, one.key, one, cfg, heads, contents)
+        for part in parts:
+            for key, metric in evaluators(cfg, part):
+                yield from _safely(_check_metric, key, key, metric, [d for d in data if d.part == part], contents)
+        if not reads_text(model):
+            plain = [one for one in data if 'BaseVideoDataset' not in one.bases]
+            yield from _safely(check_same_classes, 'metainfo', plain)
+        yield from _safely(check_heads, 'model', cfg, heads, data)
+    finally:
+        coco.forget()
+
+
+def _safely(check: Callable, key: str, *args) -> Iterator[Finding]:
+    """The findings of a check; one that stumbles over an unusual config must not stop a training."""
+    try:
+        yield from check(*args)
+    except Exception as problem:
+        yield unchecked(key, f'{check.__name__.strip("_")} did not get through: {type(problem).__name__}: {problem}')
+
+
+def _check_dataset(data: Data, cfg: Mapping, heads: list[Head], contents: bool) -> Iterator[Finding]:
+    paths = list(check_paths(data))
+    yield from paths
+    yield from check_class_names(data)
+    if any(finding.level in (ERROR, UNCHECKED) for finding in paths) or not contents:
+        return
+    if data.folders is not None:
+        yield from check_folders(data)
+    elif is_list(data):
+        number = len(data.classes) if data.classes else heads[0].num_classes if heads else None
+        yield from check_list(data, number)
+    elif is_segmentation(data):
+        yield from check_labels(data, heads, cfg)
+    elif hasattr(data.cls, 'COCOAPI'):
+        if 'img' not in (data.cfg.get('data_prefix') or {}) and coco_reader(data).boxes:
+            yield error(f'{data.key}.data_prefix', "the folder of the images is missing: write dict(img='FOLDER/')")
+        if osp.isfile(data.path('ann_file')):
+            yield from check_coco(data.path('ann_file'), _evaluated(coco_reader(data), data, cfg))
+    elif data.cls is not None:
+        yield unchecked(data.key, f'the contents of a {name_of(data.cfg)}')
+
+
+def coco_reader(data: Data) -> Reader:
+    """How a dataset of mmdet's COCO family reads its annotation file."""
+    base = data.bases.get('CocoDataset')
+    settings = data.cfg.get('filter_cfg') or {}
+    filters = not (data.argument('test_mode', False) or data.cfg.get('filter_cfg') is None)
+    load = data.step('LoadAnnotations') or {}
+    folder = data.path('data_prefix.img') or data.root
+    reads = data.step('LoadImageFromFile') is not None and 'indices' not in data.cfg and osp.isdir(folder)
+    return Reader(
+        key=f'{data.key}.ann_file',
+        owner=data.key,
+        classes=data.classes,
+        default=name_of(data.cfg) if data.given_classes is None else None,
+        by_name=base is not None and data.cls.load_data_list is base.load_data_list,
+        boxes=base is not None and data.cls.parse_data_info is base.parse_data_info,
+        annotated=data.part != 'test' and (data.part != 'train' or settings.get('filter_empty_gt', True)),
+        filter_empty=bool(filters and settings.get('filter_empty_gt')),
+        min_size=settings.get('min_size', 0) if filters else 0,
+        masks=bool(load.get('with_mask')),
+        folder=folder if reads else None,
+    )
+
+
+def _evaluated(reader: Reader, data: Data, cfg: Mapping) -> Reader:
+    """The reader, where COCO's evaluation reads the same file."""
+    for _, metric in evaluators(cfg, data.part):
+        path = metric.get('ann_file')
+        if name_of(metric) != 'CocoMetric' or metric.get('format_only') or not isinstance(path, str):
+            continue
+        if osp.realpath(osp.expanduser(path)) == osp.realpath(data.path('ann_file')):
+            return replace(reader, evaluated=True, masks=reader.masks or 'segm' in str(metric.get('metric')))
+    return reader
+
+
+def _check_metric(key: str, metric: Mapping, data: list[Data], contents: bool) -> Iterator[Finding]:
+    """The annotation file of a metric: there, and about the images of the dataset."""
+    path = metric.get('ann_file')
+    if not isinstance(path, str) or not path or not is_local(metric):
+        return
+    missing = list(check_path(f'{key}.ann_file', path, 'file'))
+    yield from missing
+    path = osp.expanduser(path)
+    coco_files = len(data) == 1 and hasattr(data[0].cls, 'COCOAPI') and osp.isfile(data[0].path('ann_file'))
+    if missing or not contents or not coco_files or name_of(metric) != 'CocoMetric' or metric.get('format_only'):
+        return
+    own = data[0].path('ann_file')
+    if osp.realpath(own) == osp.realpath(path):
+        return
+    before = coco.image_ids(own)
+    reader = coco_reader(data[0])
+    masks = 'segm' in str(metric.get('metric'))
+    yield from check_coco(
+        path, replace(reader, key=f'{key}.ann_file', annotated=True, evaluated=True, masks=masks, folder=None)
+    )
+    unknown = before - coco.image_ids(path)
+    if unknown:
+        yield error(
+            f'{key}.ann_file',
+            f'{path} lacks {len(unknown)} of the {len(before)} images of {own} ({data[0].key}.ann_file): give both the '
+            'same file',
+        )

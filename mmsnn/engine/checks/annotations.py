@@ -1,0 +1,223 @@
+"""The annotations of a COCO file, one by one, as mmdet's CocoDataset reads them."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .findings import Finding, error, note, number, some, warning
+
+# What mmdet drops, in its order, with what to do where that leaves nothing.
+DROPPED = {
+    'marked ignore': '',
+    'outside of the image': 'COCO boxes are [x, y, width, height] in pixels of the image',
+    'of an area of 0 or less': 'write area = width * height of the box, or that of the mask',
+    'narrower or lower than a pixel': 'COCO boxes are [x, y, width, height] in pixels of the image',
+    'of another category': '',
+    'of an image that is not listed': "image_id must be the id of one of the file's images",
+}
+# What ends in a bare KeyError or TypeError of mmdet or pycocotools, with what to do.
+FATAL = {
+    'no JSON object': '',
+    'without id': 'number the annotations from 1',
+    'without image_id': "image_id is the id of one of the file's images",
+    'without category_id': "category_id is the id of one of the file's categories",
+    'without bbox': 'write bbox = [x, y, width, height] in pixels',
+    'whose bbox is not four numbers': 'write bbox = [x, y, width, height] in pixels',
+    'without area': 'write area = width * height of the box, or that of the mask',
+    'whose area is no number': 'write area = width * height of the box, or that of the mask',
+    'whose category_id is unhashable': 'category_id is a number',
+    'without segmentation': 'write polygons or run lengths, or leave out with_mask=True of LoadAnnotations',
+    'whose segmentation is no list of polygons': 'write [[x1, y1, x2, y2, ...], ...], a list for each polygon',
+    'without iscrowd': "write iscrowd = 0, which COCO's evaluation reads",
+}
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Who reads an annotation file, and how.
+
+    Args:
+        key: config key of the file.
+        owner: config key of the dataset, whose classes are meant.
+        classes: names of the classes; None where they are unknown.
+        default: the dataset type whose own classes they are, where the config gives none.
+        by_name: whether labels are numbered in the order of those of the file's categories that are among ``classes``,
+            as mmdet's CocoDataset does.
+        boxes: whether annotations are boxes (a panoptic file has segments).
+        annotated: whether the file must have annotations.
+        filter_empty: whether images without an annotation are left out.
+        min_size: images with a smaller side are left out.
+        masks: whether masks are read.
+        evaluated: whether COCO's evaluation reads the file.
+        folder: where the images must be.
+    """
+
+    key: str
+    owner: str
+    classes: tuple[str, ...] | None = None
+    default: str | None = None
+    by_name: bool = True
+    boxes: bool = True
+    annotated: bool = True
+    filter_empty: bool = False
+    min_size: int = 0
+    masks: bool = False
+    evaluated: bool = False
+    folder: str | None = None
+
+
+class Annotations:
+    """One walk over the annotations of a file, as mmdet's CocoDataset reads them.
+
+    Args:
+        path: the file.
+        reader: who reads it.
+        sizes: width and height of the images by id.
+        ids: names of the classes by category id.
+    """
+
+    def __init__(self, path: str, reader: Reader, sizes: dict, ids: dict):
+        self.path, self.reader, self.sizes, self.ids = path, reader, sizes, ids
+        self.count, self.first = Counter(), {}
+        self.kept = Counter()
+        self.used, self.with_boxes, self.numbers = set(), set(), set()
+        self.double = self.corners = self.fractions = 0
+
+    def check(self, annotations: list) -> Iterator[Finding]:
+        """Findings, the errors first and a summary at the end."""
+        for index, annotation in enumerate(annotations):
+            try:
+                rule = self._rule(annotation)
+            except (KeyError, TypeError, ValueError, AttributeError):
+                rule = self._diagnosis(annotation)
+            if rule is not None:
+                self.count[rule] += 1
+                self.first.setdefault(rule, index)
+        total, key = len(annotations), self.reader.key
+        for rule in FATAL:
+            if self.count[rule]:
+                remedy = f': {FATAL[rule]}' if FATAL[rule] else ''
+                yield error(key, f'{self.path}: {self._share(rule, total, annotations)} are {rule}{remedy}')
+        if self.double:
+            yield error(key, f'{self.path}: {self.double} annotations have an id that another has, too')
+        if self.reader.evaluated and 0 in self.numbers:
+            yield warning(
+                key, f'{self.path}: an annotation has the id 0, which COCO counts as not found: number from 1'
+            )
+        if not any(self.count[rule] for rule in FATAL):
+            yield from self._dropped(total, annotations)
+
+    def _rule(self, annotation: dict) -> str | None:
+        """Why mmdet drops an annotation, or fails; None where it keeps it."""
+        x, y, w, h = annotation['bbox']
+        own, image, category, area = (annotation[key] for key in ('id', 'image_id', 'category_id', 'area'))
+        if own in self.numbers:
+            self.double += 1
+        self.numbers.add(own)
+        if image not in self.sizes:
+            return 'of an image that is not listed'
+        width, height = self.sizes[image]
+        right, bottom = x + w, y + h
+        if not -1e9 < right + bottom < 1e9:
+            return 'whose bbox is not four numbers'
+        known = category in self.ids
+        if known:
+            self.used.add(image)
+        if self.reader.evaluated and annotation.get('iscrowd') is None:
+            return 'without iscrowd'
+        self.fractions += right <= 1 and bottom <= 1
+        self.corners += (right > width + 1 or bottom > height + 1) and w > x and h > y
+        if annotation.get('ignore'):
+            return 'marked ignore'
+        if min(right, width) <= max(x, 0) or min(bottom, height) <= max(y, 0):
+            return 'outside of the image'
+        if area <= 0:
+            return 'of an area of 0 or less'
+        if w < 1 or h < 1:
+            return 'narrower or lower than a pixel'
+        if not known:
+            return 'of another category'
+        if self.reader.masks:
+            shape = annotation.get('segmentation')
+            if not shape:
+                return 'without segmentation'
+            if isinstance(shape, list) and not all(isinstance(polygon, list) for polygon in shape):
+                return 'whose segmentation is no list of polygons'
+        self.kept[category] += 1
+        self.with_boxes.add(image)
+        return None
+
+    @staticmethod
+    def _diagnosis(annotation) -> str:
+        """Which of `FATAL` holds for an annotation that could not be read."""
+        if not isinstance(annotation, dict):
+            return 'no JSON object'
+        for key in ('id', 'image_id', 'category_id', 'bbox', 'area'):
+            if key not in annotation:
+                return f'without {key}'
+        box = annotation['bbox']
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
+            return 'whose bbox is not four numbers'
+        if not isinstance(annotation['area'], (int, float)):
+            return 'whose area is no number'
+        return 'whose category_id is unhashable'
+
+    def _share(self, rule: str, total: int, annotations: list) -> str:
+        first = annotations[self.first[rule]]
+        own = first.get('id') if isinstance(first, dict) else None
+        where = f'annotations[{self.first[rule]}]' + ('' if own is None else f' with id {own!r}')
+        return f'{self.count[rule]} of {total} annotations (the first: {where})'
+
+    def _dropped(self, total: int, annotations: list) -> Iterator[Finding]:
+        dropped = {rule: self.count[rule] for rule in DROPPED if self.count[rule]}
+        remedies = list(dict.fromkeys(r for rule in dropped for r in self._hints(rule, annotations)))
+        parts = '; '.join(f'{count} {rule}' for rule, count in dropped.items())
+        if total and not self.kept.total():
+            yield error(
+                self.reader.key,
+                f'{self.path}: none of the {total} boxes would be read: {"; ".join([parts, *remedies])}',
+            )
+            return
+        if not total and self.reader.annotated and self.reader.filter_empty:
+            yield error(self.reader.key, f'{self.path} has no annotations, so that every image would be left out')
+            return
+        size = self.reader.min_size
+        small = sum(min(wh) < size for wh in self.sizes.values())
+        empty = sum(min(wh) >= size and image not in self.used for image, wh in self.sizes.items())
+        left = len(self.sizes) - small - (empty if self.reader.filter_empty else 0)
+        text = f'{self.path}: {left} of {len(self.sizes)} images, {self.kept.total()} of {total} boxes'
+        if small:
+            text += f'; left out: {small} images with a side below {size} pixels'
+        if empty:
+            text += (
+                f'; {"images left out:" if self.reader.filter_empty else "images with no box:"} {empty} without a box'
+            )
+        bare = len(self.used - self.with_boxes)
+        if bare:
+            text += f'; {number(bare, "image")} without any of their boxes left, read as background'
+        if parts:
+            text += f'; boxes dropped: {parts}'
+        absent = [name for category, name in self.ids.items() if not self.kept[category]]
+        if absent and total:
+            text += f'; classes without a box: {some(absent)}'
+        expected = dropped.get('of another category', 0) + dropped.get('marked ignore', 0)
+        many = sum(dropped.values()) - expected > 0.01 * total or 'of an area of 0 or less' in dropped
+        if self.corners > 0.5 * total:
+            many, text = True, f'{text}; most boxes leave their image: are they corners instead of sizes?'
+        if many and remedies:
+            text += f'; {"; ".join(remedies)}'
+        yield (warning if many else note)(self.reader.key, text)
+
+    def _hints(self, rule: str, annotations: list) -> Iterator[str]:
+        """What to do about a rule, and what is to be seen behind it, from the first annotation that it drops."""
+        if DROPPED[rule]:
+            yield DROPPED[rule]
+        first = annotations[self.first[rule]]
+        for case, key, known, what in (
+            ('of an image that is not listed', 'image_id', self.sizes, 'images'),
+            ('of another category', 'category_id', self.ids, 'categories'),
+        ):
+            if rule == case and str(first[key]) in map(str, known):
+                yield f'{key}={first[key]!r} is of another type than the id in {what}'
+        if rule == 'narrower or lower than a pixel' and self.fractions == self.count.total():
+            yield 'these look like fractions of the size'

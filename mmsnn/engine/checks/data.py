@@ -1,0 +1,241 @@
+"""The datasets of a config: where they are, what classes they have, and whether their files are there."""
+
+import inspect
+import os
+import os.path as osp
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from mmengine.registry import DATASETS
+
+from .findings import Finding, error, some, unchecked, warning
+
+
+def name_of(cfg: Mapping) -> str:
+    """The name of a config's type, without its scope."""
+    kind = cfg.get('type')
+    return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).rpartition('.')[2]
+
+
+@dataclass
+class Data:
+    """A dataset's config, wrappers taken off.
+
+    Args:
+        key: its config key.
+        cfg: its config.
+        part: ``train``, ``val`` or ``test``.
+        scope: the config's default scope.
+    """
+
+    key: str
+    cfg: Mapping
+    part: str
+    scope: str | None = None
+
+    @cached_property
+    def cls(self) -> type | None:
+        """The dataset's class; None where it is not registered, which building it reports better."""
+        kind = self.cfg.get('type')
+        if not isinstance(kind, str):
+            return kind
+        with DATASETS.switch_scope_and_registry(self.cfg.get('_scope_', self.scope)) as registry:
+            return registry.get(kind)
+
+    @property
+    def bases(self) -> dict[str, type]:
+        """The dataset's class and what it inherits from, by name."""
+        return {cls.__name__: cls for cls in reversed(getattr(self.cls, '__mro__', ()))}
+
+    def argument(self, name: str, default=None):
+        """An argument of the dataset: the config's, or else the default of its class."""
+        if name in self.cfg:
+            return self.cfg[name]
+        for cls in getattr(self.cls, '__mro__', ()):
+            found = inspect.signature(cls.__init__).parameters.get(name) if '__init__' in vars(cls) else None
+            if found is not None and found.default is not found.empty:
+                return found.default
+        return default
+
+    @property
+    def root(self) -> str:
+        return self.cfg.get('data_root') or ''
+
+    def path(self, name: str) -> str:
+        """The path of an argument such as ``ann_file`` or ``data_prefix.img``, below the data root; '' for none."""
+        value = self.cfg
+        for part in name.split('.'):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return osp.expanduser(osp.join(self.root, value)) if isinstance(value, str) and value else ''
+
+    @cached_property
+    def given_classes(self) -> tuple | None:
+        """The classes that the config gives; a text names a file of them."""
+        value = (self.cfg.get('metainfo') or {}).get('classes') or self.cfg.get('classes')
+        if isinstance(value, str) and osp.isfile(osp.expanduser(value)):
+            with open(osp.expanduser(value), encoding='utf-8') as file:
+                return tuple(line.rstrip('\n\r') for line in file)
+        return tuple(value) if isinstance(value, (list, tuple)) else None
+
+    @cached_property
+    def classes(self) -> tuple | None:
+        """Names of the classes: the config's, or those of the dataset's class; None where only the dataset knows."""
+        if self.given_classes is not None:
+            return self.given_classes
+        own = (getattr(self.cls, 'METAINFO', None) or {}).get('classes')
+        return tuple(own) if isinstance(own, (list, tuple)) else self.folders
+
+    @property
+    def folder(self) -> str:
+        """The folder of the images of a classification."""
+        return self.path('data_prefix.img_path') or self.path('data_prefix') or self.path('split') or self.root
+
+    @cached_property
+    def folders(self) -> tuple | None:
+        """The classes of a dataset that numbers its folders in alphabetical order; None for any other."""
+        if 'CustomDataset' not in self.bases or not self.argument('with_label', True):
+            return None
+        listed = osp.join(self.root, 'meta', f'{self.cfg.get("split")}.txt')
+        if self.cfg.get('ann_file') or (self.cfg.get('split') and osp.exists(listed)) or not osp.isdir(self.folder):
+            return None
+        with os.scandir(self.folder) as entries:
+            return tuple(sorted(entry.name for entry in entries if entry.is_dir()))
+
+    @property
+    def pipeline(self) -> list[Mapping]:
+        return [step for step in self.cfg.get('pipeline') or [] if isinstance(step, Mapping)]
+
+    def step(self, name: str) -> Mapping | None:
+        """The first step of the pipeline of that type."""
+        return next((step for step in self.pipeline if name_of(step) == name), None)
+
+
+def gather(cfg: Mapping, parts: tuple[str, ...]) -> list[Data]:
+    """The datasets of a config, wrappers such as RepeatDataset and ConcatDataset taken off."""
+    found = []
+    for part in parts:
+        loader = cfg.get(f'{part}_dataloader')
+        if isinstance(loader, Mapping) and isinstance(loader.get('dataset'), Mapping):
+            for key, dataset in _innermost(loader['dataset'], f'{part}_dataloader.dataset'):
+                found.append(Data(key, dataset, part, cfg.get('default_scope')))
+    return found
+
+
+def evaluators(cfg: Mapping, part: str) -> list[tuple[str, Mapping]]:
+    """The metrics of ``part`` with their config keys."""
+    evaluator = cfg.get(f'{part}_evaluator')
+    if isinstance(evaluator, Mapping) and isinstance(evaluator.get('metrics'), (list, tuple)):
+        key, metrics = f'{part}_evaluator.metrics', evaluator['metrics']
+    else:
+        key, metrics = f'{part}_evaluator', evaluator
+    if not isinstance(metrics, (list, tuple)):
+        return [(key, metrics)] if isinstance(metrics, Mapping) else []
+    return [(f'{key}.{i}', metric) for i, metric in enumerate(metrics) if isinstance(metric, Mapping)]
+
+
+def is_local(cfg: Mapping) -> bool:
+    """Whether a dataset or metric reads files of this machine."""
+    backend = cfg.get('backend_args') or {}
+    return backend.get('backend', 'local') == 'local'
+
+
+def check_paths(data: Data) -> Iterator[Finding]:
+    """Whether files and folders of a dataset are there.
+
+    Left to the dataset: what it downloads itself, and remote storage.
+    """
+    if data.argument('download', False) is True:
+        yield unchecked(data.key, f'{name_of(data.cfg)} downloads its files itself')
+        return
+    if not is_local(data.cfg):
+        yield unchecked(data.key, 'its files are not on this machine')
+        return
+    prefixes = data.cfg.get('data_prefix') or {}
+    named = {'ann_file': data.cfg.get('ann_file')}
+    if isinstance(prefixes, str):
+        named['data_prefix'] = prefixes
+    else:
+        named |= {f'data_prefix.{name}': prefix for name, prefix in prefixes.items()}
+    named = {name: path for name, path in named.items() if isinstance(path, str) and path}
+    # beside absolute paths alone, a data root is of no consequence
+    if not named or not all(osp.isabs(path) for path in named.values()):
+        missing = list(check_path(f'{data.key}.data_root', data.root, 'folder'))
+        yield from missing
+        if missing:
+            return
+    for name, path in named.items():
+        where = ', absolute or below data_root' if data.root else ''
+        what = 'file' if name == 'ann_file' else 'folder'
+        yield from check_path(f'{data.key}.{name}', osp.join(data.root, path), what, where)
+
+
+def check_path(key: str, path, what: str, where: str = '') -> Iterator[Finding]:
+    """An error unless there is something at ``path``; empty and remote paths pass."""
+    if not isinstance(path, str) or not path or '://' in path or osp.exists(osp.expanduser(path)):
+        return
+    looked = '' if osp.isabs(path) else f' (below {osp.abspath(".")})'
+    yield error(
+        key,
+        f'there is no {what} {path!r}{looked}. Put the data there, or point the config to it: '
+        f'--cfg-options {key}={what.upper()}{where}',
+        FileNotFoundError,
+    )
+
+
+def missing_files(paths: Iterable[str]) -> list[str]:
+    """Those of ``paths`` that are not there; every folder is listed once."""
+    listed, missing = {}, []
+    for path in paths:
+        folder, name = osp.split(osp.expanduser(path))
+        if folder not in listed:
+            listed[folder] = set(os.listdir(folder or '.')) if osp.isdir(folder or '.') else set()
+        if name not in listed[folder]:
+            missing.append(path)
+    return missing
+
+
+def check_class_names(data: Data) -> Iterator[Finding]:
+    """Whether the classes are given in a form that the libraries read."""
+    metainfo = data.cfg.get('metainfo') or {}
+    key, value = f'{data.key}.metainfo.classes', metainfo.get('classes')
+    if isinstance(value, str) and data.given_classes is None:
+        yield error(key, f'{value!r} is a text and no file of classes: write a tuple, for one class ({value!r},)')
+    for wrong in ('CLASSES', 'class_names', 'names'):
+        if wrong in metainfo and 'classes' not in metainfo:
+            yield warning(f'{data.key}.metainfo.{wrong}', 'nothing reads it, write metainfo=dict(classes=(...))')
+    names = data.given_classes or ()
+    if len(set(names)) < len(names):
+        double = sorted({name for name in names if names.count(name) > 1})
+        yield error(key, f'{some(double)} {"stands" if len(double) == 1 else "stand"} there more than once')
+
+
+def check_same_classes(data: list[Data]) -> Iterator[Finding]:
+    """Whether validation and test number the classes as training does."""
+    train = next((one for one in data if one.part == 'train' and one.classes), None)
+    for one in data if train is not None else ():
+        if one.part == 'train' or one.classes is None or one.classes == train.classes:
+            continue
+        text = f'{len(one.classes)} classes ({some(one.classes)}), but {train.key} has {len(train.classes)} '
+        text += f'({some(train.classes)}). '
+        i = next((i for i, (a, b) in enumerate(zip(train.classes, one.classes)) if a != b), None)
+        if i is not None:
+            text += f'Label {i} is {train.classes[i]!r} in training and {one.classes[i]!r} here. '
+        if one.given_classes is None and one.folders == one.classes:
+            text += f'Put the same folders into {one.folder} and {train.folder}'
+        else:
+            text += 'Give both the same metainfo.classes in the same order'
+        reduced = any(d.argument('reduce_zero_label', False) for d in (one, train))
+        yield (warning if reduced else error)(f'{one.key}.metainfo.classes', text)
+
+
+def _innermost(dataset: Mapping, key: str) -> Iterator[tuple[str, Mapping]]:
+    """The datasets inside wrappers such as RepeatDataset and ConcatDataset, with their keys."""
+    if isinstance(dataset.get('dataset'), Mapping):
+        yield from _innermost(dataset['dataset'], f'{key}.dataset')
+    elif isinstance(dataset.get('datasets'), (list, tuple)):
+        for i, one in enumerate(dataset['datasets']):
+            if isinstance(one, Mapping):
+                yield from _innermost(one, f'{key}.datasets.{i}')
+    else:
+        yield key, dataset

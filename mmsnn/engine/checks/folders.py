@@ -1,0 +1,121 @@
+"""Images for a classification, by folders or by a list of labels."""
+
+import json
+import os
+import os.path as osp
+from collections.abc import Iterator
+
+from .classes import as_metainfo
+from .data import Data, missing_files
+from .findings import Finding, error, note, some, warning
+
+
+def is_list(data: Data) -> bool:
+    """Whether a file lists the images of a classification with their labels."""
+    base = data.bases.get('BaseDataset')
+    own = data.bases.get('CustomDataset', base)
+    listed = osp.isfile(data.path('ann_file')) and data.argument('with_label', True)
+    return bool(
+        listed and own and own.__module__.startswith('mmpretrain.') and data.cls.load_data_list is own.load_data_list
+    )
+
+
+def check_folders(data: Data) -> Iterator[Finding]:
+    """Findings about a dataset whose classes are its folders, in alphabetical order."""
+    folder, names = data.folder, data.folders
+    key = f'{data.key}.data_prefix' if data.cfg.get('data_prefix') else f'{data.key}.data_root'
+    if not names:
+        yield error(key, f'{folder} has no folders in it, which would be the classes: put each class into its own')
+        return
+    odd = [name for name in names if name.startswith(('.', '__'))]
+    if odd:
+        yield warning(key, f'{some(odd)} in {folder} counts as a class and shifts the labels of others: delete it')
+    extensions = tuple(data.argument('extensions', ('.jpg', '.jpeg', '.png')))
+    empty = [name for name in names if not _has_image(osp.join(folder, name), extensions)]
+    if empty:
+        found = error if len(empty) == len(names) else warning
+        yield found(f'{data.key}.extensions', f'no file in {some(empty)} of {folder} ends in {", ".join(extensions)}')
+    yield from _check_names(data, folder, names)
+    if len(empty) < len(names):
+        yield note(key, f'{len(names)} classes by folder in {folder}: {some(names)}')
+
+
+def _check_names(data: Data, folder: str, names: tuple) -> Iterator[Finding]:
+    key = f'{data.key}.metainfo.classes' if data.given_classes else data.key
+    classes = data.classes
+    if classes is None or classes == names:
+        return
+    if len(classes) != len(names):
+        whose = '' if data.given_classes else f', those of {data.cls.__name__}; of own data, use CustomDataset'
+        yield error(
+            key,
+            f'{len(classes)} classes ({some(classes)}){whose}, but {folder} has {len(names)} folders ({some(names)})',
+        )
+        return
+    moved = next((i for i, name in enumerate(names) if name in classes and classes[i] != name), None)
+    if moved is not None:
+        yield error(
+            key,
+            f'folders are numbered in alphabetical order, so that images of {names[moved]!r} in {folder} would be '
+            f'called {classes[moved]!r}. Write {as_metainfo(names)}',
+        )
+
+
+def _has_image(folder: str, extensions: tuple) -> bool:
+    return any(name.lower().endswith(extensions) for _, _, files in os.walk(folder) for name in files)
+
+
+def check_list(data: Data, number: int | None) -> Iterator[Finding]:
+    """Findings about a file of paths and labels, or of mmengine's JSON format.
+
+    Args:
+        data: the dataset.
+        number: how many classes there are; None where that is unknown.
+    """
+    path, key = data.path('ann_file'), f'{data.key}.ann_file'
+    with open(path, encoding='utf-8') as file:
+        text = file.read()
+    if path.endswith('.json'):
+        rows = [(row.get('img_path'), row.get('gt_label')) for row in json.loads(text)['data_list']]
+    else:
+        # what mmpretrain splits at the last blank
+        rows = [tuple(line.strip().rsplit(' ', 1)) for line in text.splitlines()]
+    if not rows:
+        yield error(key, f'{path} lists no images')
+        return
+    wrong = [(i, row) for i, row in enumerate(rows, 1) if len(row) != 2 or not _is_number(row[1])]
+    if wrong:
+        line, row = wrong[0]
+        yield error(
+            key,
+            f'{path}: {len(wrong)} of {len(rows)} lines do not end in the number of a class, the first is line {line}, '
+            f'{" ".join(map(str, row))!r}: write PATH NUMBER',
+        )
+        return
+    labels = {int(label) for row in rows for label in _labels(row[1])}
+    if number is not None and (min(labels) < 0 or max(labels) >= number):
+        text = f'{path} has labels from {min(labels)} to {max(labels)}, but {number} classes are 0 to {number - 1}'
+        counted = ': count from 0' if min(labels) == 1 and max(labels) == number else ''
+        yield error(key, text + counted)
+        return
+    missing = missing_files(osp.join(data.folder, str(name)) for name, _ in rows)
+    if missing:
+        yield error(
+            key,
+            f'{len(missing)} of the {len(rows)} images that {path} lists are not there, the first is {missing[0]}: '
+            'paths are below data_prefix',
+            FileNotFoundError,
+        )
+        return
+    yield note(key, f'{path}: {len(rows)} images, labels {min(labels)} to {max(labels)}')
+
+
+def _labels(label) -> list:
+    return label if isinstance(label, list) else [label]
+
+
+def _is_number(label) -> bool:
+    try:
+        return bool(_labels(label)) and all(int(one) == float(one) for one in _labels(label))
+    except (TypeError, ValueError):
+        return False
