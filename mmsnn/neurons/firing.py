@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from mmsnn.layers.time import in_backward
+
 from .base import Neuron
 from .watched import run_eagerly
 
@@ -183,8 +185,7 @@ class SpikeCounter:
 
     def _hook(self, name: str):
         def count(neuron, _args, _kwargs, output):
-            # -1 outside a backward pass
-            if torch._C._current_graph_task_id() == -1:
+            if not in_backward():
                 self.add(name, neuron, output[0] if isinstance(output, tuple) else output)
 
         return count

@@ -51,6 +51,13 @@ def difference(got: dict, expected: dict) -> float:
     return max(((got[k] - v).abs().max() / (v.abs().max() + 1e-30)).item() for k, v in expected.items())
 
 
+@pytest.mark.parametrize('mode', ['training', 'testing'])
+def test_poisson_spikes_differ_between_ranks(both, mode):
+    """Of the same image, as those of two images of a batch; half of 256 spikes differ, give or take 8."""
+    first, second = (rank['poisson'][mode] for rank in both)
+    assert 0.35 < (first != second).float().mean() < 0.65
+
+
 class TestGradients:
     @pytest.mark.parametrize('name', ['even', 'last', 'accumulated'])
     def test_are_those_of_the_whole_batch(self, both, name):

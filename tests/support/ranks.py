@@ -17,6 +17,7 @@ from mmengine.runner import FlexibleRunner, Runner
 from tiny import Noise, classifier
 
 import mmsnn  # noqa: F401
+from mmsnn.layers import PoissonEncoder
 from mmsnn.models import SEWResNet
 
 STAGES = ['backbone.layer1', 'backbone.layer4']
@@ -135,6 +136,8 @@ def wrap(model, **kwargs) -> MMDistributedDataParallel:
 def share_gradients(rank: int, folder: Path, shares: dict) -> dict:
     """What one rank sees in one backward pass for each entry of ``shares``, and elsewhere; then rank 1 dies."""
     found = dict(sampled=list(DefaultSampler(range(7), shuffle=False)))
+    image, encoder = torch.full((1, 1, 8, 8), 0.5), PoissonEncoder(T=4)
+    found['poisson'] = dict(training=encoder.train()(image), testing=encoder.eval()(image))
     for name, images in shares.items():
         model = wrap(distiller())
         backward(model, images[rank])
