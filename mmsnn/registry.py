@@ -10,6 +10,9 @@ MODELS = Registry(
     locations=['mmsnn.neurons', 'mmsnn.models', 'mmsnn.distill'],
 )
 HOOKS = Registry('hook', parent=root.HOOKS, scope='mmsnn', locations=['mmsnn.engine.hooks'])
+PARAM_SCHEDULERS = Registry(
+    'parameter scheduler', parent=root.PARAM_SCHEDULERS, scope='mmsnn', locations=['mmsnn.engine.schedulers']
+)
 STRATEGIES = Registry('strategy', parent=root.STRATEGIES, scope='mmsnn', locations=['mmsnn.engine.strategy'])
 DATASETS = Registry('dataset', parent=root.DATASETS, scope='mmsnn', locations=['mmsnn.datasets'])
 TRANSFORMS = Registry('transform', parent=root.TRANSFORMS, scope='mmsnn', locations=['mmsnn.datasets'])

@@ -30,9 +30,6 @@ train_dataloader = dict(batch_size=64, dataset=dict(pipeline=_base_.cifar_pipeli
 val_dataloader = dict(batch_size=128)
 test_dataloader = dict(batch_size=128)
 optim_wrapper = dict(optimizer=dict(lr=1e-4))
-param_scheduler = [
-    dict(_base_.param_scheduler[0], end=5),
-    dict(_base_.param_scheduler[1], begin=5, end=50),
-]
+param_scheduler = [dict(_base_.param_scheduler[0], T_max=50, warmup=5, warmup_start=2e-6)]
 train_cfg = dict(max_epochs=50)
 auto_scale_lr = dict(base_batch_size=64)

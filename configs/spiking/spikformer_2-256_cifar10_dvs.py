@@ -23,9 +23,6 @@ train_dataloader = dict(batch_size=16, dataset=dict(T=T, pipeline=train_pipeline
 val_dataloader = dict(batch_size=16, dataset=dict(T=T, pipeline=test_pipeline))
 test_dataloader = dict(batch_size=16, dataset=dict(T=T, pipeline=test_pipeline))
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.06))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-2, by_epoch=True, end=10),
-    dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, begin=10, end=96),
-]
+param_scheduler = dict(_delete_=True, type='mmsnn.TimmCosineLR', T_max=96, eta_min=1e-5, warmup=10, warmup_start=1e-5)
 train_cfg = dict(max_epochs=106)
 auto_scale_lr = dict(base_batch_size=16)
