@@ -25,6 +25,10 @@ class Tap:
     steps, for a network whose own head sees their mean. Necks and heads are given a tuple of levels, modules inside
     them a tensor.
 
+    Of a list of modules (the heads of a cascade) ``decode_head.0`` is the first, ``decode_head.-1`` or ``decode_head``
+    the last, and ``decode_head.conv_seg`` lies in the last. Every call of a module counts, but of a cascade's head the
+    last one.
+
     ``backbone.layer4@v`` reads the membrane potential (before firing) of a neuron: the module itself, or the last one
     in it. Only this neuron then runs apart from its norm, and its potential is computed again; nothing else changes.
 

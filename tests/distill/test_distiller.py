@@ -459,7 +459,7 @@ class TestRefusals:
             ),
             (
                 dict(loss_a=dict(type='FeatureMSE', student='backbone', teacher='backbone.layer1')),
-                r'model.losses.loss_a: tap backbone of the student gives 4 tensors, backbone.layer1 of the teacher 1: '
+                r'model.losses.loss_a: tap backbone of the student gives 4 tensors, backbone.layer1 of the teacher 1, '
                 r'.*backbone\[0\] is the first',
             ),
             (dict(loss_a=dict(type='FeatureMSE', student='head[1]', teacher='head')), r'student tap head\[1\]'),
