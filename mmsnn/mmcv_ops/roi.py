@@ -149,6 +149,7 @@ def deform_pool(
         corner = corner + gamma * size[:, :, None, None] * offset
     out = input.new_zeros(len(rois), input.size(1), *bins)
     kinds, kind = torch.cat([rois[:, :1].long(), grid], dim=1).unique(dim=0, return_inverse=True)
+    places, pools = [], []
     # Rois of one image with the same number of samples are pooled at once.
     for number, (image, columns, rows) in enumerate(kinds.tolist()):
         if not rows * columns:
@@ -162,8 +163,9 @@ def deform_pool(
         at = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1).flatten(0, 2).flatten(1, 2)
         found = F.grid_sample(input[image, None], at[None], 'bilinear', 'border', align_corners=False)[0]
         pooled = (found * inside.flatten(0, 2).flatten(1)).mean(-1).unflatten(1, (len(chosen), *bins))
-        out = out.index_copy(0, chosen, pooled.transpose(0, 1))
-    return out
+        places.append(chosen)
+        pools.append(pooled.transpose(0, 1))
+    return out.index_copy(0, torch.cat(places), torch.cat(pools)) if places else out
 
 
 def positions(corner: Tensor, step: Tensor, samples: int, axis: int) -> Tensor:
