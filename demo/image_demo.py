@@ -23,6 +23,7 @@ from mmsnn import get_time_steps, set_time_steps
 from mmsnn.analysis import firing_rates
 from mmsnn.engine.checkpoint import find_state, load_file
 from mmsnn.engine.cli import is_distiller
+from mmsnn.engine.fitting import fit
 from mmsnn.neurons import Neuron
 
 # does not need a display
@@ -41,8 +42,7 @@ def load_model(config: str, checkpoint: str | None, device: str = 'cpu'):
         The model in eval mode with the config as ``cfg`` and a list of class names, or None, as ``classes``.
 
     Raises:
-        ValueError: the checkpoint holds more than tensors and plain containers, or no weights.
-        RuntimeError: the weights do not fit the model.
+        ValueError: the checkpoint holds more than tensors and plain containers, no weights, or others than the model's.
     """
     cfg = get_config(config) if '::' in config else Config.fromfile(config)
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
@@ -55,7 +55,7 @@ def load_model(config: str, checkpoint: str | None, device: str = 'cpu'):
     meta = cfg.test_dataloader.dataset.get('metainfo', {})
     if checkpoint is not None:
         content = load_file(checkpoint)
-        model.load_state_dict(find_state(content, checkpoint))
+        model.load_state_dict(fit(model, find_state(content, checkpoint), checkpoint), strict=False)
         meta = content.get('meta', {}).get('dataset_meta') or meta
     model.cfg, model.classes = cfg, meta.get('classes')
     return model.to(device).eval()

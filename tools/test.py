@@ -14,7 +14,6 @@ import mmsnn  # first of those that need mmcv: it supplies mmcv's compiled ops w
 from mmsnn.analysis import benchmark
 from mmsnn.engine import checks
 from mmsnn.engine.cli import add_arguments, build_runner, is_distiller, read_config
-from mmsnn.engine.loading import CheckMatch
 from mmsnn.engine.testing import ProgressBar, draw_results, use_tta
 
 
@@ -98,7 +97,6 @@ def main(argv=None) -> dict:
     found = checks.check_data(cfg, ('test',))
     runner = build_runner(cfg)
     checks.log(found, runner.logger)
-    runner.register_hook(CheckMatch(args.checkpoint), priority='VERY_HIGH')
     bar = ProgressBar()
     runner.register_hook(bar)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -11,7 +11,8 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from .transfer import transfer_weights
+from mmsnn.engine.fitting import load_weights
+from mmsnn.engine.loading import anns_are_checked
 
 
 @contextmanager
@@ -62,15 +63,19 @@ class Teacher:
         if self.loaded:
             return
         if self.checkpoint is None:
-            with untouched_rng():
-                self.model.init_weights()
+            try:
+                with untouched_rng(), anns_are_checked():
+                    self.model.init_weights()
+            except (ValueError, FileNotFoundError) as error:
+                raise type(error)(f'{self.key[0]}, whose own initialisation failed: {error}') from error
         else:
             # no initialisation first: it would fetch the weights that the teacher itself once started from
             try:
-                transfer_weights(self.checkpoint, self.model, min_match=1.0, neurons=True, verbose=False)
-            except (ValueError, FileNotFoundError) as error:
-                raise type(error)(
-                    f'{self.key[1]}={self.checkpoint!r}: {error}\nTrain the teacher first '
+                load_weights(self.model, self.checkpoint, door='teacher')
+            except (ValueError, ImportError, OSError) as error:
+                kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+                raise kind(
+                    f'{self.key[1]}={self.checkpoint!r} is refused: {error}\nTrain the teacher first '
                     '(python tools/train.py with its config in configs/ann), or point the key at its checkpoint'
                 ) from error
         self.model.eval().requires_grad_(False)

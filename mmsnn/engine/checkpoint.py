@@ -1,11 +1,17 @@
 """Reading checkpoints of others: never a pickle that may run code."""
 
 import argparse
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from mmengine.logging import print_log
 from mmengine.runner.checkpoint import get_torch_safe_globals
+
+# where files of training scripts keep the weights, and where those that keep two kinds keep their moving averages
+STATES = ('state_dict', 'model', 'model_state_dict', 'net', 'network', 'weights')
+AVERAGES = ('state_dict_ema', 'ema_state_dict', 'model_ema', 'ema')
 
 
 def load_state(source: str | Path, key: str | None = None) -> dict:
@@ -18,7 +24,7 @@ def load_state(source: str | Path, key: str | None = None) -> dict:
 
     Raises:
         FileNotFoundError: no such file.
-        ImportError: timm is not installed.
+        ImportError: timm or safetensors is needed and not installed.
         ValueError: the file holds more than tensors and plain containers, is damaged, or has no state dict; or there
             are no weights of that name.
     """
@@ -40,41 +46,98 @@ def load_state(source: str | Path, key: str | None = None) -> dict:
 
 
 def load_file(path: str | Path) -> Mapping:
-    """The content of a checkpoint file, read with ``weights_only=True``; ValueError if that is refused."""
-    return _safely(torch.load, path)
+    """The content of a checkpoint file, whatever its suffix: torch's, read with ``weights_only=True``, or safetensors.
+
+    Raises:
+        ValueError: the file is damaged, no checkpoint, or could run code.
+        ImportError: a safetensors file without the package that reads it.
+    """
+    path = Path(path).expanduser()
+    if path.suffix == '.safetensors':
+        return _safetensors(path)
+    with path.open('rb') as file:
+        start = file.read(64).lstrip()
+    # what downloads leave in place of a file
+    for mark, what in (
+        (b'<', 'a web page: download it again'),
+        (b'version https://git-lfs', 'a pointer of Git LFS: run git lfs pull'),
+        (b'\x1f\x8b', 'compressed with gzip: unpack it first'),
+    ):
+        if start.startswith(mark):
+            raise ValueError(f'{path} is no checkpoint but {what}')
+    try:
+        return safely(torch.load, path)
+    except ValueError:
+        if tarfile.is_tarfile(path):
+            raise ValueError(f'{path} is no checkpoint but a tar archive: unpack it first') from None
+        raise
+
+
+def _safetensors(path: Path) -> Mapping:
+    try:
+        from safetensors.torch import load_file as load
+    except ImportError:
+        raise ImportError(f'{path} needs the package safetensors: pip install safetensors') from None
+    try:
+        return load(path)
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(f'{path} was not loaded: it is damaged or no safetensors file ({error})') from error
 
 
 def _download(url: str) -> Mapping:
-    return _safely(torch.hub.load_state_dict_from_url, url)
+    return safely(torch.hub.load_state_dict_from_url, url)
 
 
-def _safely(load, source: str | Path) -> Mapping:
+def safely(load, source, **settings) -> Mapping:
+    """What ``load(source)`` reads with ``weights_only=True`` on the CPU; ValueError where it is refused or damaged."""
     # besides tensors, mmengine keeps its log buffers and numpy scalars in a checkpoint, others their command line
     inert = [*get_torch_safe_globals(), argparse.Namespace]
     try:
         with torch.serialization.safe_globals(inert):
-            return load(source, map_location='cpu', weights_only=True)
+            return load(source, **{**settings, 'map_location': 'cpu', 'weights_only': True})
     except OSError:
         raise
     except Exception as error:
         raise ValueError(
             f'{source} was not loaded: it is damaged, or holds objects that could run code ({type(error).__name__}: '
-            f'{str(error).splitlines()[0]})'
+            f'{str(error).partition(chr(10))[0]})'
         ) from error
 
 
 def find_state(content, source: str, key: str | None = None) -> dict:
-    """The state dict in a checkpoint's content, under ``key`` or a usual one; ValueError if there is none."""
+    """The state dict in a checkpoint's content, under ``key`` or a usual one; ValueError if there is none.
+
+    A file that holds moving averages beside it is mentioned: which are read, and how to have the others.
+    """
     if key is not None and not (isinstance(content, Mapping) and isinstance(content.get(key), Mapping)):
         there = ', '.join(map(str, content)) if isinstance(content, Mapping) else 'nothing with names'
         raise ValueError(f'{source} holds no state dict under {key!r}, but {there[:300]}')
-    for name in ('state_dict', 'model', 'net', 'state_dict_ema') if key is None else (key,):
+    for name in (*STATES, *AVERAGES) if key is None else (key,):
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            if key is None:
+                _mention_average(content, name, source)
             content = content[name]
             break
     if not isinstance(content, Mapping) or not any(isinstance(v, torch.Tensor) for v in content.values()):
         raise ValueError(f'{source} holds no state dict')
     return {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
+
+
+def _mention_average(content: Mapping, read: str, source: str) -> None:
+    others = [name for name in AVERAGES if name != read and isinstance(content.get(name), Mapping)]
+    if not others:
+        return
+    kind, other = 'the last weights', 'moving averages'
+    # mmengine's EMAHook exchanges the two, so that what is read are the averages
+    if others == ['ema_state_dict'] and 'message_hub' in content:
+        kind, other = other, kind
+    print_log(
+        f'{source} holds two sets of weights: {read}, {kind}, is read. For {others[0]}, {other}: python -m mmsnn '
+        f'convert {source} OTHER.pth --key {others[0]}',
+        logger='current',
+    )
 
 
 def _torchvision_url(name: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from mmsnn.distill.transfer import COUNTERS, TransferReport
+from .matching import Match, compare, plain_name, some
 
 
 @dataclass(frozen=True)
@@ -266,7 +266,7 @@ class ConversionReport:
     added: list[str] = field(default_factory=list)
     spare: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
-    fit: TransferReport | None = None
+    fit: Match | None = None
 
     def __str__(self) -> str:
         renamed = sum(not name.endswith(key) for name, key in self.names.items())
@@ -281,8 +281,7 @@ class ConversionReport:
         ]
         for what, names in groups:
             if names:
-                more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-                lines.append(f'  {what}: {len(names)} ({", ".join(names[:3])}{more})')
+                lines.append(f'  {what}: {len(names)} ({some(names)})')
         if self.layout.remark:
             lines.append(f'  the config needs: {self.layout.remark}')
         if self.fit is not None:
@@ -318,13 +317,14 @@ def convert_state(state: Mapping[str, Tensor], layout: str | None = None) -> tup
     Spike-driven Transformer V2 has a second head, whose answers its release averages, the head is the mean of both.
 
     Args:
-        state: as `mmsnn.engine.checkpoint.load_state` gives it; prefixes of DDP and ``torch.compile`` are dropped.
+        state: as `mmsnn.engine.checkpoint.load_state` gives it; what DDP, ``torch.compile`` and FSDP put into names is
+            dropped.
         layout: name of one of ``LAYOUTS``; found by itself.
 
     Raises:
         ValueError: unknown layout, no backbone in it, or two entries for one name.
     """
-    state = {re.sub(r'^(module\.|_orig_mod\.)+', '', key): value for key, value in state.items()}
+    state = {plain_name(key): value for key, value in state.items()}
     report = ConversionReport(find_layout(state, layout))
     converted: dict[str, Tensor] = {}
     for key, value in state.items():
@@ -380,22 +380,13 @@ def _fit_biases(converted: dict, report: ConversionReport) -> None:
         report.added.append(bias)
 
 
-def check_fit(state: Mapping[str, Tensor], model: nn.Module) -> TransferReport:
+def check_fit(state: Mapping[str, Tensor], model: nn.Module) -> Match:
     """Compare a converted state dict with a task model; its head may differ, its backbone may not.
 
     Raises:
         ValueError: something in the backbone is missing, has another shape, or has no place in the model.
     """
-    own, report = model.state_dict(), TransferReport()
-    for name, tensor in own.items():
-        if name not in state:
-            if not name.endswith(COUNTERS):
-                report.missing.append(name)
-        elif state[name].shape != tensor.shape:
-            report.mismatched[name] = tuple(state[name].shape), tuple(tensor.shape)
-        else:
-            report.matched.append(name)
-    report.unused = [name for name in state if name not in own]
+    report = compare(state, model.state_dict())
     astray = [k for k in (*report.missing, *report.mismatched, *report.unused) if k.startswith('backbone.')]
     if astray:
         raise ValueError(

@@ -1,29 +1,108 @@
-"""Safe loading of checkpoints in mmengine's runner, and a report on what fits."""
+"""The doors by which mmengine lets weights in: read safely, and checked before they are loaded."""
 
 import functools
-import logging
 import os.path as osp
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import torch
+from mmengine.dist import broadcast_object_list
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
-from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.model import PretrainedInit, update_init_info
+from mmengine.runner import BaseLoop, find_latest_checkpoint
 from mmengine.runner import checkpoint as mmengine_checkpoint
-from mmengine.runner.checkpoint import CheckpointLoader, get_torch_safe_globals
+from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
-from .checkpoint import find_state, load_file
+from .checkpoint import find_state, load_file, safely
+from .fitting import below, fit, unwrapped
+from .matching import compare, is_spiking, is_wrapper, misfit, plain_name, some
+
+# whether ANNs are checked as well, which the tools switch on, and what mmengine read last
+_checks = SimpleNamespace(of_anns=False, read='')
 
 
-def install_safe_loading() -> None:
-    """From here on mmengine reads every checkpoint with ``weights_only=True``, without its fallback to running pickles.
+class CheckMatch(Hook):
+    """Checks what a runner loads before it is loaded, and converts what can be converted; see `fit`."""
 
-    The text in ``meta['config']`` is dropped as well: resuming would execute it. Calling twice does no harm.
+    priority = 'VERY_HIGH'
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        source, door, key = runner._load_from, 'test', ''
+        if isinstance(runner._train_loop, BaseLoop):
+            door, key = 'start', 'load_from'
+        if key and runner._resume:
+            source, door, key = source or find_latest_checkpoint(runner.work_dir), 'resume', '--resume'
+            absent = [name for name in ('epoch', 'iter') if name not in (checkpoint.get('meta') or {})]
+            absent += [name for name in ('optimizer',) if name not in checkpoint]
+            if absent:
+                raise ValueError(
+                    f'{key}: {source} holds no {" and no ".join(absent)}, so no training can go on from it. To begin '
+                    f'one from its weights, leave {key} out and set load_from={source}'
+                )
+        checkpoint['state_dict'] = fit(runner.model, checkpoint['state_dict'], source, door, key, _whole(runner))
+
+
+def _whole(runner) -> dict | None:
+    """Names and shapes of weights that are shared out, on every process; None where they are not."""
+    if not isinstance(runner.model, FSDP):
+        return None
+    # only the first process has them; connectors are loaded by their own hook
+    shapes = {k: v.shape for k, v in runner.strategy.model_state_dict().items() if not k.startswith('connectors.')}
+    shared = [shapes]
+    broadcast_object_list(shared)
+    return {name: torch.empty(shape, device='meta') for name, shape in shared[0].items()}
+
+
+def load_pretrained(module: nn.Module, source: str, prefix: str | None = None) -> None:
+    """What ``init_cfg=dict(type='Pretrained', checkpoint=source, prefix=prefix)`` means, checked; see `fit`.
+
+    Args:
+        module: backbone, neck, head or whole model.
+        source: a file or an address, as mmengine reads them.
+        prefix: of the entries that are meant, with or without the dot behind it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no such address, nothing below ``prefix``, the file could run code, or it does not fit.
     """
-    CheckpointLoader.register_scheme('', load_from_local, force=True)
-    if not hasattr(mmengine_checkpoint.load_url, '__wrapped__'):
-        mmengine_checkpoint.load_url = _safely(mmengine_checkpoint.load_url)
+    key = f'{_role(module)}init_cfg.checkpoint'
+    try:
+        with safe_reading():
+            content = CheckpointLoader.load_checkpoint(source, map_location='cpu', logger='silent')
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'{key}: {error}') from None
+    except KeyError as error:
+        raise ValueError(f'{key}={source!r}: there are no weights of the name {error}') from None
+    except ValueError as error:
+        raise ValueError(f'{key}: {error}') from error
+    except OSError as error:
+        raise OSError(f'{key}={source!r} could not be fetched ({error}): download it, and give the file') from error
+    state = find_state(content, source)
+    if prefix:
+        lead = prefix if prefix.endswith('.') else f'{prefix}.'
+        state = {plain_name(k): v for k, v in state.items()}
+        tops = sorted({name.partition('.')[0] for name in state})
+        state = below(lead, state)
+        if not state:
+            raise ValueError(
+                f'{key.replace("checkpoint", "prefix")}={prefix!r}: no entry of {source} begins with it; there are '
+                f'{some(tops, 8)}'
+            )
+    module.load_state_dict(fit(module, state, source, 'start', key), strict=False)
+
+
+def _role(module: nn.Module) -> str:
+    """The part of a config that a module is built from, as far as its class tells."""
+    if hasattr(module, 'backbone') and not is_wrapper(module):
+        return 'model.'
+    home = type(module).__module__.split('.')
+    for role in ('neck', 'head'):
+        if any(part in home for part in (f'{role}s', f'decode_{role}s', f'dense_{role}s', f'roi_{role}s')):
+            return f'{role}.'
+    return 'backbone.' if is_spiking(module) or 'backbones' in home else f'{type(module).__name__}.'
 
 
 def load_from_local(filename: str, map_location=None) -> dict:
@@ -37,69 +116,108 @@ def load_from_local(filename: str, map_location=None) -> dict:
     if not osp.isfile(path):
         raise FileNotFoundError(f'there is no checkpoint at {filename!r}')
     content = load_file(path)
+    # where there are two sets of weights, it says which is read
+    state = find_state(content, filename)
     if 'state_dict' not in content:
-        content = {'state_dict': find_state(content, filename)}
+        content = {'state_dict': state}
     return _without_config(content)
-
-
-def _safely(load_url):
-    @functools.wraps(load_url)
-    def load(*args, **kwargs):
-        with torch.serialization.safe_globals(get_torch_safe_globals()):
-            return _without_config(load_url(*args, **{**kwargs, 'weights_only': True}))
-
-    return load
 
 
 def _without_config(content):
     if isinstance(content, Mapping) and isinstance(content.get('meta'), dict):
+        # resuming would execute it
         content['meta'].pop('config', None)
     return content
 
 
-class CheckMatch(Hook):
-    """Compares the checkpoint ``path`` with the model before it is loaded for testing; see `check_match`."""
+@contextmanager
+def safe_reading() -> Iterator[None]:
+    """Inside, mmengine reads every checkpoint with ``weights_only=True``, without its fallback to running pickles."""
+    before = mmengine_checkpoint.load_url, mmengine_checkpoint._safe_torch_load
+    schemes = CheckpointLoader._schemes.copy()
+    _make_safe()
+    try:
+        yield
+    finally:
+        mmengine_checkpoint.load_url, mmengine_checkpoint._safe_torch_load = before
+        CheckpointLoader._schemes = schemes
 
-    def __init__(self, path: str):
-        self.path = path
 
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        check_match(runner.model, checkpoint['state_dict'], self.path)
+def install_safe_loading() -> None:
+    """From here on all is as inside `safe_reading` and `anns_are_checked`. Calling twice does no harm."""
+    _make_safe()
+    _checks.of_anns = True
 
 
-def check_match(model: nn.Module, state: Mapping, path: str) -> None:
-    """Log which weights of ``model`` a checkpoint lacks, and which of its entries the model has no use for.
+def _make_safe() -> None:
+    CheckpointLoader.register_scheme('', load_from_local, force=True)
+    if not hasattr(mmengine_checkpoint.load_url, '__wrapped__'):
+        mmengine_checkpoint.load_url = _safe(mmengine_checkpoint.load_url)
+    # what the other schemes read files with
+    mmengine_checkpoint._safe_torch_load = _safe(torch.load)
 
-    Raises:
-        ValueError: nothing fits, shapes differ, or weights of the backbone are missing; the message names ``path``.
+
+def _safe(load):
+    @functools.wraps(load)
+    def read(source, **settings):
+        return _without_config(safely(load, source, **settings))
+
+    return read
+
+
+@contextmanager
+def anns_are_checked() -> Iterator[None]:
+    """Inside, `load_pretrained` fills ANNs, too, as it does in the tools: those that a spiking network depends on."""
+    before, _checks.of_anns = _checks.of_anns, True
+    try:
+        yield
+    finally:
+        _checks.of_anns = before
+
+
+def check_what_mmengine_loads() -> None:
+    """Have mmengine fill spiking modules by `load_pretrained` and `fit`, whoever calls it; ANNs are left to it.
+
+    That are ``init_cfg``, and the inferencers and tools of the task libraries. What they load has to be what a training
+    could start from; files that need it are converted.
     """
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    own = model.state_dict()
-    state = {key.removeprefix('module.'): value for key, value in state.items()}
-    name = type(model).__name__
-    remedy = 'Give the checkpoint that was trained with this config, or the config that belongs to this checkpoint.'
-    # files of old torch have no such counters
-    missing = [key for key in own if key not in state and not key.endswith('num_batches_tracked')]
-    unexpected = [key for key in state if key not in own]
-    if len(unexpected) == len(state):
-        raise ValueError(
-            f'{path} fits nothing in {name}: it holds {_some(unexpected)}, the model {_some(list(own))}. {remedy}'
-        )
-    differing = [
-        f'{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}'
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    if differing:
-        raise ValueError(f'{path} has other shapes than {name}: {_some(differing)}. {remedy}')
-    backbone = [key for key in missing if key.startswith('backbone.')]
-    if backbone:
-        raise ValueError(f'{path} lacks weights of the backbone of {name}: {_some(backbone)}. {remedy}')
-    for keys, what in ((missing, 'lacks, so that they stay random:'), (unexpected, 'holds without use:')):
-        if keys:
-            print_log(f'{path} {what} {_some(keys, 20)}', logger='current', level=logging.WARNING)
+    if not hasattr(mmengine_checkpoint.load_state_dict, '__wrapped__'):
+        PretrainedInit.__call__ = _checked_init(PretrainedInit.__call__)
+        CheckpointLoader.load_checkpoint = _noted(CheckpointLoader.load_checkpoint)
+        mmengine_checkpoint.load_state_dict = _checked_load(mmengine_checkpoint.load_state_dict)
 
 
-def _some(keys: list[str], shown: int = 3) -> str:
-    return ', '.join(keys[:shown]) + (f' and {len(keys) - shown} more' if len(keys) > shown else '')
+def _checked_init(initialise):
+    @functools.wraps(initialise)
+    def init(self, module: nn.Module) -> None:
+        if not (_checks.of_anns or is_spiking(module)):
+            initialise(self, module)
+            return
+        load_pretrained(module, self.checkpoint, self.prefix)
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=self._get_init_info())
+
+    return init
+
+
+def _noted(read):
+    @functools.wraps(read)
+    def load_checkpoint(filename: str, *args, **kwargs):
+        _checks.read = filename
+        return read(filename, *args, **kwargs)
+
+    return load_checkpoint
+
+
+def _checked_load(load):
+    @functools.wraps(load)
+    def load_state_dict(module: nn.Module, state_dict: Mapping, strict: bool = False, logger=None):
+        inner = unwrapped(module)
+        if is_spiking(inner):
+            own = inner.state_dict()
+            as_it_is = set(own).issuperset(state_dict)
+            if not as_it_is or misfit(compare(state_dict, own), inner, own):
+                state_dict = fit(inner, state_dict, _checks.read or 'the checkpoint', 'start')
+        return load(module, state_dict, strict, logger)
+
+    return load_state_dict

@@ -1,5 +1,7 @@
 """Spiking backbones, and spiking necks and heads."""
 
+from mmsnn.engine.loading import check_what_mmengine_loads
+
 from .backbone import SpikingBackbone
 from .cifar_resnet import CIFARResNet
 from .data_preprocessor import EventDataPreprocessor
@@ -16,6 +18,8 @@ from .spikformer import Spikformer
 from .spikify import Spikify
 from .spiking_vgg import SpikingVGG
 from .spikingformer import Spikingformer
+
+check_what_mmengine_loads()
 
 __all__ = [
     'CIFARResNet',

@@ -106,7 +106,7 @@ def test_checkpoint_that_could_run_code_is_refused(demo, image, tmp_path):
 def test_checkpoint_of_another_model_is_refused(demo, image, tmp_path):
     config, checkpoint = detector(tmp_path, 'spiking/retinanet_sew18')
     torch.save(dict(state_dict={'backbone.conv1.weight': torch.zeros(1)}), checkpoint)
-    with pytest.raises(RuntimeError, match='backbone.conv1.weight'):
+    with pytest.raises(ValueError, match='backbone.conv1.weight'):
         run(demo, image, config, checkpoint)
 
 

@@ -407,6 +407,35 @@ class TestTeacher:
         ):
             build(dict(loss_kl=LOGITS), teacher_checkpoint=str(tmp_path / 'none.pth'))
 
+    @pytest.mark.parametrize(
+        ('change', 'message'),
+        [
+            (lambda k: 'layer4' not in k, 'lacks weights of the backbone of ImageClassifier'),
+            (lambda k: 'head' not in k, 'lacks weights of ImageClassifier: head.fc.weight, head.fc.bias'),
+        ],
+    )
+    def test_half_a_checkpoint(self, tmp_path, change, message):
+        file = tmp_path / 'half.pth'
+        state = MODELS.build(classifier(False)).state_dict()
+        torch.save({k: v for k, v in state.items() if change(k)}, file)
+        with pytest.raises(ValueError, match=f"model.teacher_checkpoint='{file}' is refused: {file} {message}"):
+            build(dict(loss_kl=LOGITS), teacher_checkpoint=str(file))
+
+    @pytest.mark.parametrize('wrap', ['_orig_mod.', 'module._orig_mod.'])
+    def test_checkpoint_of_a_compiled_model(self, tmp_path, wrap):
+        state = MODELS.build(classifier(False)).state_dict()
+        torch.save(dict(state_dict={wrap + k: v for k, v in state.items()}), tmp_path / 'teacher.pth')
+        model = build(dict(loss_kl=LOGITS), teacher_checkpoint=str(tmp_path / 'teacher.pth'))
+        assert all(torch.equal(v, state[k]) for k, v in model.teacher.model.state_dict().items())
+
+    def test_its_own_initialisation_is_checked(self, tmp_path):
+        """An ANN's, too, whatever library's."""
+        state = MODELS.build(classifier(False)).backbone.state_dict()
+        torch.save({k.replace('.conv', '.c'): v for k, v in state.items()}, tmp_path / 'x.pth')
+        cfg = classifier(False, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth')))
+        with pytest.raises(ValueError, match='model.teacher, .*backbone.init_cfg.checkpoint: .*4 of 20 kernels'):
+            build(dict(loss_kl=LOGITS), teacher=cfg)
+
     def test_checkpoint_of_another_model(self, tmp_path):
         file = tmp_path / 'other.pth'
         torch.save(MODELS.build(classifier(False, depth=34)).backbone.layer1[2].state_dict(), file)

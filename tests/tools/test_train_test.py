@@ -210,6 +210,121 @@ def test_checkpoint_that_does_not_fit(home, checkpoint, tmp_path, change, messag
     assert str(wrong) in str(error.value) and 'Give the checkpoint' in str(error.value)
 
 
+def test_wrapped_names_are_tested(home, checkpoint, tmp_path):
+    """Of a model that was compiled and trained in parallel."""
+    file, found = tmp_path / 'wrapped.pth', []
+    state = {f'module._orig_mod.{k}': v for k, v in load_file(checkpoint)['state_dict'].items()}
+    torch.save(dict(state_dict=state), file)
+    for path in (checkpoint, file):
+        dump = tmp_path / f'{Path(path).stem}.pkl'
+        tool('test')['main']([str(home / 'plain.py'), str(path), '--work-dir', str(tmp_path), '--out', str(dump)])
+        found.append(torch.stack([sample['pred_score'] for sample in pickle.loads(dump.read_bytes())]))
+    assert torch.equal(*found)
+
+
+class TestWeightsOfOthers:
+    """What a training may begin with, through the command line."""
+
+    @pytest.fixture
+    def state(self, checkpoint):
+        generator = torch.Generator().manual_seed(5)
+        state = load_file(checkpoint)['state_dict']
+        return {k: torch.rand(v.shape, generator=generator).to(v.dtype) for k, v in state.items()}
+
+    @pytest.fixture
+    def train(self, home, tmp_path):
+        """Trains with a learning rate of 0 and returns the weights at the end, which are those at the beginning."""
+
+        def run(*arguments, epochs=1, **options):
+            options = {'optim_wrapper.optimizer.lr': 0.0, 'train_cfg.max_epochs': epochs, **options}
+            options = [f'{key}={value}' for key, value in options.items()]
+            work = ['--work-dir', str(tmp_path / 'work'), '--no-validate']
+            tool('train')['main']([str(home / 'plain.py'), *work, *arguments, '--cfg-options', *options])
+            return load_file(tmp_path / 'work' / f'epoch_{epochs}.pth')['state_dict']
+
+        return run
+
+    @staticmethod
+    def kernels(state):
+        return {k: v for k, v in state.items() if v.dim() > 1}
+
+    def same(self, found, state):
+        assert len(self.kernels(state)) > 8
+        assert all(torch.equal(found[k], v) for k, v in self.kernels(state).items())
+
+    @staticmethod
+    def log(tmp_path):
+        return ''.join(path.read_text() for path in (tmp_path / 'work').glob('*/*.log'))
+
+    def test_init_cfg_of_a_foreign_layout(self, train, tmp_path, state):
+        """Frozen stages, too, hold what the file holds."""
+        release = {}
+        for key, value in state.items():
+            key = re.sub(r'(layer\d\.\d)\.conv(\d)\.', r'\1.conv\2.module.0.', key.removeprefix('backbone.'))
+            key = re.sub(r'(layer\d\.\d)\.bn(\d)\.', r'\1.conv\2.module.1.', key).removeprefix('head.')
+            release[re.sub(r'downsample\.(\d)\.', r'downsample.0.module.\1.', key)] = value
+        torch.save(dict(model=release, epoch=3), tmp_path / 'sew.pth')
+        init = dict(type='Pretrained', checkpoint=str(tmp_path / 'sew.pth'))
+        options = {f'model.backbone.init_cfg.{key}': value for key, value in init.items()}
+        found = train(**options, **{'model.backbone.frozen_stages': 1})
+        self.same(found, {k: v for k, v in state.items() if k.startswith('backbone.')})
+        assert 'layout resnet' in self.log(tmp_path)
+        torch.save({k.replace('.conv', '.c'): v for k, v in release.items()}, tmp_path / 'sew.pth')
+        with pytest.raises(ValueError, match='backbone.init_cfg.checkpoint: .*sew.pth.*python -m mmsnn convert'):
+            train(**options)
+
+    def test_load_from(self, train, tmp_path, state):
+        torch.save(dict(state_dict={f'module._orig_mod.{k}': v for k, v in state.items()}), tmp_path / 'x.pth')
+        self.same(train(load_from=tmp_path / 'x.pth'), state)
+
+    def test_load_from_with_other_classes(self, train, tmp_path, state):
+        state['head.fc.weight'] = torch.rand(7, 8)
+        torch.save(dict(state_dict=state), tmp_path / 'x.pth')
+        found = train(load_from=tmp_path / 'x.pth')
+        del state['head.fc.weight']
+        self.same(found, state)
+        assert 'stay random: head.fc.weight (7, 8) instead of (2, 8)' in self.log(tmp_path)
+
+    @pytest.mark.parametrize(
+        ('change', 'message'),
+        [
+            (lambda s: {f'other.{k}': v for k, v in s.items()}, 'fits nothing'),
+            (lambda s: {k.replace('layer2', 'stage2'): v for k, v in s.items()}, 'lacks weights of the backbone'),
+            (lambda s: {**s, 'backbone.conv1.weight': torch.rand(4, 3, 7, 7)}, r'shapes .*\(4, 3, 7, 7\) instead of'),
+        ],
+    )
+    def test_load_from_another_model(self, train, tmp_path, state, change, message):
+        torch.save(dict(state_dict=change(state)), tmp_path / 'x.pth')
+        with pytest.raises(ValueError, match=f'load_from: {tmp_path}/x.pth .*{message}'):
+            train(load_from=tmp_path / 'x.pth')
+        assert not list((tmp_path / 'work').glob('*.pth'))
+
+    def test_resume(self, train, checkpoint, tmp_path):
+        """Of a training whose model was compiled."""
+        content = load_file(checkpoint)
+        state = content['state_dict']
+        content['state_dict'] = {f'_orig_mod.{k}': v for k, v in state.items()}
+        content['optimizer']['param_groups'][0]['lr'] = 0.0
+        torch.save(content, tmp_path / 'x.pth')
+        self.same(train('--resume', str(tmp_path / 'x.pth'), epochs=2), state)
+
+    @pytest.mark.parametrize(
+        ('change', 'message'),
+        [
+            (lambda c: c['state_dict'].pop('head.fc.bias'), 'lacks weights of ImageClassifier: head.fc.bias'),
+            (lambda c: c['state_dict'].update({'neck.x': torch.rand(1)}), 'no place for: neck.x'),
+            (lambda c: c.pop('optimizer'), 'holds no optimizer, so no training can go on'),
+            (lambda c: c.pop('meta'), 'holds no epoch and no iter'),
+        ],
+    )
+    def test_resuming_another_model(self, train, checkpoint, tmp_path, change, message):
+        content = load_file(checkpoint)
+        change(content)
+        torch.save(content, tmp_path / 'x.pth')
+        with pytest.raises(ValueError, match=f'--resume: {tmp_path}/x.pth {message}.*load_from={tmp_path}/x.pth'):
+            train('--resume', str(tmp_path / 'x.pth'), epochs=2)
+
+
 class Hostile:
     def __init__(self, path):
         self.path = path

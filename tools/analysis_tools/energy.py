@@ -16,9 +16,8 @@ import mmsnn
 from mmsnn.analysis import count_energy
 from mmsnn.analysis.energy import EnergyReport
 from mmsnn.engine.building import build_model, image_size
-from mmsnn.engine.checkpoint import load_state
 from mmsnn.engine.cli import read_config
-from mmsnn.engine.loading import check_match
+from mmsnn.engine.fitting import load_weights
 from mmsnn.layers import get_time_steps, image_channels
 from mmsnn.models import EventDataPreprocessor
 
@@ -43,9 +42,7 @@ def build(cfg: Config, checkpoint: str | None) -> torch.nn.Module:
     """The (student) model, with the weights of ``checkpoint`` where there is one."""
     model = build_model(cfg)
     if checkpoint:
-        state = load_state(checkpoint)
-        check_match(model, state, checkpoint)
-        model.load_state_dict(state, strict=False)
+        load_weights(model, checkpoint)
     return model
 
 

@@ -20,11 +20,9 @@ from rich.progress import track
 
 import mmsnn
 from mmsnn.analysis.saliency import KINDS, ROLES, ImageSaliency, compare
-from mmsnn.distill import transfer_weights
-from mmsnn.engine.checkpoint import load_state
 from mmsnn.engine.checks import check_data
 from mmsnn.engine.cli import is_distiller, read_config
-from mmsnn.engine.loading import check_match
+from mmsnn.engine.fitting import load_weights
 
 # does not need a display
 matplotlib.use('Agg')
@@ -99,13 +97,8 @@ def build(cfg: Config, checkpoint: str | None, key: str) -> torch.nn.Module:
         if checkpoint is None:
             print_log(f'no {key}: the weights are those that training begins with', 'current', logging.WARNING)
             model.init_weights()
-        elif local:
-            state = load_state(checkpoint)
-            check_match(model, state, checkpoint)
-            model.load_state_dict(state, strict=False)
         else:
-            # names of torchvision, timm or OpenMMLab
-            transfer_weights(checkpoint, model, min_match=1.0, verbose=False)
+            load_weights(model, checkpoint, key)
     return model
 
 

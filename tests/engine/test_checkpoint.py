@@ -1,0 +1,101 @@
+"""Files as they are found: other suffixes, two sets of weights, and what is no checkpoint at all."""
+
+import gzip
+import sys
+import tarfile
+import types
+
+import pytest
+import torch
+
+from mmsnn.engine import checkpoint
+from mmsnn.engine.checkpoint import load_file, load_state
+
+STATE = {'conv1.weight': torch.arange(4.0)}
+
+
+@pytest.mark.parametrize('suffix', ['pth', 'pt', 'th', 'tar', 'pth.tar', 'ckpt', 'bin'])
+@pytest.mark.parametrize('legacy', [False, True])
+def test_suffixes(tmp_path, suffix, legacy):
+    file = tmp_path / f'weights.{suffix}'
+    torch.save(dict(state_dict=STATE), file, _use_new_zipfile_serialization=not legacy)
+    assert torch.equal(load_state(file)['conv1.weight'], STATE['conv1.weight'])
+
+
+@pytest.mark.parametrize('name', ['state_dict', 'model', 'model_state_dict', 'net', 'weights', 'model_ema'])
+def test_names_of_the_entry(tmp_path, name):
+    torch.save({name: STATE, 'epoch': 3}, tmp_path / 'file.pth')
+    assert list(load_state(tmp_path / 'file.pth')) == ['conv1.weight']
+
+
+class TestAverages:
+    @pytest.fixture
+    def said(self, monkeypatch):
+        lines = []
+        monkeypatch.setattr(checkpoint, 'print_log', lambda text, **_: lines.append(text))
+        return lines
+
+    def load(self, tmp_path, **content):
+        torch.save(content, tmp_path / 'file.pth')
+        return load_state(tmp_path / 'file.pth')
+
+    def test_are_mentioned(self, tmp_path, said):
+        average = {'conv1.weight': torch.zeros(4)}
+        assert torch.equal(
+            self.load(tmp_path, state_dict=STATE, state_dict_ema=average)['conv1.weight'], torch.arange(4.0)
+        )
+        assert len(said) == 1
+        assert 'state_dict, the last weights, is read' in said[0] and '--key state_dict_ema' in said[0]
+
+    def test_of_mmengine(self, tmp_path, said):
+        """Its hook writes the averages where others have the last weights."""
+        self.load(tmp_path, state_dict=STATE, ema_state_dict={'module.conv1.weight': torch.zeros(4)}, message_hub={})
+        assert 'state_dict, moving averages, is read. For ema_state_dict, the last weights' in said[0]
+
+    def test_nothing_is_said_of_others(self, tmp_path, said):
+        self.load(tmp_path, state_dict=STATE, optimizer={})
+        self.load(tmp_path, state_dict_ema=STATE)
+        assert not said
+
+
+class TestSafetensors:
+    def test_is_read(self, tmp_path, monkeypatch):
+        file = tmp_path / 'model.safetensors'
+        file.write_bytes(b'content')
+        package = types.ModuleType('safetensors.torch')
+        package.load_file = lambda path: STATE if path == file else None
+        monkeypatch.setitem(sys.modules, 'safetensors', types.ModuleType('safetensors'))
+        monkeypatch.setitem(sys.modules, 'safetensors.torch', package)
+        assert load_state(file) == STATE
+
+    def test_real_file(self, tmp_path):
+        torch_part = pytest.importorskip('safetensors.torch')
+        torch_part.save_file(STATE, tmp_path / 'model.safetensors')
+        assert torch.equal(load_state(tmp_path / 'model.safetensors')['conv1.weight'], STATE['conv1.weight'])
+        (tmp_path / 'model.safetensors').write_bytes(b'nothing')
+        with pytest.raises(ValueError, match='model.safetensors was not loaded: it is damaged'):
+            load_state(tmp_path / 'model.safetensors')
+
+    def test_package_is_named(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, 'safetensors.torch', None)
+        (tmp_path / 'model.safetensors').write_bytes(b'content')
+        with pytest.raises(ImportError, match='model.safetensors needs the package safetensors: pip install'):
+            load_state(tmp_path / 'model.safetensors')
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path):
+    file = tmp_path / 'file.pth'
+    for content, what in (
+        (b'\n<!DOCTYPE html><html>', 'a web page'),
+        (b'version https://git-lfs.github.com/spec/v1\noid', 'a pointer of Git LFS'),
+        (gzip.compress(b'x'), 'compressed with gzip'),
+        (b'', 'damaged'),
+        (b'just text', 'damaged'),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=f'file.pth .*{what}'):
+            load_file(file)
+    with tarfile.open(file, 'w') as archive:
+        archive.add(__file__, 'inside.py')
+    with pytest.raises(ValueError, match='file.pth is no checkpoint but a tar archive: unpack it'):
+        load_file(file)
