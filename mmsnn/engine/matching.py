@@ -111,7 +111,7 @@ def misfit(found: Match, model: nn.Module, own: Mapping[str, Tensor]) -> str:
         model: a task model, whose ``backbone`` counts, or any other module, which counts as a whole.
         own: its state dict.
     """
-    if not found.matched:
+    if not found.matched and not found.mismatched:
         return f'fits nothing in {type(model).__name__}: it holds {some(found.unused)}, the model {some(list(own))}'
     lead = 'backbone.' if any(key.startswith('backbone.') for key in own) else ''
     part = model.backbone if lead and hasattr(model, 'backbone') else model
@@ -127,11 +127,12 @@ def misfit(found: Match, model: nn.Module, own: Mapping[str, Tensor]) -> str:
         refused = len(filled) < (0.9 if akin else 0.5) * len(kernels)
     if refused:
         differing = [f'{k} {a} instead of {b}' for k, (a, b) in found.mismatched.items() if k in lost]
-        if len(differing) == len(lost):
-            return f'has other shapes than {what}: {some(differing)}'
-        lost = [*(k for k in lost if k not in found.mismatched), *differing]
-        holds = f'; it holds {some(found.unused)}' if found.unused else ''
-        return f'lacks weights of {what} ({len(filled)} of {len(kernels)} kernels found): {some(lost)}{holds}'
+        missing = [k for k in lost if k not in found.mismatched]
+        said = [f'has other shapes than {type(model).__name__}: {some(differing)}'] if differing else []
+        if missing:
+            said.append(f'lacks weights of {what} ({len(filled)} of {len(kernels)} kernels found): {some(missing)}')
+            said += [f'holds {some(found.unused)}'] if found.unused else []
+        return '; it '.join(said)
     deeper = [k for k in found.unused if found.state[k].dim() > 1 and _stage(k, lead) in stages and _kind(k) in kinds]
     if deeper:
         return f'has {len(deeper)} more kernels in the stages of {what}, so it is a deeper network: {some(deeper)}'

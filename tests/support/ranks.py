@@ -17,6 +17,7 @@ from mmengine.runner import FlexibleRunner, Runner
 from tiny import Noise, classifier
 
 import mmsnn  # noqa: F401
+from mmsnn.engine.loading import CheckMatch
 from mmsnn.layers import PoissonEncoder
 from mmsnn.models import SEWResNet
 
@@ -217,7 +218,10 @@ def train(folder: Path, kind=Runner, **kwargs):
         train_cfg=dict(by_epoch=False, max_iters=4),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9), clip_grad=dict(max_norm=0.5)),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2)),
-        custom_hooks=[dict(type=f'mmsnn.{name}') for name in ('DistillHook', 'TimeFoldingHook', 'FiringRateHook')],
+        custom_hooks=[
+            *(dict(type=f'mmsnn.{name}') for name in ('DistillHook', 'TimeFoldingHook', 'FiringRateHook')),
+            dict(type=CheckMatch),
+        ],
         launcher='pytorch',
         env_cfg=dict(),
         randomness=dict(seed=0),

@@ -312,7 +312,10 @@ class TestWeightsOfOthers:
         ('change', 'message'),
         [
             (lambda c: c['state_dict'].pop('head.fc.bias'), 'lacks weights of ImageClassifier: head.fc.bias'),
-            (lambda c: c['state_dict'].update({'neck.x': torch.rand(1)}), 'no place for: neck.x'),
+            (
+                lambda c: c['state_dict'].update({'neck.x': torch.rand(1)}),
+                'holds what ImageClassifier has no place for: neck.x',
+            ),
             (lambda c: c.pop('optimizer'), 'holds no optimizer, so no training can go on'),
             (lambda c: c.pop('meta'), 'holds no epoch and no iter'),
         ],
