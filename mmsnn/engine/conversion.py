@@ -34,6 +34,7 @@ class Layout:
         zero_bias: regex of weights whose biases only mmsnn has; they are 0.
         fold: regex of biases that only the source has; they go into the running means of the norms behind them.
         remark: what the config needs, so that the numbers come out the same.
+        caution: where they differ all the same.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Layout:
     zero_bias: str = r'(?!)'
     fold: str = r'(?!)'
     remark: str = ''
+    caution: str = ''
 
     def rename(self, key: str) -> str | None:
         """The name in mmsnn, None for what has no use."""
@@ -192,6 +194,8 @@ LAYOUTS = (
         ((r'\.ssa\.', '.attn.'), (r'\.mlp([12])_', r'.fc\1_'), HEAD),
         r'(patch_embed[123]|stage[123]\.\d+\.(attn|tssa|mlp))\.',
         spare=NORMS,
+        caution='the release lets the membrane of proj_lif pass from one image of a batch to the next, ours does '
+        'not: the answers are the same for one image at a time, and the accuracy is not quite the published one',
     ),
     Layout(
         'meta_spikeformer',
@@ -284,6 +288,8 @@ class ConversionReport:
                 lines.append(f'  {what}: {len(names)} ({some(names)})')
         if self.layout.remark:
             lines.append(f'  the config needs: {self.layout.remark}')
+        if self.layout.caution:
+            lines.append(f'  beware: {self.layout.caution}')
         if self.fit is not None:
             lines.append(f'against the config: {self.fit}')
         return '\n'.join(lines)

@@ -54,6 +54,10 @@ class QKFormer(SpikingTransformer):
     (CIFAR, ``4-384``), and hold means over time of integers.
 
     The CIFAR release says ``mlp1_conv`` for ``fc1_conv`` and, in stage 3, ``ssa`` for ``attn``.
+
+    The release runs ``proj_lif`` of the first patch embedding over T*B steps instead of T, so that the membrane passes
+    from one image of a batch to the next, and an image's answer depends on its neighbours. Here it does not: answers
+    are the release's for one image at a time. Its published figures (78.80, 82.04, 84.22) were obtained with the leak.
     """
 
     arch_zoo = {
