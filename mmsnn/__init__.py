@@ -10,6 +10,7 @@ mend_module_names()
 install_mmcv_ops()
 
 from .layers.time import get_time_steps, set_time_steps  # noqa: E402
+from .ops.surrogates import register_surrogate  # noqa: E402
 
 
 def __getattr__(name: str):
@@ -21,4 +22,4 @@ def __getattr__(name: str):
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
-__all__ = ['__version__', 'get_time_steps', 'record', 'set_time_steps']
+__all__ = ['__version__', 'get_time_steps', 'record', 'register_surrogate', 'set_time_steps']

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsnn.layers import Readout
 from mmsnn.layers.attention import check_heads, spiking_attention
-from mmsnn.neurons import build_neuron
+from mmsnn.neurons import build_neuron, neuron_config
 from mmsnn.ops.lif import _statistics
 from mmsnn.registry import MODELS
 
@@ -278,7 +278,7 @@ class SpikingPooling(nn.Module):
 
     def __init__(self, T: int = 4, neuron: dict | None = None):
         super().__init__()
-        self.lif = build_neuron(neuron or NEURON, T)
+        self.lif = build_neuron(neuron_config(neuron, NEURON), T)
         self.readout = Readout(T)
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

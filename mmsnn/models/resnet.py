@@ -9,7 +9,7 @@ from mmpretrain.models.backbones.resnet import ResLayer, ResNet
 from torch import Tensor, nn
 
 from mmsnn.layers import Readout, SpikeConv2d
-from mmsnn.neurons import build_neuron
+from mmsnn.neurons import build_neuron, neuron_config
 from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import MODELS, build_own
 
@@ -131,7 +131,8 @@ class SpikingResNet(SpikingBackbone, ResNet):
         depth: 18, 34, 50, 101 or 152; 20, 32, 44, 56 or 110 are CIFAR's ResNets of three stages, for which ``stem``,
             ``base_channels`` (16), ``num_stages`` (3), ``strides`` and ``shortcut`` have defaults of their own.
         T: time steps.
-        neuron: neuron of every site, e.g. ``dict(type='LIF', tau=2.0, surrogate='atan')``.
+        neuron: neuron of every site, e.g. ``dict(type='LIF', tau=2.0, surrogate='atan')``; ``'PLIF'`` is a type alone,
+            and keys without a type change the default.
         joint_neuron: settings that differ in the stem and after the additions, e.g. ``dict(detach_reset=True)``.
         stem: ``imagenet`` (7x7, stride 2, max pooling) or ``cifar`` (3x3, stride 1).
         deep_stem: three 3x3 convolutions instead of the 7x7, under mmseg's names.
@@ -161,7 +162,7 @@ class SpikingResNet(SpikingBackbone, ResNet):
         self,
         depth: int,
         T: int = 4,
-        neuron: dict | None = None,
+        neuron: str | dict | None = None,
         joint_neuron: dict | None = None,
         stem: str | None = None,
         in_channels: int = 3,
@@ -233,7 +234,7 @@ class SpikingResNet(SpikingBackbone, ResNet):
             ]
         # plain values that the parent's constructor needs through the methods below
         self.T = T
-        self.neuron = neuron or dict(type='LIF')
+        self.neuron = neuron_config(neuron)
         self.joint_neuron = {**self.neuron, **(joint_neuron or {})}
         self.stem_type = stem
         self.contract_dilation = contract_dilation

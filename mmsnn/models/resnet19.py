@@ -11,7 +11,7 @@ from mmpretrain.models.heads import StackedLinearClsHead
 from torch import Tensor
 
 from mmsnn.layers import Readout
-from mmsnn.neurons import build_neuron
+from mmsnn.neurons import build_neuron, neuron_config
 from mmsnn.registry import MODELS
 
 from .resnet import SpikingResNet
@@ -99,7 +99,7 @@ class SpikingStackedLinearClsHead(StackedLinearClsHead):
             raise TypeError('head.act_cfg: set head.neuron instead, the neuron behind the hidden layers')
         super().__init__(*args, act_cfg=None, **kwargs)
         for layer in self.layers[:-1]:
-            layer.act = build_neuron(neuron or dict(type='LIF'), T)
+            layer.act = build_neuron(neuron_config(neuron), T)
         self.readout = Readout(T)
 
     def forward(self, feats: tuple[Tensor, ...]) -> Tensor:

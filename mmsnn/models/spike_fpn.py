@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsnn.layers import TEBN, Readout, TimeFoldingError
-from mmsnn.neurons import Neuron, build_neuron
+from mmsnn.neurons import Neuron, build_neuron, neuron_config
 from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import MODELS
 
@@ -128,7 +128,7 @@ class SpikeFPN(FPN):
         super().__init__(
             in_channels, out_channels, num_outs, norm_cfg=norm_cfg, act_cfg=None, upsample_cfg=upsample_cfg, **kwargs
         )
-        neuron = neuron or dict(type='LIF')
+        neuron = neuron_config(neuron)
         for layers in (self.lateral_convs, self.fpn_convs):
             for i, layer in enumerate(layers):
                 layers[i] = ConvNormAct(layer, build_neuron(neuron, T))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmsnn.layers import Readout
-from mmsnn.neurons import build_neuron
+from mmsnn.neurons import build_neuron, neuron_config
 from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import MODELS
 
@@ -76,7 +76,7 @@ class SpikeRetinaHead(JointNormRetinaHead):
         for tower, last in ((self.cls_convs, 'retina_cls'), (self.reg_convs, 'retina_reg')):
             bits = 8
             for layer in tower:
-                layer.activate = build_neuron(neuron or dict(type='LIF'), T)
+                layer.activate = build_neuron(neuron_config(neuron), T)
                 if packed_spikes:
                     _pack(layer, 'conv', bits)
                 bits = _bits(layer.activate)
@@ -144,7 +144,7 @@ class SpikeFPNHead(FPNHead):
                 if not isinstance(layer, ConvModule):
                     head[i] = nn.Upsample(scale_factor=2, mode='nearest')
                     continue
-                head[i] = ConvNormAct(layer, build_neuron(neuron or dict(type='LIF'), T))
+                head[i] = ConvNormAct(layer, build_neuron(neuron_config(neuron), T))
                 if packed_spikes:
                     _pack(head[i], 'conv', bits)
                 bits = _bits(head[i].activate)

@@ -14,7 +14,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
 from mmsnn.layers import Readout, blank_image, evaluating, time_folded
-from mmsnn.neurons import build_neuron
+from mmsnn.neurons import build_neuron, neuron_config
 from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import MODELS, build_own
 
@@ -91,7 +91,7 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
         self.encoder = build_own({**(encoder or dict(type='DirectEncoder')), 'T': T})
         self.readout = Readout(T, readout)
         self._make_transparent()
-        neuron = neuron or dict(type='LIF')
+        neuron = neuron_config(neuron)
         learns = any(True for _ in build_neuron(neuron, T).parameters())
         uses = self._count_uses() if learns else {}
         spiking = {}

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsnn.layers import Readout, SpikeConv2d
-from mmsnn.neurons import build_neuron
+from mmsnn.neurons import build_neuron, neuron_config
 from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import MODELS, build_own
 
@@ -102,7 +102,7 @@ class SpikingVGG(SpikingBackbone, BaseModule):
             ]
         super().__init__(init_cfg)
         self.T = T
-        self.neuron = neuron or dict(type='LIF')
+        self.neuron = neuron_config(neuron)
         self.conv_cfg = conv_cfg
         self.norm_cfg = (norm_cfg or dict(type='BN')) if with_norm else None
         self.out_indices, self.frozen_stages = indices, frozen_stages

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsnn.layers import Readout, SpikeConv2d, TimeAware
 from mmsnn.layers.attention import Sites
-from mmsnn.neurons import build_neuron
+from mmsnn.neurons import build_neuron, neuron_config
 from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import build_own
 
@@ -133,6 +133,7 @@ class SpikingTransformer(SpikingBackbone, BaseModule):
         arch: name of a published size, or a dict of its settings (``arch_zoo`` has examples).
         T: time steps.
         neuron: neuron of every site; default the releases', LIF with tau 2, detached reset and sigmoid surrogate.
+            ``'PLIF'`` is a type alone, and keys without a type change the default.
         attn_neuron: settings that differ behind attentions; default ``dict(v_threshold=0.5)``, as released.
         num_heads: instead of the arch's.
         in_channels: of the images.
@@ -166,7 +167,7 @@ class SpikingTransformer(SpikingBackbone, BaseModule):
         self,
         arch: str | dict,
         T: int = 4,
-        neuron: dict | None = None,
+        neuron: str | dict | None = None,
         attn_neuron: dict | None = None,
         num_heads: int | None = None,
         in_channels: int = 3,
@@ -192,7 +193,7 @@ class SpikingTransformer(SpikingBackbone, BaseModule):
         settings = self._settings(arch)
         if num_heads is not None:
             settings['num_heads'] = num_heads
-        neuron = neuron or NEURON
+        neuron = neuron_config(neuron, NEURON)
         attn_neuron = dict(v_threshold=0.5) if attn_neuron is None else attn_neuron
         spikes = build_neuron(neuron, T)
         bits = 0 if not packed_spikes else 1 if spikes.settings['levels'] == 1 else 8

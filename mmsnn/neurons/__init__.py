@@ -10,6 +10,27 @@ from .ilif import ILIF, expand_levels, to_binary
 from .lif import IF, LIF, PLIF
 from .recording import record
 
+DEFAULT = dict(type='LIF')
+
+
+def neuron_config(neuron: str | dict | None, default: dict = DEFAULT) -> dict:
+    """The config of a neuron as users write it, complete.
+
+    Args:
+        neuron: a dict with a ``type``; a dict without one, whose keys change ``default``; the type alone, as text; or
+            None for ``default``.
+        default: what a backbone takes where nothing else is said.
+
+    Raises:
+        TypeError: ``neuron`` is something else.
+    """
+    if isinstance(neuron, str):
+        return dict(type=neuron)
+    if neuron is not None and not isinstance(neuron, dict):
+        raise TypeError(f"neuron: expected a dict such as dict(type='LIF', tau=2.0), or a type, got {neuron!r}")
+    neuron = neuron or {}
+    return dict(neuron) if 'type' in neuron else {**default, **neuron}
+
 
 def build_neuron(cfg: dict, T: int) -> Neuron:
     """Build ``neuron=dict(type='LIF', ...)`` of a backbone, with the backbone's T.
@@ -47,6 +68,7 @@ __all__ = [
     'SpikeCounter',
     'build_neuron',
     'expand_levels',
+    'neuron_config',
     'record',
     'to_binary',
 ]

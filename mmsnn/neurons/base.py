@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from mmsnn.layers.time import TimeAware, check_encoded
 from mmsnn.ops import bn_lif, lif, reference
 from mmsnn.ops.lif import check_neuron
+from mmsnn.ops.surrogates import registered_derivative
 
 from .norms import FUSABLE, count_batch, norm_arguments, normalised
 from .watched import fire_apart, is_watched, sees_input
@@ -37,6 +38,8 @@ class Neuron(TimeAware, nn.Module):
     """
 
     owner: str | None = None
+    # whether a neuron of one level, too, rounds its potential
+    rounded = False
 
     def __init__(
         self,
@@ -58,12 +61,14 @@ class Neuron(TimeAware, nn.Module):
         self.settings = dict(
             tau=tau, v_threshold=v_threshold, v_reset=v_reset, surrogate=surrogate, alpha=alpha, levels=levels
         )
+        if self.rounded:
+            self.settings['rounded'] = True
         check_neuron(**self.settings)
         self.settings.update(decay_input=decay_input, detach_reset=detach_reset)
         self.T = T
 
     def extra_repr(self) -> str:
-        defaults = dict(levels=1, alpha=None)
+        defaults = dict(levels=1, alpha=None, rounded=True)
         shown = {k: v for k, v in self.settings.items() if k not in defaults or v != defaults[k]}
         return f'T={self.T}, ' + ', '.join(f'{k}={v}' for k, v in shown.items())
 
@@ -116,7 +121,9 @@ class Neuron(TimeAware, nn.Module):
         return self._fuses(norm) and not is_watched(norm) and not sees_input(self)
 
     def _fuses(self, norm: nn.Module) -> bool:
-        return self.fuse_norm and type(norm) in FUSABLE
+        # the op knows no surrogate that users registered
+        known = registered_derivative(self.settings['surrogate']) is None
+        return self.fuse_norm and known and type(norm) in FUSABLE
 
     def after(self, norm: nn.Module, x: Tensor) -> Tensor:
         """``self(norm(x))``, in one op where that is possible and pays; ``norm`` may be a sequence that ends in one."""

@@ -13,9 +13,10 @@ from .base import Neuron
 class ILIF(Neuron):
     """I-LIF (Luo et al., "Integer-Valued Training and Spike-Driven Inference", ECCV 2024): trains with integers 0..D.
 
-    ``s = round(clip(h / v_threshold, 0, D))`` with a soft, detached reset, as the authors' code has it; the default
-    tau is its decay of 0.25. In training and by default in inference it emits integers in T steps;
-    `expand_levels` turns a trained network into one that runs T*D steps of two-valued spikes with equal outputs.
+    ``s = round(clip(h / v_threshold, 0, D))`` with a soft, detached reset, as the authors' code has it: with one level,
+    too, a neuron fires above half the threshold. The default tau is the code's decay of 0.25. In training and by
+    default in inference it emits integers in T steps; `expand_levels` turns a trained network into one that runs T*D
+    steps of two-valued spikes with equal outputs.
 
     Args:
         levels: D, the largest integer.
@@ -24,6 +25,8 @@ class ILIF(Neuron):
     Raises:
         ValueError: a hard reset, or ``T`` is no multiple of D in a network after `expand_levels`.
     """
+
+    rounded = True
 
     def __init__(
         self,

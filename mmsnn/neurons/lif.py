@@ -53,6 +53,11 @@ class PLIF(Neuron):
             raise ValueError(f'init_tau must be above 1 time step, got {init_tau}')
         self.w = nn.Parameter(torch.tensor(-math.log(init_tau - 1.0)))
 
+    def extra_repr(self) -> str:
+        # before FSDP has gathered it there is nothing to show
+        learned = f'{self.tau.item():.4g}' if self.w.numel() and not self.w.is_meta else '?'
+        return super().extra_repr().replace(f'tau={self.settings["tau"]}', f'tau={learned} (learned)')
+
     @property
     def tau(self) -> Tensor:
         """The learned time constant, in time steps."""

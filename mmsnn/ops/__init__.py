@@ -2,5 +2,6 @@
 
 from . import reference
 from .lif import bn_lif, lif
+from .surrogates import register_surrogate
 
-__all__ = ['bn_lif', 'lif', 'reference']
+__all__ = ['bn_lif', 'lif', 'reference', 'register_surrogate']

@@ -16,10 +16,11 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from . import reference
+from .surrogates import SURROGATES as ALPHAS
 
 CSRC = Path(__file__).with_name('csrc')
 LEAKS = ('none', 'decay_input', 'keep_input')
-SURROGATES = tuple(reference.SURROGATES)
+SURROGATES = tuple(ALPHAS)
 FIRES = ('binary', 'levels', 'smooth')
 
 _NEURON = 'int T, int[] kind, float[] values, Tensor? tau, Tensor? v_init'
@@ -48,11 +49,12 @@ def encode(
     surrogate: str,
     alpha: float | None,
     levels: int,
+    rounded: bool = False,
     smooth: bool = False,
 ) -> tuple[list[int], list[float]]:
     """``kind`` and ``values`` of a neuron; a learned time constant counts as any number for ``tau``."""
     leak = 'none' if tau is None else 'decay_input' if decay_input else 'keep_input'
-    fire = 'smooth' if smooth else 'binary' if levels == 1 else 'levels'
+    fire = 'smooth' if smooth else 'levels' if levels > 1 or rounded else 'binary'
     kind = [
         LEAKS.index(leak),
         int(v_reset is None),
@@ -61,7 +63,7 @@ def encode(
         levels,
         int(detach_reset),
     ]
-    alpha = reference.SURROGATES[surrogate] if alpha is None else alpha
+    alpha = ALPHAS[surrogate] if alpha is None else alpha
     return kind, [float(n) for n in (1 / tau if tau else 0, v_threshold, v_reset or 0, alpha)]
 
 
@@ -79,6 +81,7 @@ def decode(kind: list[int], values: list[float], tau: Tensor | None) -> dict:
         surrogate=SURROGATES[kind[2]],
         alpha=values[3],
         levels=kind[4],
+        rounded=fire == 'levels',
         smooth=fire == 'smooth',
     )
 

@@ -10,10 +10,13 @@ from torch import Tensor
 
 from . import reference
 from .library import encode
+from .surrogates import registered_derivative, resolve_surrogate
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # bfloat16 and packed spikes hold no larger integers exactly
 MOST_LEVELS = 255
+# of a neuron, but for tau, in the order in which they are cached
+SETTINGS = ('v_threshold', 'v_reset', 'decay_input', 'detach_reset', 'surrogate', 'alpha', 'levels', 'rounded')
 
 
 def _check_number(name: str, value, *, positive: bool = False) -> None:
@@ -44,13 +47,13 @@ def check_tau(tau: Tensor, device: torch.device | None = None) -> None:
         raise ValueError(f'a tensor tau must be on the device of x, {device}, got {tau.device}')
 
 
-def check_neuron(*, tau, v_threshold, v_reset, surrogate, alpha, levels) -> None:
+def check_neuron(*, tau, v_threshold, v_reset, surrogate, alpha, levels, rounded=False) -> None:
     """Check the settings of a neuron.
 
     Raises:
         TypeError: a setting has the wrong type.
         ValueError: ``tau < 1``, ``v_threshold <= 0``, ``v_reset >= v_threshold``, an unknown surrogate, ``alpha <= 0``,
-            ``levels`` outside 1..255, or a hard reset together with ``levels > 1``.
+            ``levels`` outside 1..255, or a hard reset together with ``levels > 1`` or ``rounded``.
     """
     _check_number('v_threshold', v_threshold, positive=True)
     if isinstance(tau, Tensor):
@@ -63,16 +66,14 @@ def check_neuron(*, tau, v_threshold, v_reset, surrogate, alpha, levels) -> None
         _check_number('v_reset', v_reset)
         if v_reset >= v_threshold:
             raise ValueError(f'v_reset must lie below v_threshold={v_threshold} (None for a soft reset), got {v_reset}')
-    if not isinstance(surrogate, str):
-        raise TypeError(f'surrogate must be a name, got {surrogate!r}')
-    if surrogate not in reference.SURROGATES:
-        raise ValueError(f'surrogate must be one of {", ".join(reference.SURROGATES)}, got {surrogate!r}')
+    resolve_surrogate(surrogate)
     if alpha is not None:
         _check_number('alpha', alpha, positive=True)
     check_time_steps(levels, 'levels')
     if levels > MOST_LEVELS:
         raise ValueError(f'levels must be at most {MOST_LEVELS}, got {levels}')
-    if levels > 1 and v_reset is not None:
+    _check_flag('rounded', rounded)
+    if (levels > 1 or rounded) and v_reset is not None:
         raise ValueError(f'levels={levels} needs the soft reset: set v_reset=None (got {v_reset})')
 
 
@@ -103,11 +104,15 @@ def _check_potential(v_init: Tensor | None, x: Tensor, T: int) -> None:
         raise ValueError(f'v_init must have the shape of one time step {step}, got {tuple(v_init.shape)}')
 
 
-def _checked(tau, v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, levels):
+def _checked(tau, v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, levels, rounded):
     _check_flag('decay_input', decay_input)
     _check_flag('detach_reset', detach_reset)
-    check_neuron(tau=tau, v_threshold=v_threshold, v_reset=v_reset, surrogate=surrogate, alpha=alpha, levels=levels)
-    return encode(tau, v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, levels)
+    known = dict(v_threshold=v_threshold, v_reset=v_reset, alpha=alpha, levels=levels, rounded=rounded)
+    check_neuron(tau=tau, surrogate=surrogate, **known)
+    surrogate = resolve_surrogate(surrogate)
+    if registered_derivative(surrogate) is not None:
+        return None, None
+    return encode(tau, decay_input=decay_input, detach_reset=detach_reset, surrogate=surrogate, **known)
 
 
 _checked_before = functools.lru_cache(maxsize=1024, typed=True)(_checked)
@@ -139,6 +144,7 @@ def lif(
     surrogate: str = 'atan',
     alpha: float | None = None,
     levels: int = 1,
+    rounded: bool = False,
     v_init: Tensor | None = None,
     return_v: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -156,9 +162,12 @@ def lif(
         v_reset: potential after a spike (hard reset). None: subtract the threshold (soft reset).
         decay_input: whether the input is divided by ``tau`` as well.
         detach_reset: whether the gradient through the reset is cut.
-        surrogate: ``triangle`` (piecewise quadratic), ``atan``, ``sigmoid`` or ``rectangle``.
+        surrogate: ``triangle`` (piecewise quadratic), ``atan``, ``sigmoid`` or ``rectangle``, by SpikingJelly's names,
+            too (``ATan``, ``PiecewiseQuadratic`` ...), or one of `mmsnn.register_surrogate`.
         alpha: steepness of the surrogate as in SpikingJelly. None: 1, 2, 4 and 1 in the order above.
         levels: D > 1 emits integers 0..D (I-LIF, Luo et al., ECCV 2024); needs ``v_reset=None``.
+        rounded: with ``levels=1``, whether the neuron fires where ``h / v_threshold`` rounds to 1, as I-LIF does, and
+            not from the threshold on; needs ``v_reset=None``.
         v_init: initial membrane potential, as many elements as one time step of ``x``.
         return_v: also return the potential after the last step.
 
@@ -171,10 +180,13 @@ def lif(
         ValueError: the first dimension is no multiple of T, ``v_init`` does not fit, or a setting is out of range.
     """
     check_input(x, T)
-    settings = v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, levels
+    settings = v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, levels, rounded
     kind, values, learned = _neuron(x.device, tau, *settings)
     _check_flag('return_v', return_v)
     _check_potential(v_init, x, T)
+    if kind is None or reference.is_transformed():
+        plain = dict(zip(SETTINGS, settings), tau=tau, v_init=v_init, return_v=return_v)
+        return reference.lif(x, T, **plain)
     out, v = torch.ops.mmsnn.lif.default(x, T, kind, values, learned, v_init, return_v)
     return (out, v) if return_v else out
 
@@ -200,6 +212,7 @@ def bn_lif(
     surrogate: str = 'atan',
     alpha: float | None = None,
     levels: int = 1,
+    rounded: bool = False,
     v_init: Tensor | None = None,
     return_v: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -218,7 +231,8 @@ def bn_lif(
         eps: added to the variance.
         scale: factor on ``weight`` (tdBN, Zheng et al., AAAI 2021: alpha * v_threshold).
         group: processes whose batches share their statistics, as in `torch.nn.SyncBatchNorm`; None: this one alone.
-        tau, v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, levels, v_init, return_v: as in `lif`.
+        tau, v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, levels, rounded, v_init,
+            return_v: as in `lif`.
 
     Returns:
         As `lif`.
@@ -256,10 +270,15 @@ def bn_lif(
         raise ValueError('running_mean and running_var go together: give both or neither')
     if training and group is None and x.numel() <= channels:
         raise ValueError(f'batch statistics need more than one value a channel in training, got shape {tuple(x.shape)}')
-    settings = v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, levels
+    settings = v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, levels, rounded
     kind, values, learned = _neuron(x.device, tau, *settings)
     _check_flag('return_v', return_v)
     _check_potential(v_init, x, T)
+    if kind is None or reference.is_transformed():
+        if group is not None:
+            raise NotImplementedError('statistics of several processes are not shared in plain PyTorch: set group=None')
+        plain = dict(zip(SETTINGS, settings), tau=tau, v_init=v_init, return_v=return_v)
+        return reference.bn_lif(x, T, **norm, training=training, momentum=momentum, eps=eps, scale=scale, **plain)
     neuron = (T, kind, values)
     if not training:
         mean, var = running_mean, running_var

@@ -7,7 +7,7 @@ One step of a leaky integrate-and-fire (LIF) neuron, with input ``x``, membrane 
             h = v - (v - v_rest) / tau + x            decay_input=False
             h = v + x                                 tau=None (IF)
     fire    s = 1 if h >= v_threshold else 0          levels=1
-            s = round(clip(h / v_threshold, 0, D))    levels=D > 1 (I-LIF)
+            s = round(clip(h / v_threshold, 0, D))    levels=D > 1, or rounded=True (I-LIF)
     reset   v = s * v_reset + (1 - s) * h             hard, v_reset a number
             v = h - s * v_threshold                   soft, v_reset=None
 
@@ -25,12 +25,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# SpikingJelly's meaning and default of alpha
-SURROGATES = {'triangle': 1.0, 'atan': 2.0, 'sigmoid': 4.0, 'rectangle': 1.0}
+# its names are part of the definition
+from .surrogates import SURROGATES as SURROGATES
+from .surrogates import default_alpha, registered_derivative, resolve_surrogate
 
 
 def surrogate_gradient(u: Tensor, kind: str, alpha: float) -> Tensor:
-    """The derivative that stands in for that of a step at ``u = 0``; its integral over ``u`` is 1."""
+    """The derivative that stands in for that of a step at ``u = 0``; of ours, the integral over ``u`` is 1."""
+    if (derivative := registered_derivative(kind)) is not None:
+        return derivative(u, alpha)
     if kind == 'atan':
         return (math.pi / 2 * alpha * u).square_().add_(1).reciprocal_().mul_(alpha / 2)
     if kind == 'sigmoid':
@@ -65,10 +68,18 @@ def _levels_gradient(u: Tensor, levels: int, kind: str, alpha: float) -> Tensor:
 
 
 def _slope(h: Tensor, v_threshold: float, kind: str, alpha: float, levels: int) -> Tensor:
-    """d spike / d h, or what stands in for it."""
-    if levels == 1:
+    """d spike / d h, or what stands in for it; ``levels=0`` is a step at the threshold."""
+    if not levels:
         return surrogate_gradient(h - v_threshold, kind, alpha)
     return _levels_gradient(h / v_threshold, levels, kind, alpha) / v_threshold
+
+
+def _spikes(h: Tensor, v_threshold: float, kind: str, alpha: float, levels: int, smooth: bool) -> Tensor:
+    if smooth:
+        return surrogate_step(h - v_threshold, kind, alpha)
+    if not levels:
+        return (h >= v_threshold).to(h)
+    return (h / v_threshold).clamp(0, levels).round()
 
 
 class _Fire(torch.autograd.Function):
@@ -78,15 +89,28 @@ class _Fire(torch.autograd.Function):
     def forward(ctx, h, v_threshold, kind, alpha, levels, smooth):
         ctx.save_for_backward(h)
         ctx.args = v_threshold, kind, alpha, levels
-        if smooth:
-            return surrogate_step(h - v_threshold, kind, alpha)
-        if levels == 1:
-            return (h >= v_threshold).to(h)
-        return (h / v_threshold).clamp(0, levels).round()
+        return _spikes(h, v_threshold, kind, alpha, levels, smooth)
 
     @staticmethod
     def backward(ctx, grad):
         return grad * _slope(ctx.saved_tensors[0], *ctx.args), None, None, None, None, None
+
+
+def is_transformed() -> bool:
+    """Whether `torch.func` or forward-mode differentiation runs, which know PyTorch's own functions alone."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+
+
+def _fire(h: Tensor, v_threshold: float, kind: str, alpha: float, levels: int, smooth: bool) -> Tensor:
+    """Spikes of ``h``; ``levels=0`` is a step at the threshold."""
+    if not is_transformed():
+        return _Fire.apply(h, v_threshold, kind, alpha, levels, smooth)
+    still = h.detach()
+    # the value of the first term and the slope of the surrogate, in words that every transform knows
+    spikes = _spikes(still, v_threshold, kind, alpha, levels, smooth)
+    return spikes + _slope(still, v_threshold, kind, alpha, levels) * (h - still)
 
 
 def _first(x: Tensor, v_init: Tensor | None, v_rest: float, dtype: torch.dtype) -> Tensor:
@@ -123,6 +147,7 @@ def lif(
     surrogate: str = 'atan',
     alpha: float | None = None,
     levels: int = 1,
+    rounded: bool = False,
     v_init: Tensor | None = None,
     return_v: bool = False,
     smooth: bool = False,
@@ -131,7 +156,9 @@ def lif(
 
     ``smooth`` puts the surrogate's integral in the place of the step, so that gradients are those of the function.
     """
-    alpha = SURROGATES[surrogate] if alpha is None else alpha
+    surrogate = resolve_surrogate(surrogate)
+    alpha = default_alpha(surrogate) if alpha is None else alpha
+    levels = levels if levels > 1 or rounded else 0
     dtype = torch.promote_types(x.dtype, torch.float32)
     rate = None if tau is None else 1.0 / (tau.to(dtype) if isinstance(tau, Tensor) else tau)
     steps = x.unflatten(0, (T, -1))
@@ -141,7 +168,7 @@ def lif(
     spikes = []
     for step in steps:
         h = _charge(v, step.to(dtype), rate, v_rest, decay_input)
-        s = _Fire.apply(h, v_threshold, surrogate, alpha, levels, smooth)
+        s = _fire(h, v_threshold, surrogate, alpha, levels, smooth)
         v = _reset(h, s.detach() if detach_reset else s, v_threshold, v_reset)
         spikes.append(s.to(x.dtype))
     out = torch.stack(spikes).reshape(x.shape)
@@ -164,6 +191,7 @@ def lif_backward(
     surrogate: str,
     alpha: float,
     levels: int,
+    rounded: bool = False,
     v_init: Tensor | None = None,
     smooth: bool = False,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -172,6 +200,7 @@ def lif_backward(
     The membrane is computed again. This is what the compiled kernels do, and what serves in their absence.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
+    levels = levels if levels > 1 or rounded else 0
     learns = isinstance(tau, Tensor)
     rate = None if tau is None else 1.0 / (tau.to(dtype) if learns else tau)
     steps, grads = x.unflatten(0, (T, -1)), grad.unflatten(0, (T, -1))

@@ -206,7 +206,7 @@ class TestKeywords:
         with pytest.raises(KeyError, match="'Lif' is not registered"):
             small(neuron=dict(type='Lif'))
         with pytest.raises(ValueError, match='surrogate must be one of'):
-            small(neuron=dict(type='LIF', surrogate='ATan'))
+            small(neuron=dict(type='LIF', surrogate='Atan'))
 
 
 MERGED = {

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmsnn import get_time_steps, set_time_steps
 from mmsnn.layers import Readout, TimeAware, fold
-from mmsnn.models import SEWResNet
+from mmsnn.models import SEWResNet, Spikformer
 from mmsnn.neurons import IF, ILIF, LIF, PLIF, Neuron, build_neuron, expand_levels, to_binary
 from mmsnn.ops import lif
 
@@ -60,6 +60,14 @@ class TestTables:
         spikes, v = run(ILIF(T=5), [2.5, 4.0, 0.0, -1.0, 9.0])
         assert spikes == [2, 4, 0, 0, 4] and v == pytest.approx(0.25 * (0.25 * 0.03125 - 1) + 5, abs=1e-6)
 
+    def test_ilif_of_one_level(self):
+        # round(clip(h, 0, 1)), from above a half on: .5 rounds to the even 0, a quarter of it stays and .125 + .5 fires
+        spikes, v = run(ILIF(T=3, levels=1), [0.5, 0.5, 3.0])
+        assert spikes == [0, 1, 1] and v == pytest.approx(0.25 * (0.625 - 1) + 2, abs=1e-6)
+        # the same threshold in other units; LIF fires from the threshold on
+        assert run(ILIF(T=3, levels=1, v_threshold=2.0), [1.0, 1.0, 6.0])[0] == [0, 1, 1]
+        assert run(LIF(T=3, tau=4 / 3, v_reset=None, decay_input=False), [0.5, 0.5, 3.0])[0] == [0, 0, 1]
+
 
 class TestModule:
     def test_call_is_the_op(self, neuron_type):
@@ -108,6 +116,15 @@ class TestModule:
         assert torch.equal(out, neuron_type(T=2, v_threshold=0.5)(layer.bn(layer.conv(x))))
         assert out.shape == expected.shape and out.unique().numel() > 1
 
+    def test_short_configs(self):
+        """A type alone, and keys that change a backbone's default."""
+        small = dict(num_stages=1, strides=(1,), dilations=(1,), out_indices=(0,), base_channels=8)
+        assert type(SEWResNet(18, neuron='PLIF', **small).neuron1) is PLIF
+        neuron = SEWResNet(18, neuron=dict(fuse_norm=False, tau=1.7), **small).neuron1
+        assert type(neuron) is LIF and not neuron.fuse_norm and neuron.tau == 1.7
+        block = Spikformer('2-384', neuron=dict(tau=1.7)).block[0]
+        assert block.attn.q_lif.settings['surrogate'] == 'sigmoid' and block.attn.attn_lif.tau == 1.7
+
     def test_built_from_a_backbone_config(self, neuron_type):
         cfg = dict(type=neuron_type.__name__, v_threshold=0.5)
         with DefaultScope.overwrite_default_scope('mmdet'):
@@ -144,6 +161,13 @@ class TestPLIF:
         assert PLIF(T=2, tau=1.7).tau.item() == pytest.approx(1.7)
         assert list(PLIF(T=2).state_dict()) == ['w']
 
+    def test_shows_what_it_has_learned(self):
+        neuron = PLIF(T=2, init_tau=1.7)
+        assert 'tau=1.7 (learned)' in repr(neuron)
+        nn.init.constant_(neuron.w, -1.0)
+        assert 'tau=3.718 (learned)' in repr(neuron)
+        assert 'tau=? (learned)' in repr(neuron.to('meta'))
+
     @pytest.mark.parametrize(
         'settings', [dict(), dict(init_tau=1.7, decay_input=False, v_reset=None, detach_reset=True)]
     )
@@ -170,6 +194,25 @@ class TestPLIF:
 
 
 class TestILIF:
+    @pytest.mark.parametrize('levels', [1, 2, 4])
+    @pytest.mark.parametrize('v_threshold', [1.0, 0.7])
+    def test_fires_as_in_spikingjelly(self, levels, v_threshold):
+        neuron = pytest.importorskip('spikingjelly.activation_based.neuron')
+        surrogate = pytest.importorskip('spikingjelly.activation_based.surrogate')
+        theirs = neuron.ILIFNode(
+            v_threshold=v_threshold,
+            surrogate_function=surrogate.MultiLevelSpikeCount(levels),
+            step_mode='m',
+            detach_reset=True,
+        )
+        x = (2 * levels * torch.rand(4, 50)).requires_grad_()
+        outs, grads = [], []
+        for each in (theirs, ILIF(T=4, levels=levels, v_threshold=v_threshold)):
+            outs.append(each(x))
+            grads.append(torch.autograd.grad(outs[-1].square().sum(), x)[0])
+        assert torch.equal(*outs) and outs[0].max() == levels
+        torch.testing.assert_close(*grads)
+
     def test_binary_form(self):
         counts = torch.randint(0, 4, (2, 3, 5)).float()
         spikes = to_binary(counts, 3)
@@ -257,7 +300,7 @@ class TestErrors:
             (lambda: LIF(tau=0.5), ValueError, 'tau must be at least 1.*0.5'),
             (lambda: LIF(v_threshold=-1.0), ValueError, 'v_threshold.*above 0'),
             (lambda: LIF(v_reset=2.0), ValueError, 'v_reset must lie below'),
-            (lambda: LIF(surrogate='ATan'), ValueError, 'surrogate must be one of'),
+            (lambda: LIF(surrogate='Atan'), ValueError, "surrogate must be one of .*did you mean 'ATan'"),
             (lambda: LIF(alpha=-1.0), ValueError, 'alpha.*above 0'),
             (lambda: LIF(levels=4), ValueError, 'levels=4 needs the soft reset'),
             (lambda: LIF(taau=2.0), TypeError, 'taau'),
@@ -266,10 +309,12 @@ class TestErrors:
             (lambda: PLIF(tau=None), ValueError, 'init_tau must be above 1'),
             (lambda: PLIF(init_tau='2'), TypeError, 'tau must be a number'),
             (lambda: ILIF(v_reset=0.0), ValueError, 'levels=4 needs the soft reset'),
+            (lambda: ILIF(levels=1, v_reset=0.0), ValueError, 'levels=1 needs the soft reset'),
             (lambda: ILIF(levels=0), ValueError, 'levels must be at least 1'),
             (lambda: LIF(T=3)(torch.zeros(4, 2)), ValueError, r'T=3.*\(4, 2\)'),
             (lambda: build_neuron(dict(tau=2.0), 4), TypeError, "'type'"),
             (lambda: build_neuron('LIF', 4), TypeError, "'type'"),
+            (lambda: SEWResNet(18, neuron=['LIF']), TypeError, r"neuron: expected .*, got \['LIF'\]"),
             (lambda: build_neuron(dict(type='LIFF'), 4), KeyError, "'LIFF' is not registered.*LIF"),
             (lambda: build_neuron(dict(type='IF', tau=2.0), 4), TypeError, "remove 'tau'"),
             (

@@ -434,7 +434,7 @@ class TestErrors:
             (dict(v_threshold=math.nan), ValueError, 'v_threshold must be finite'),
             (dict(v_reset=1.0), ValueError, 'v_reset must lie below v_threshold=1.0'),
             (dict(v_reset='hard'), TypeError, 'v_reset must be a number'),
-            (dict(surrogate='ATan'), ValueError, "surrogate must be one of triangle, atan.*'ATan'"),
+            (dict(surrogate='Atan'), ValueError, "surrogate must be one of triangle, atan.*'Atan'"),
             (dict(alpha=0), ValueError, 'alpha.*above 0'),
             (dict(alpha='2'), TypeError, 'alpha must be a number'),
             (dict(levels=0), ValueError, 'levels must be at least 1'),

@@ -34,7 +34,7 @@ SETTINGS = {
     'v_reset': (lambda: [0.0, None, -0.5, 0], lambda: [math.nan, 'soft', 1e31, torch.tensor(0.0), False]),
     'decay_input': (lambda: [True, False], lambda: [None, 1, 'yes', torch.tensor(True)]),
     'detach_reset': (lambda: [True, False], lambda: [None, 0, 'False', torch.tensor(True)]),
-    'surrogate': (lambda: list(reference.SURROGATES), lambda: ['ATan', None, 3, ['atan'], '']),
+    'surrogate': (lambda: list(reference.SURROGATES), lambda: ['attan', None, 3, ['atan'], '']),
     'alpha': (lambda: [None, 1.0, 2, 0.3], lambda: [0, -1, math.nan, '2', True, torch.tensor(1.0)]),
     'levels': (lambda: [1, 1, 2, np.int64(3)], lambda: [0, -1, 2.0, None, '2', True, 256, 10**12, 2**70]),
 }
