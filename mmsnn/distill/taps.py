@@ -149,6 +149,9 @@ class Recorder:
             out = out if folded else out[self.batch_size :]
         if tap.time == 'steps':
             if self.T > 1 and not folded:
+                if self.role != 'student':
+                    # a mean teaches every step
+                    return out.clone().unsqueeze(0)
                 raise ValueError(
                     f'{self.role} tap {tap} has no time steps left ({tuple(out.shape)}): tap a stage of the backbone, '
                     "and go on from there: 'backbone.layer4|neck|head.fc'"

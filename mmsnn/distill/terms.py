@@ -220,6 +220,12 @@ def _check_shapes(term: Term, student: list, linked: list, teacher: list, size: 
     """Behind the connectors, what stands behind batch and steps must agree."""
     behind = 2 if term.loss.time == 'steps' else 1
     for i, (raw, s, t) in enumerate(zip(student, linked, teacher, strict=True)):
+        if behind == 2 and t.shape[0] not in (1, s.shape[0]):
+            raise ValueError(
+                f'{term.key}: {type(term.loss).__name__} compares time steps, but the student has {s.shape[0]} '
+                f'({term.names("student")}) and the {term.of} {t.shape[0]} ({term.names(term.of)}): set one T for '
+                'both, or tap what the teacher answers behind its readout (head.fc)'
+            )
         ours, theirs = tuple(s.shape[behind:]), tuple(t.shape[behind:])
         if ours == theirs:
             continue

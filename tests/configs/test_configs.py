@@ -138,6 +138,7 @@ MORE = {
         ['affine_membrane', 'lasnn_membrane', 'kdsnn', 'enof', 'etc', 'tks', 'strong_weak', 'seal'], SMALL[0]
     ),
     'fpn_pkd': SMALL[1],
+    'sakd_features': SMALL[1],
     'cwd_seg': SMALL[2],
 }
 

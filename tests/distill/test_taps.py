@@ -157,8 +157,11 @@ class TestTime:
         x = torch.randn(3, 3, 32, 32)
         (out,) = record(model, 'bn1', x, T=4, batch_size=3)
         assert out.shape[0] == 3 and torch.equal(out, model.bn1(model.conv1(x)))
-        with pytest.raises(ValueError, match='teacher tap bn1 has no time steps left.*backbone.layer4|neck'):
-            record(model, 'bn1', x, time='steps', T=4, batch_size=3)
+        with pytest.raises(ValueError, match='student tap bn1 has no time steps left.*backbone.layer4|neck'):
+            record(model, 'bn1', x, 'student', time='steps', T=4, batch_size=3)
+        # of a teacher it stands for every step
+        (out,) = record(model, 'bn1', x, time='steps', T=4, batch_size=3)
+        assert torch.equal(out, model.bn1(model.conv1(x)).unsqueeze(0))
 
     def test_steps_of_an_ann(self):
         """A network without time has one step."""

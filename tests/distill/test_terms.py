@@ -205,6 +205,17 @@ class TestAnswers:
         model = build('mmdet', dict(a=dict(type='PKD', student='neck', teacher='neck')), *pair)
         assert len(model.terms) == 1
 
+    def test_steps_of_a_spiking_teacher(self):
+        """As many as the student's, or their mean for each."""
+        losses = dict(a=dict(type='StepLogitKL', student=STEPS, teacher=STEPS))
+        build('mmpretrain', losses, classifier(True), classifier(True))
+        with pytest.raises(ValueError, match='model.losses.a: .* the student has 2 .* and the teacher 3 .*head.fc'):
+            build('mmpretrain', losses, classifier(True), classifier(True, T=3))
+        losses['a']['teacher'] = 'head.fc'
+        model = build('mmpretrain', losses, classifier(True), classifier(True, T=3))
+        data = model.data_preprocessor(Noise('mmpretrain').batch(0, 1, 2), True)
+        assert model.loss(**data)['loss_a'] > 0
+
     def test_one_time_step(self):
         student = classifier(True, T=1)
         for loss in ('ETC', 'StrongWeak'):
