@@ -38,7 +38,7 @@ def load_state(source: str | Path, key: str | None = None) -> dict:
         content = _download(_mmpretrain_url(name))
     elif scheme in ('http', 'https') and there:
         content = _download(source)
-    elif not Path(source).is_file():
+    elif not Path(source).expanduser().is_file():
         raise FileNotFoundError(f'no checkpoint at {source!r}')
     else:
         content = load_file(source)
@@ -102,7 +102,8 @@ def safely(load, source, **settings) -> Mapping:
     except Exception as error:
         raise ValueError(
             f'{source} was not loaded: it is damaged, or holds objects that could run code ({type(error).__name__}: '
-            f'{str(error).partition(chr(10))[0]})'
+            f'{str(error).partition(chr(10))[0]}). Only tensors and plain containers are read: where you trust the '
+            'file, save its state dict alone with the code that wrote it'
         ) from error
 
 

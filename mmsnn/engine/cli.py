@@ -12,7 +12,7 @@ from mmengine.hub import get_config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .loading import CheckMatch, install_safe_loading
+from .loading import CheckMatch, check_source, install_safe_loading
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +68,12 @@ def is_distiller(model: dict) -> bool:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """The runner of ``cfg``, which reads checkpoints safely and refuses those that do not fit."""
+    """The runner of ``cfg``, which reads checkpoints safely and refuses those that do not fit.
+
+    Raises:
+        FileNotFoundError: there is no file at ``load_from``.
+    """
+    check_source(cfg)
     install_safe_loading()
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(CheckMatch())

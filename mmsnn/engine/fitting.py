@@ -132,7 +132,8 @@ def fit(
     if not reason and door == 'resume' and found.unused:
         reason = f'holds what {name} has no place for: {some(found.unused)}'
     if reason:
-        raise ValueError(f'{subject} {reason}. {_remedy(found, source, door, key)}')
+        read = f', read as {found.reading},' if found.reading else ''
+        raise ValueError(f'{subject}{read} {reason}. {_remedy(found, source, door, key)}')
     learned = learned_by_neurons(model) if found.missing else ()
     random = [k for k in found.missing if k not in learned] + differing
     said = [f'read as {found.reading}'] if found.reading else []

@@ -1,6 +1,7 @@
 """The doors by which mmengine lets weights in: read safely, and checked before they are loaded."""
 
 import functools
+import glob
 import os.path as osp
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,18 @@ from .matching import compare, is_spiking, is_wrapper, misfit, plain_name, some
 
 # whether ANNs are checked as well, which the tools switch on, and what mmengine read last
 _checks = SimpleNamespace(of_anns=False, read='')
+
+
+def check_source(cfg: Mapping) -> None:
+    """FileNotFoundError where the file that ``load_from`` names is not there; the message lists those beside it."""
+    path = cfg.get('load_from')
+    if not path or '://' in path or osp.isfile(osp.expanduser(path)):
+        return
+    key, folder = '--resume' if cfg.get('resume') else 'load_from', osp.dirname(path) or '.'
+    there = sorted(glob.glob('*.pth', root_dir=osp.expanduser(folder)))
+    raise FileNotFoundError(
+        f'{key}: there is no checkpoint at {path!r}; in {folder!r} there is {some(there) or "none"}'
+    )
 
 
 class CheckMatch(Hook):
@@ -215,9 +228,10 @@ def _checked_load(load):
         inner = unwrapped(module)
         if is_spiking(inner):
             own = inner.state_dict()
-            as_it_is = set(own).issuperset(state_dict)
+            as_it_is = own.keys() >= state_dict.keys()
             if not as_it_is or misfit(compare(state_dict, own), inner, own):
-                state_dict = fit(inner, state_dict, _checks.read or 'the checkpoint', 'start')
+                source = _checks.read or 'the checkpoint'
+                state_dict = fit(inner, find_state(state_dict, source), source, 'start')
         return load(module, state_dict, strict, logger)
 
     return load_state_dict

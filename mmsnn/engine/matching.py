@@ -74,12 +74,17 @@ def compare(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Match:
         if name not in found.state:
             if not name.endswith(COUNTERS):
                 found.missing.append(name)
-        elif found.state[name].shape != tensor.shape:
-            found.mismatched[name] = tuple(found.state[name].shape), tuple(tensor.shape)
+        elif shape_of(found.state[name]) != shape_of(tensor):
+            found.mismatched[name] = shape_of(found.state[name]), shape_of(tensor)
         else:
             found.matched.append(name)
     found.unused = [name for name in found.state if name not in own]
     return found
+
+
+def shape_of(value) -> tuple[int, ...]:
+    """A tensor's shape; of what else a state dict may hold, none."""
+    return tuple(getattr(value, 'shape', ()))
 
 
 def is_wrapper(module: nn.Module) -> bool:
@@ -117,7 +122,7 @@ def misfit(found: Match, model: nn.Module, own: Mapping[str, Tensor]) -> str:
     part = model.backbone if lead and hasattr(model, 'backbone') else model
     what = f'the backbone of {type(model).__name__}' if lead else type(model).__name__
     learned = learned_by_neurons(model)
-    kernels = {k for k, v in own.items() if k.startswith(lead) and v.dim() > 1 and k not in learned}
+    kernels = {k for k, v in own.items() if k.startswith(lead) and len(shape_of(v)) > 1 and k not in learned}
     filled = kernels.intersection(found.matched)
     lost = [k for k in (*found.missing, *found.mismatched) if k.startswith(lead) and k not in learned]
     kinds, stages = {_kind(k) for k in filled}, {_stage(k, lead) for k in filled}
@@ -133,7 +138,8 @@ def misfit(found: Match, model: nn.Module, own: Mapping[str, Tensor]) -> str:
             said.append(f'lacks weights of {what} ({len(filled)} of {len(kernels)} kernels found): {some(missing)}')
             said += [f'holds {some(found.unused)}'] if found.unused else []
         return '; it '.join(said)
-    deeper = [k for k in found.unused if found.state[k].dim() > 1 and _stage(k, lead) in stages and _kind(k) in kinds]
+    spare = [k for k in found.unused if len(shape_of(found.state[k])) > 1]
+    deeper = [k for k in spare if _stage(k, lead) in stages and _kind(k) in kinds]
     if deeper:
         return f'has {len(deeper)} more kernels in the stages of {what}, so it is a deeper network: {some(deeper)}'
     return ''

@@ -176,10 +176,10 @@ class TestLoadCheckpoint:
 
     def test_foreign_file_is_converted_or_refused(self, file, state):
         model = MODELS.build(classifier(True))
-        torch.save(dict(model=release(state)), file)
-        content = torch.load(file)['model']
-        mmengine_checkpoint.load_state_dict(model, content)
+        # mmengine takes a file without the entry state_dict for one
+        torch.save(dict(model=release(state), optimizer={}, epoch=3), file)
+        load_checkpoint(model, file, map_location='cpu')
         assert holds(model, {f'backbone.{k}': v for k, v in state.items()})
         torch.save(dict(state_dict={k.replace('.conv', '.c'): v for k, v in state.items()}), file)
-        with pytest.raises(ValueError, match=f'^{file} lacks weights of the backbone of ImageClassifier'):
+        with pytest.raises(ValueError, match=f'^{file}.* lacks weights of the backbone of ImageClassifier'):
             load_checkpoint(model, file, map_location='cpu')

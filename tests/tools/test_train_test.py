@@ -277,6 +277,15 @@ class TestWeightsOfOthers:
         torch.save(dict(state_dict={f'module._orig_mod.{k}': v for k, v in state.items()}), tmp_path / 'x.pth')
         self.same(train(load_from=tmp_path / 'x.pth'), state)
 
+    def test_load_from_a_file_that_is_not_there(self, train, tmp_path):
+        (tmp_path / 'there.pth').touch()
+        for arguments, options, key in (
+            ([], dict(load_from=tmp_path / 'gone.pth'), 'load_from'),
+            (['--resume', str(tmp_path / 'gone.pth')], {}, '--resume'),
+        ):
+            with pytest.raises(FileNotFoundError, match=f"{key}: there is no .*gone.pth'; in '.*' there is there.pth"):
+                train(*arguments, **options)
+
     def test_load_from_with_other_classes(self, train, tmp_path, state):
         state['head.fc.weight'] = torch.rand(7, 8)
         torch.save(dict(state_dict=state), tmp_path / 'x.pth')

@@ -35,16 +35,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 def main(argv=None) -> ConversionReport:
     """Run the command line ``argv`` (default: ``sys.argv``); returns the report. Nothing is written after an error."""
     args = parse_args(argv)
-    try:
-        state = load_state(args.source, args.key)
-    except ValueError as error:
-        if 'could run code' not in str(error):
-            raise
-        raise ValueError(
-            f'{error}\nOnly tensors and plain containers are read. Where you trust the file, save its state dict alone '
-            'with the code that wrote it, and convert that'
-        ) from error
-    state, report = convert_state(state, args.layout)
+    state, report = convert_state(load_state(args.source, args.key), args.layout)
     if args.config:
         report.fit = check_fit(state, build_model(read_config(args)))
     print(report)
