@@ -1,12 +1,13 @@
 """mmsnn: spiking neural networks for OpenMMLab."""
 
-from .compat import mend_module_names, warn_of_misfit_torchvision
+from .compat import mend_merging, mend_module_names, warn_of_misfit_torchvision
 from .mmcv_ops import install as install_mmcv_ops
 from .version import __version__
 
 # before anything imports mmcv.ops, which mmdet.models does
 warn_of_misfit_torchvision()
 mend_module_names()
+mend_merging()
 install_mmcv_ops()
 
 from .layers.time import get_time_steps, set_time_steps  # noqa: E402

@@ -6,7 +6,12 @@ import warnings
 from pathlib import Path
 
 import torch
+from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
+
+# what a name implies that the arguments of a ResNet say in mmsnn
+RESNET_VARIANTS = {'ResNetV1c': dict(deep_stem=True), 'ResNetV1d': dict(deep_stem=True, avg_down=True)}
+RESNETS = ('SEWResNet', 'SpikingResNet')
 
 
 def mend_module_names() -> None:
@@ -16,6 +21,32 @@ def mend_module_names() -> None:
     name it finds either.
     """
     MODULE2PACKAGE.update(mmseg='mmseg', mmsnn='mmsnn')
+
+
+def mend_merging() -> None:
+    """Let a spiking ResNet that replaces a ResNetV1c or ResNetV1d in an inherited config keep its stem and shortcuts.
+
+    These two say ``deep_stem=True`` (and ``avg_down=True``) by their names, which merging another ``type`` over them
+    would lose. What the child config says itself counts; ``_delete_=True`` inherits nothing.
+    """
+    merge = Config._merge_a_into_b
+    if getattr(merge, 'keeps_variants', False):
+        return
+
+    def merge_and_keep(a, b, allow_list_keys=False):
+        merged = merge(a, b, allow_list_keys)
+        if isinstance(a, dict) and isinstance(b, dict) and _name(a) in RESNETS:
+            for key, value in RESNET_VARIANTS.get(_name(b), {}).items():
+                merged.setdefault(key, value)
+        return merged
+
+    merge_and_keep.keeps_variants = True
+    Config._merge_a_into_b = staticmethod(merge_and_keep)
+
+
+def _name(cfg: dict) -> str:
+    kind = cfg.get('type')
+    return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).rpartition('.')[2]
 
 
 def warn_of_misfit_torchvision() -> None:

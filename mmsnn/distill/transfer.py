@@ -1,6 +1,7 @@
 """Level 1 of SAKD: an SNN starts from the weights of the ANN of the same architecture, nothing rescaled."""
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,30 @@ from mmsnn.engine.matching import COUNTERS, Match, learned_by_neurons
 
 class TransferReport(Match):
     """What `transfer_weights` copied and what it did not; names are the SNN's, in ``unused`` the ANN's."""
+
+
+def _remedy(report: TransferReport) -> str:
+    """What to change where a backbone does not get its weights; the keys by which ResNetV1c and V1d differ."""
+    wanted, spare = (*report.missing, *report.mismatched), report.unused
+
+    def other(ours: str, theirs: str) -> bool:
+        return any(re.search(ours, k) for k in wanted) and any(re.search(theirs, k) for k in spare)
+
+    stems = r'^(backbone\.)?conv1\.weight', r'^(backbone\.)?stem\.0\.weight'
+    # pooling moves a shortcut's norm from place 1 to 2
+    shortcuts = r'downsample\.1\.running_mean', r'downsample\.2\.running_mean'
+    keys = [
+        f'backbone.{key}={value}'
+        for key, names in dict(deep_stem=stems, avg_down=shortcuts).items()
+        for value, (ours, theirs) in {True: names, False: names[::-1]}.items()
+        if other(ours, theirs)
+    ]
+    if keys:
+        return (
+            'The source has another stem or other shortcuts (by its name a ResNetV1c implies deep_stem, a V1d avg_down '
+            f'too): set {" and ".join(keys)} in the student, or transfer=False.'
+        )
+    return 'Is the teacher of the same architecture (depth, base_channels, stem)? Otherwise set transfer=False.'
 
 
 def transfer_weights(
@@ -77,8 +102,7 @@ def transfer_weights(
     if lost or not report.matched:
         raise ValueError(
             f'weight transfer refused: {len(lost)} tensors of convolutions and norms of the backbone have no '
-            f'counterpart (first: {lost[:3]}). Is the teacher of the same architecture (depth, base_channels, stem)? '
-            f'Otherwise set transfer=False.\n{report}'
+            f'counterpart (first: {lost[:3]}). {_remedy(report)}\n{report}'
         )
     # a deeper ANN has all the names of a shallower SNN, and more blocks in the same stages
     stages = {_stage(k) for k in report.matched if k in strict}

@@ -1,8 +1,12 @@
 """Arguments that all spiking backbones check alike; messages name ``backbone.KEY`` and the remedy."""
 
 import logging
+import re
 
 from mmengine.logging import print_log
+from mmengine.registry import DefaultScope
+
+from mmsnn.compat import RESNET_VARIANTS
 
 
 def refuse_unknown(backbone: object, unknown: dict) -> None:
@@ -25,6 +29,22 @@ def stage_indices(out_indices, stages: int) -> tuple[int, ...]:
     if not given or not all(-stages <= i < stages for i in given):
         raise ValueError(f'backbone.out_indices must name stages 0 to {stages - 1}, got {out_indices!r}')
     return tuple(sorted({i % stages for i in given}))
+
+
+def default_stages(stages: int) -> tuple[int, ...]:
+    """``backbone.out_indices`` where nothing is said: all stages; in a run of mmpretrain the last.
+
+    There heads and necks of its self-supervised models take one map, and its configs leave the key out.
+    """
+    scope = DefaultScope.get_current_instance()
+    every = tuple(range(stages))
+    return every[-1:] if scope is not None and scope.scope_name == 'mmpretrain' else every
+
+
+def variant_of(checkpoint: str | None) -> dict:
+    """What the name of a ResNet's checkpoint (``open-mmlab://resnet50_v1c``) says of ``deep_stem`` and ``avg_down``."""
+    named = re.search(r'resnet(?:\d+_)?v1([cd])', checkpoint or '', re.IGNORECASE)
+    return RESNET_VARIANTS[f'ResNetV1{named[1].lower()}'] if named else {}
 
 
 def check_frozen_stages(frozen_stages: int, stages: int, init_cfg: dict | list | None) -> None:

@@ -23,7 +23,7 @@ class MSBlock(SpikingBlock):
         identity = x if self.downsample is None else self.downsample(x)
         x = self.conv1(self.neuron1(x))
         x = self.conv2(self.neuron2.after(norm1, x))
-        return norm2(x) + identity
+        return self.drop_path(norm2(x)) + identity
 
 
 @MODELS.register_module()

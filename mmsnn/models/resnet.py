@@ -13,9 +13,10 @@ from mmsnn.neurons import build_neuron, neuron_config
 from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import MODELS, build_own
 
-from .arguments import check_frozen_stages, refuse_unknown, stage_indices
+from .arguments import check_frozen_stages, default_stages, refuse_unknown, stage_indices, variant_of
 from .backbone import SpikingBackbone
 from .cifar_resnet import CIFAR_DEFAULTS, CIFAR_DEPTHS, SHORTCUTS, choose_shortcut
+from .transformer import DropPath
 
 
 class SpikingBlock(BaseModule):
@@ -38,10 +39,13 @@ class SpikingBlock(BaseModule):
         with_cp: bool = False,
         conv_cfg: dict | None = None,
         norm_cfg: dict | None = None,
+        drop_path_rate: float = 0.0,
+        T: int = 1,
         **_,
     ):
         super().__init__()
         self.out_channels = out_channels
+        self.drop_path = DropPath(drop_path_rate, T) if drop_path_rate else nn.Identity()
         self.with_cp = with_cp
         self.downsample = downsample
         mid = out_channels // expansion
@@ -93,7 +97,7 @@ class SpikingBlock(BaseModule):
     def block(self, x: Tensor) -> Tensor:
         """The whole block without checkpointing."""
         identity = x if self.downsample is None else self.downsample(x)
-        return self.last_neuron(self.last_norm(self.residual(x)) + identity)
+        return self.last_neuron(self.drop_path(self.last_norm(self.residual(x))) + identity)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.with_cp and x.requires_grad:
@@ -136,7 +140,13 @@ class SpikingResNet(SpikingBackbone, ResNet):
         joint_neuron: settings that differ in the stem and after the additions, e.g. ``dict(detach_reset=True)``.
         stem: ``imagenet`` (7x7, stride 2, max pooling) or ``cifar`` (3x3, stride 1).
         deep_stem: three 3x3 convolutions instead of the 7x7, under mmseg's names.
-        out_indices: stages whose outputs are returned, one or several; negative ones count from the end. None: all.
+        avg_down: pool in front of a shortcut's convolution instead of striding. None, here and for ``deep_stem``: as in
+            the ResNetV1c or ResNetV1d whose checkpoint ``init_cfg`` or ``pretrained`` names, or which this type
+            replaces in an inherited config; else neither.
+        out_indices: stages whose outputs are returned, one or several; negative ones count from the end. None: all, but
+            in a run of mmpretrain the last alone, as of its own ResNet.
+        drop_path_rate: share of images for which the last block's branch is left out in training, at every step; it
+            rises linearly from 0 in the first block.
         shortcut: where the width changes, ``B`` (a 1x1 convolution and a norm) or ``A`` (no parameters, `ShortcutA`).
         strides, dilations, contract_dilation, multi_grid: as in mmseg's ResNet.
         readout: ``mean`` returns rates ``[B, C, H, W]``; ``none`` returns ``[T*B, C, H, W]``.
@@ -174,8 +184,8 @@ class SpikingResNet(SpikingBackbone, ResNet):
         out_indices=None,
         shortcut: str | None = None,
         style: str = 'pytorch',
-        deep_stem: bool = False,
-        avg_down: bool = False,
+        deep_stem: bool | None = None,
+        avg_down: bool | None = None,
         frozen_stages: int = -1,
         conv_cfg: dict | None = None,
         norm_cfg: dict | None = None,
@@ -204,12 +214,21 @@ class SpikingResNet(SpikingBackbone, ResNet):
         named = _defaults(depth) | {key: value for key, value in named.items() if value is not None}
         stem, base_channels, num_stages, strides, shortcut = named.values()
         dilations = (1,) * num_stages if dilations is None else dilations
-        out_indices = range(num_stages) if out_indices is None else out_indices
-        for key, value in dict(dcn=dcn, plugins=plugins, drop_path_rate=drop_path_rate).items():
-            if value or (key == 'dcn' and any(stage_with_dcn)):
+        out_indices = default_stages(num_stages) if out_indices is None else out_indices
+        # an empty list of plugins, or dcn for no stage, changes nothing
+        for key, value in dict(dcn=any(stage_with_dcn) and (dcn or stage_with_dcn), plugins=plugins).items():
+            if value:
                 raise ValueError(
                     f'backbone.{key} has no spiking form: remove {key}={value!r} (inherited? set it to None)'
                 )
+        if not 0 <= drop_path_rate < 1 or (drop_path_rate and packed_spikes):
+            raise ValueError(
+                f'backbone.drop_path_rate={drop_path_rate} must lie in 0 to 1 (1 excluded), and be 0 with '
+                'packed_spikes=True, because what it keeps is scaled and no sum of spikes'
+            )
+        variant = variant_of(pretrained or (init_cfg.get('checkpoint') if isinstance(init_cfg, dict) else None))
+        deep_stem = variant.get('deep_stem', False) if deep_stem is None else deep_stem
+        avg_down = variant.get('avg_down', False) if avg_down is None else avg_down
         if stem not in ('imagenet', 'cifar') or (stem == 'cifar' and deep_stem):
             raise ValueError(f"backbone.stem must be 'imagenet' or, without deep_stem, 'cifar', got {stem!r}")
         if shortcut not in SHORTCUTS or (shortcut == 'A' and avg_down):
@@ -260,6 +279,7 @@ class SpikingResNet(SpikingBackbone, ResNet):
             norm_eval=norm_eval,
             with_cp=with_cp,
             zero_init_residual=zero_init_residual,
+            drop_path_rate=drop_path_rate,
             init_cfg=init_cfg,
         )
         self.encoder = build_own({**(encoder or dict(type='DirectEncoder')), 'T': T})
@@ -303,7 +323,7 @@ class SpikingResNet(SpikingBackbone, ResNet):
 
         def block(**block_kwargs):
             block_kwargs = choose_shortcut(block_kwargs, self.shortcut)
-            return self.block_type(make_neuron=self._make_neuron, dilation=next(each), **block_kwargs)
+            return self.block_type(make_neuron=self._make_neuron, dilation=next(each), T=self.T, **block_kwargs)
 
         layer = ResLayer(**{**kwargs, 'block': block, 'num_blocks': num_blocks})
         del layer.block  # no pickle takes a local function

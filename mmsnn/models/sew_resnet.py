@@ -28,7 +28,7 @@ class SEWBlock(SpikingBlock):
             self.downsample_neuron = make_neuron()
 
     def block(self, x: Tensor) -> Tensor:
-        branch = self.last_neuron.after(self.last_norm, self.residual(x))
+        branch = self.drop_path(self.last_neuron.after(self.last_norm, self.residual(x)))
         shortcut = x if self.downsample is None else self._shorten(x)
         return CONNECT[self.connect](shortcut=shortcut, branch=branch)
 
@@ -49,7 +49,8 @@ class SEWResNet(SpikingResNet):
         connect: ``ADD``, ``AND`` or ``IAND``.
 
     Raises:
-        ValueError: unknown ``connect``; ``zero_init_residual`` with AND, which would silence the network for good.
+        ValueError: unknown ``connect``; ``zero_init_residual`` with AND, which would silence the network for good;
+            ``drop_path_rate`` without ADD.
     """
 
     def __init__(self, depth: int, T: int = 4, neuron: dict | None = None, connect: str = 'ADD', **kwargs):
@@ -58,6 +59,10 @@ class SEWResNet(SpikingResNet):
         if connect == 'AND' and kwargs.get('zero_init_residual'):
             raise ValueError(
                 "backbone.zero_init_residual=True silences every block with connect='AND': set it to False"
+            )
+        if connect != 'ADD' and kwargs.get('drop_path_rate'):
+            raise ValueError(
+                f"backbone.drop_path_rate goes with connect='ADD' alone, got {connect!r}: set it to 0 (inherited?)"
             )
         if kwargs.get('joint_neuron'):
             raise ValueError('backbone.joint_neuron belongs to SpikingResNet: in SEW no neuron follows the addition')

@@ -141,6 +141,23 @@ class TestRefusals:
             transfer_weights(resnet18, model)
         assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()), 'copied before it refused'
 
+    @pytest.mark.parametrize(
+        'source, model, remedy',
+        [
+            ('ResNetV1c', {}, 'set backbone.deep_stem=True in the student'),
+            ('ResNetV1d', {}, 'set backbone.deep_stem=True and backbone.avg_down=True in the student'),
+            ('ResNetV1d', dict(deep_stem=True), 'set backbone.avg_down=True in the student'),
+            ('ResNet', dict(deep_stem=True, avg_down=True), 'backbone.deep_stem=False and backbone.avg_down=False in'),
+        ],
+    )
+    def test_keys_of_another_stem_are_named(self, source, model, remedy):
+        source = MODELS.build(dict(type=f'mmseg.{source}', depth=18, base_channels=8, stem_channels=8))
+        with pytest.raises(ValueError, match=remedy):
+            transfer_weights(source, SEWResNet(18, T=2, base_channels=8, **model))
+        # what it says is the remedy
+        settings = dict(deep_stem=source.deep_stem, avg_down=source.avg_down)
+        assert transfer_weights(source, SEWResNet(18, T=2, base_channels=8, **settings)).matched
+
     def test_one_norm_is_enough(self, resnet18):
         """Every convolution and norm of the backbone must match; no share is enough."""
         state = resnet18.state_dict()

@@ -132,14 +132,14 @@ def keywords(cls):
 
 class TestKeywords:
     REFUSED = dict(
-        dcn=dict(type='DCN', deform_groups=1),
         stage_with_dcn=(False, True, True, True),
         plugins=[dict(cfg=dict(type='ContextBlock', ratio=1 / 16), stages=(False, True, True, True))],
-        drop_path_rate=0.1,
     )
     # values as they stand in configs, other than ours
     GIVEN = dict(
         depth=18,
+        # of no stage
+        dcn=dict(type='DCN', deform_groups=1),
         stem_channels=16,
         strides=(1, 2, 1, 1),
         dilations=(1, 1, 2, 4),
@@ -168,12 +168,15 @@ class TestKeywords:
             if name in self.REFUSED:
                 # their default does nothing and passes
                 kind(**{**settings, name: default})
-                with pytest.raises(ValueError, match='backbone.(dcn|plugins|drop_path_rate) has no spiking form'):
+                with pytest.raises(ValueError, match='backbone.(dcn|plugins) has no spiking form'):
                     kind(**{**settings, name: self.REFUSED[name]})
             else:
                 model = kind(**settings)
                 if hasattr(model, name) and name not in ('init_cfg', 'norm_cfg'):
                     assert getattr(model, name) == value, name
+
+    def test_harmless_values_pass(self):
+        SpikingResNet(18, base_channels=8, dcn=None, stage_with_dcn=(False,) * 4, plugins=[], drop_path_rate=0.0)
 
     def test_unknown(self):
         with pytest.raises(TypeError, match='dept'):
@@ -194,6 +197,8 @@ class TestKeywords:
             (dict(out_indices=(-5,)), 'backbone.out_indices'),
             (dict(out_indices=4), 'backbone.out_indices must name stages 0 to 3, got 4'),
             (dict(frozen_stages=5), 'backbone.frozen_stages must lie in -1 to 4, got 5'),
+            (dict(drop_path_rate=1.0), 'backbone.drop_path_rate=1.0 must lie in 0 to 1'),
+            (dict(drop_path_rate=0.1, packed_spikes=True), 'no sum of spikes'),
             (dict(readout='last'), "readout must be one of mean, none, got 'last'"),
             (dict(pretrained='a.pth', init_cfg=dict(type='Pretrained', checkpoint='b.pth')), 'exclude each other'),
         ],
@@ -423,3 +428,92 @@ class TestEncoder:
     def test_unknown(self):
         with pytest.raises(KeyError, match='NoEncoder'):
             SEWResNet(18, encoder=dict(type='NoEncoder'))
+
+
+class TestInheritedKeys:
+    """What a user keeps who merges our type over a ResNet of another library."""
+
+    BASE = """
+        model = dict(
+            backbone=dict(type='{kind}', depth=50, norm_cfg=dict(type='SyncBN'), contract_dilation=True),
+            auxiliary=dict(type='{kind}', depth=50))
+    """
+
+    def read(self, tmp_path, kind, child):
+        (tmp_path / 'base.py').write_text(inspect.cleandoc(self.BASE.format(kind=kind)))
+        (tmp_path / 'child.py').write_text(f"_base_ = './base.py'\nmodel = dict(backbone={child})\n")
+        return Config.fromfile(str(tmp_path / 'child.py')).model
+
+    @pytest.mark.parametrize('kind', ['ResNetV1c', 'mmseg.ResNetV1d', 'ResNet'])
+    def test_variant_of_the_replaced_type(self, kind, tmp_path):
+        model = self.read(tmp_path, kind, "dict(type='mmsnn.SEWResNet', T=2)")
+        implied = dict(ResNetV1c=dict(deep_stem=True), ResNetV1d=dict(deep_stem=True, avg_down=True), ResNet={})[
+            kind.rpartition('.')[2]
+        ]
+        assert {k: v for k, v in model.backbone.items() if k in ('deep_stem', 'avg_down')} == implied
+        assert model.backbone.depth == 50 and model.backbone.T == 2
+        # nothing else is changed
+        assert model.auxiliary == dict(type=kind, depth=50)
+        if implied:
+            theirs = ROOT_MODELS.build(
+                dict(type=f'mmseg.{kind.rpartition(".")[2]}', depth=18, base_channels=8, stem_channels=8)
+            )
+            ours = SEWResNet(18, T=2, base_channels=8, **implied)
+            assert set(ours.state_dict()) == set(theirs.state_dict())
+
+    def test_what_the_child_says_counts(self, tmp_path):
+        model = self.read(tmp_path, 'ResNetV1d', "dict(type='mmsnn.SEWResNet', deep_stem=False)")
+        assert model.backbone.deep_stem is False and model.backbone.avg_down is True
+        model = self.read(tmp_path, 'ResNetV1c', "dict(_delete_=True, type='mmsnn.SEWResNet', depth=18)")
+        assert 'deep_stem' not in model.backbone
+        model = self.read(tmp_path, 'ResNetV1c', 'dict(depth=101)')
+        assert model.backbone.type == 'ResNetV1c' and 'deep_stem' not in model.backbone
+
+    @pytest.mark.parametrize(
+        'checkpoint, deep_stem, avg_down',
+        [
+            ('open-mmlab://resnet18_v1c', True, False),
+            ('https://example.org/resnetv1d18_8xb32_in1k.pth', True, True),
+            ('torchvision://resnet18', False, False),
+        ],
+    )
+    def test_variant_that_the_checkpoint_names(self, checkpoint, deep_stem, avg_down):
+        init_cfg = dict(type='Pretrained', checkpoint=checkpoint)
+        for settings in (dict(init_cfg=init_cfg), dict(pretrained=checkpoint)):
+            model = small(**settings)
+            assert (model.deep_stem, model.avg_down) == (deep_stem, avg_down)
+        assert not small(init_cfg=init_cfg, deep_stem=False, avg_down=False).deep_stem
+
+    def test_maps_that_a_run_expects(self):
+        """mmpretrain's ResNet returns its last map, and its self-supervised necks take no more."""
+        assert small().out_indices == (0, 1, 2, 3)
+        for scope, stages in dict(mmpretrain=(3,), mmdet=(0, 1, 2, 3)).items():
+            with DefaultScope.overwrite_default_scope(scope):
+                assert small().out_indices == stages
+                assert small(out_indices=(1, 2)).out_indices == (1, 2)
+
+
+class TestDropPath:
+    @pytest.mark.parametrize('kind', [SpikingResNet, SEWResNet])
+    def test_drops_branches_of_images_at_every_step(self, kind, lively):
+        torch.manual_seed(0)
+        model = lively(kind(18, T=2, base_channels=8, drop_path_rate=0.5, readout='none'))
+        seen = []
+        for module in model.modules():
+            if type(module).__name__ == 'DropPath':
+                module.register_forward_hook(lambda _, x, out: seen.append((unfold(x[0], 2), unfold(out, 2))))
+        model.train()(torch.randn(4, 3, 32, 32))
+        # the rate rises from 0 in the first block, as in mmpretrain
+        assert len(seen) == 7
+        kept = torch.cat([(out != 0).flatten(2).any(2) for x, out in seen], dim=1)
+        assert torch.equal(kept[0], kept[1]) and 0.5 < kept[0].float().mean() < 0.95
+        for (x, out), rate in zip(seen, torch.linspace(0, 0.5, 8)[1:]):
+            for i, o in zip(x.flatten(0, 1), out.flatten(0, 1)):
+                assert not o.any() or torch.allclose(o, i / (1 - rate))
+        seen.clear()
+        model.eval()(torch.randn(4, 3, 32, 32))
+        assert all(torch.equal(x, out) for x, out in seen)
+
+    def test_goes_with_sums_alone(self):
+        with pytest.raises(ValueError, match="backbone.drop_path_rate goes with connect='ADD' alone, got 'IAND'"):
+            SEWResNet(18, connect='IAND', drop_path_rate=0.1)
