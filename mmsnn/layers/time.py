@@ -123,8 +123,9 @@ def check_encoded(owner: str, x: Tensor, T: int) -> None:
         if not in_backward():
             raise TimeFoldingError(
                 f'{owner} (T={T}) is called outside the forward of its backbone, whose encoder did not run: it would '
-                f'take the images in {tuple(x.shape)} for time steps. Call the backbone as a whole; code that folds '
-                'time itself calls its layers in mmsnn.layers.time_folded(T * B)'
+                f'take the images in {tuple(x.shape)} for time steps. Call the backbone as a whole; a network that '
+                "calls its backbone's layers (mmseg's ICNet) becomes spiking as a whole, in mmsnn.Spikify with "
+                'its own backbone; code that folds time itself calls layers in mmsnn.layers.time_folded(T * B)'
             )
     elif _open.rows and x.shape[0] % _open.rows:
         raise TimeFoldingError(

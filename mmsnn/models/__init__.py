@@ -3,6 +3,7 @@
 from mmsnn.engine.loading import check_what_mmengine_loads
 
 from .backbone import SpikingBackbone
+from .balance import balance_thresholds
 from .cifar_resnet import CIFARResNet
 from .data_preprocessor import EventDataPreprocessor
 from .meta_spikeformer import MetaSpikeFormer, SpikingPooling
@@ -43,4 +44,5 @@ __all__ = [
     'SpikingStackedLinearClsHead',
     'SpikingVGG',
     'Spikingformer',
+    'balance_thresholds',
 ]

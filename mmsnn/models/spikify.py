@@ -13,13 +13,16 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from mmsnn.layers import Readout, blank_image, evaluating, time_folded
-from mmsnn.neurons import build_neuron, neuron_config
+from mmsnn.layers import Readout, unfold
+from mmsnn.neurons import Neuron, build_neuron, neuron_config
+from mmsnn.neurons.firing import SpikeCounter
 from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import MODELS, build_own
 
 from .arguments import refuse_unknown
 from .backbone import SpikingBackbone
+from .balance import RATE, add_gain, finish, start
+from .tracing import Trace, run_blank, trace
 from .wrapper import Transparent
 
 REPLACED = (
@@ -50,13 +53,26 @@ class NeuronPerUse(nn.ModuleList):
         return neuron(x)
 
 
+def _copy_input(_module: nn.Module, inputs: tuple) -> tuple:
+    """Hook of a neuron whose input the backbone changes in place afterwards."""
+    return tuple(x.clone() if isinstance(x, Tensor) else x for x in inputs) if torch.is_grad_enabled() else inputs
+
+
+def _copy_output(_module: nn.Module, _inputs: tuple, out: Tensor) -> Tensor:
+    """Hook of a neuron whose spikes the backbone changes in place."""
+    return out.clone() if torch.is_grad_enabled() else out
+
+
 @MODELS.register_module()
 class Spikify(Transparent, SpikingBackbone, BaseModule):
     """A backbone whose ReLU-family, GELU and SiLU modules became neurons; encoder in front, readout behind.
 
-    The inner backbone runs on ``[T*B, C, H, W]``. Its parameter names stay, so ANN checkpoints load. What stays analog
-    (sigmoid gates, softmax) is logged; activations called as functions are not seen. Where the neuron has parameters
-    (PLIF), each use of a shared activation gets one of its own, found by one forward of a blank image.
+    The inner backbone runs on ``[T*B, C, H, W]``. Its parameter names stay, so ANN checkpoints load. Two blank images
+    are run through it first. They show which activations see no images (the MLP of Swin V2's positions): these stay
+    analog, as sigmoid gates and softmax do, and activations that are called as functions. All of that is logged. Where
+    the neuron has parameters (PLIF), or ``balance`` is set, each use of a shared activation gets a neuron of its own.
+
+    After the first batch layers of neurons that stayed silent are named once.
 
     Args:
         backbone: config of any registered backbone, e.g. ``dict(type='mmdet.ResNet', depth=50)``.
@@ -64,10 +80,13 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
         neuron: neuron that replaces the activations.
         readout: ``mean`` or ``none``.
         encoder: how images become time steps, as in `SpikingResNet`.
+        balance: wake silent layers by gains, which are found in the first batch of training unless a checkpoint has
+            them: `mmsnn.models.balance_thresholds`. True, or the firing rate that every layer shall have.
         init_cfg: replaces the inner backbone's, because users set it on the outermost backbone.
 
     Raises:
-        ValueError: nothing to replace, or ``T < 1``.
+        ValueError: nothing to replace, or ``T < 1``; in the forward pass, where the backbone gives what is no map of
+            time steps, or draws anew in every time step (masked pre-training).
         TypeError: other keys, such as the inner backbone's; the message names all of them.
     """
 
@@ -80,6 +99,7 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
         neuron: dict | None = None,
         readout: str = 'mean',
         encoder: dict | None = None,
+        balance: bool | float = False,
         init_cfg: dict | None = None,
         **unknown,
     ):
@@ -91,56 +111,70 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
         self.encoder = build_own({**(encoder or dict(type='DirectEncoder')), 'T': T})
         self.readout = Readout(T, readout)
         self._make_transparent()
-        neuron = neuron_config(neuron)
-        learns = any(True for _ in build_neuron(neuron, T).parameters())
-        uses = self._count_uses() if learns else {}
+        self.rate = RATE if balance is True else float(balance)
+        # what remains to be done in the first batch
+        self.unseen, self.unbalanced = True, bool(balance)
+        if balance:
+            # under the inner backbone's names, as everything in a state dict of this module
+            self.backbone.register_buffer('balanced', torch.tensor(False))
+        self._replace(neuron_config(neuron), self._look(backbone))
+
+    def _look(self, cfg: dict) -> Trace | None:
+        """What blank images tell; None, and a word in the log, where the backbone takes none."""
+        try:
+            return trace(self.backbone, REPLACED, cfg)
+        except RuntimeError as error:
+            print_log(
+                f'Spikify: {error}. So it is not known which activations see images, and every one of them becomes a '
+                'neuron',
+                logger='current',
+                level=logging.WARNING,
+            )
+            return None
+
+    def _replace(self, neuron: dict, found: Trace | None) -> None:
+        own = self.rate or any(True for _ in build_neuron(neuron, self.T).parameters())
+        found = found or Trace()
         spiking = {}
         for parent in list(self.backbone.modules()):
             for name, child in list(parent._modules.items()):
-                if isinstance(child, REPLACED):
-                    # one activation may go by several names
-                    if child not in spiking:
-                        neurons = [build_neuron(neuron, T) for _ in range(uses.get(child, 1))]
-                        spiking[child] = neurons[0] if len(neurons) == 1 else NeuronPerUse(neurons)
-                    parent.add_module(name, spiking[child])
+                if not isinstance(child, REPLACED) or child in found.off_path:
+                    continue
+                # one activation may go by several names
+                if child not in spiking:
+                    neurons = [build_neuron(neuron, self.T) for _ in range(max(1, found.uses[child]) if own else 1)]
+                    spiking[child] = neurons[0] if len(neurons) == 1 else NeuronPerUse(neurons)
+                    if child in found.changed_inputs:
+                        spiking[child].register_forward_pre_hook(_copy_input)
+                    if child in found.changed_outputs:
+                        spiking[child].register_forward_hook(_copy_output)
+                parent.add_module(name, spiking[child])
         replaced = Counter(type(child).__name__ for child in spiking)
+        functions = ', '.join(f'{count} calls of {name}' for name, count in found.functions.items())
         if not replaced:
             raise ValueError(
                 f'backbone.backbone: {type(self.backbone).__name__} has no activation module that could spike '
-                '(ReLU family, GELU, SiLU); functional activations cannot be replaced'
+                f'(ReLU family, GELU, SiLU); functional activations cannot be replaced ({functions or "none was seen"})'
             )
         self.claim_neurons()
+        if self.rate:
+            for module in self.backbone.modules():
+                if isinstance(module, Neuron):
+                    add_gain(module)
         analog = Counter(type(m).__name__ for m in self.backbone.modules() if isinstance(m, ANALOG))
-        print_log(
-            f'Spikify {type(self.backbone).__name__}: {dict(replaced)} became {neuron["type"]}, '
-            f'{dict(analog) or "nothing"} stayed analog',
-            logger='current',
-            level=logging.INFO,
-        )
-
-    def _forward_blank(self):
-        """The inner backbone's outputs for one blank image; nothing is changed by it."""
-        with evaluating(self.backbone), torch.random.fork_rng(devices=[]), time_folded(self.T):
-            return self.backbone(blank_image(self.backbone, 224).repeat(self.T, 1, 1, 1))
-
-    def _count_uses(self) -> Counter:
-        uses = Counter()
-        hooks = [
-            m.register_forward_pre_hook(lambda module, _: uses.update([module]))
-            for m in self.backbone.modules()
-            if isinstance(m, REPLACED)
-        ]
-        try:
-            self._forward_blank()
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return uses
+        said = f'{dict(replaced)} became {neuron["type"]}, {dict(analog) or "nothing"} stayed analog'
+        if found.off_path:
+            names = [name for name, m in self.backbone.named_modules() if m in found.off_path]
+            more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+            said += f', and so did those that see no images: {", ".join(names[:3])}{more}'
+        if functions:
+            said += f', and activations called as functions: {functions}'
+        print_log(f'Spikify {type(self.backbone).__name__}: {said}', logger='current', level=logging.INFO)
 
     @property
     def out_channels(self) -> tuple[int, ...]:
         """Widths of the maps that the backbone returns, found by a forward of a blank image."""
-        outs = self._forward_blank()
+        outs = run_blank(self, 224)
         return tuple(out.shape[1] for out in (outs if isinstance(outs, (tuple, list)) else [outs]))
 
     def init_weights(self) -> None:
@@ -160,10 +194,78 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
                 level=logging.WARNING,
             )
 
-    def forward(self, x: Tensor):
-        """Images ``[B, C, H, W]`` or event frames ``[B, T, C, H, W]`` to the inner backbone's outputs, read out."""
+    def forward(self, x: Tensor, *args, **kwargs):
+        """Images ``[B, C, H, W]`` or event frames ``[B, T, C, H, W]`` to the inner backbone's outputs, read out.
+
+        The outputs may be nested, and None among them. Further arguments are handed on, with tensors of B entries
+        repeated for every time step.
+        """
         for module in self.modules():
             if isinstance(module, NeuronPerUse):
                 module.restart()
-        outs = self.backbone(self.encoder(x))
-        return tuple(self.readout(out) for out in outs) if isinstance(outs, (tuple, list)) else self.readout(outs)
+        first = (self.unseen or (self.unbalanced and self.training)) and not torch.compiler.is_compiling()
+        # a blank image, by which the shapes of maps are found, tells nothing
+        if first and x.device.type != 'meta' and bool((x != x.flatten()[:1]).any()):
+            return self._first(x, args, kwargs)
+        return self._run(x, args, kwargs)
+
+    def _run(self, x: Tensor, args: tuple, kwargs: dict):
+        batch = len(x)
+
+        def in_time(value):
+            fits = isinstance(value, Tensor) and value.dim() and len(value) == batch
+            return value.repeat(self.T, *[1] * (value.dim() - 1)) if fits else value
+
+        args, kwargs = [in_time(v) for v in args], {k: in_time(v) for k, v in kwargs.items()}
+        return self._read(self.backbone(self.encoder(x), *args, **kwargs), batch)
+
+    def _read(self, out, batch: int):
+        if isinstance(out, dict):
+            return {key: self._read(value, batch) for key, value in out.items()}
+        if isinstance(out, (tuple, list)):
+            values = [self._read(value, batch) for value in out]
+            return type(out)(*values) if hasattr(out, '_fields') else tuple(values)
+        if not isinstance(out, Tensor) or out.dim() == 0 or self.readout.mode == 'none':
+            return out
+        if len(out) != self.T * batch:
+            raise ValueError(
+                f'backbone.backbone: {type(self.backbone).__name__} gives {tuple(out.shape)}, which does not hold '
+                f'{self.T} time steps of {batch} images in its first dimension: its outputs cannot be read out'
+            )
+        if out.is_floating_point():
+            return self.readout(out)
+        steps = unfold(out, self.T)
+        if not torch.equal(steps, steps[:1].expand_as(steps)):
+            raise ValueError(
+                f'backbone.backbone: {type(self.backbone).__name__} draws its masks anew in every time step, so its '
+                'steps cannot be averaged: masked pre-training has no spiking form, take the backbone of the '
+                'classifier or detector'
+            )
+        return steps[0]
+
+    def _first(self, x: Tensor, args: tuple, kwargs: dict):
+        """The first batch: balances, if that was asked for, and tells which layers were silent."""
+        # a checkpoint may have brought the gains
+        balancing = self.unbalanced and self.training and not self.backbone.balanced
+        neurons = {name: m for name, m in self.backbone.named_modules() if isinstance(m, Neuron)}
+        if balancing:
+            start(neurons.values(), self.rate)
+        with SpikeCounter(self) as counter:
+            outs = self._run(x, args, kwargs)
+        if balancing:
+            finish(neurons)
+            self.backbone.balanced.fill_(True)
+        self.unbalanced &= not self.training
+        rates = counter.rates()
+        if rates.silent and self.unseen:
+            shown = ', '.join(rates.silent[:5]) + (', ...' if len(rates.silent) > 5 else '')
+            remedy = '' if self.rate else ', or balance=True of Spikify, which finds gains that wake them'
+            print_log(
+                f'Spikify {type(self.backbone).__name__}: {len(rates.silent)} of {len(rates)} layers of neurons were '
+                f'silent in the first batch ({shown}). Behind them nothing is seen, and hardly any gradient passes '
+                f'them: what helps is a checkpoint of the ANN (init_cfg), a lower neuron.v_threshold{remedy}',
+                logger='current',
+                level=logging.WARNING,
+            )
+        self.unseen = False
+        return outs

@@ -12,7 +12,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmsnn import get_time_steps, set_time_steps
-from mmsnn.layers import unfold
+from mmsnn.layers import TimeFoldingError, unfold
 from mmsnn.models import Spikify, spikify
 from mmsnn.neurons import LIF, PLIF, Neuron
 
@@ -240,3 +240,190 @@ def test_out_channels_are_those_of_the_maps():
     assert model.out_channels == tuple(out.shape[1] for out in model(torch.randn(3, 3, 32, 32)))
     assert model.double().out_channels == (16, 64)
     assert model.training
+
+
+@pytest.fixture
+def register():
+    """Registers a backbone for a test."""
+    names = []
+
+    def add(cls):
+        ROOT_MODELS.register_module(name=cls.__name__, module=cls)
+        names.append(cls.__name__)
+        return dict(type=cls.__name__)
+
+    yield add
+    for name in names:
+        ROOT_MODELS.module_dict.pop(name)
+
+
+SWIN_V2 = dict(
+    type='mmpretrain.SwinTransformerV2',
+    arch=dict(embed_dims=16, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], extra_norm_every_n_blocks=0),
+    img_size=64,
+    window_size=2,
+)
+OTHERS = {
+    # a class token and a distillation token in a nested tuple; one size of image
+    'DeiT': dict(type='mmpretrain.DistilledVisionTransformer', arch='deit-t', img_size=32, patch_size=16),
+    'SwinV2': SWIN_V2,
+    # changes its maps in place; sizes that are no multiple of 64 do not do
+    'DDRNet': dict(type='mmseg.DDRNet', channels=8, ppm_channels=8),
+    'LeNet': dict(type='mmpretrain.LeNet5'),
+    'ICNet': dict(
+        type='mmseg.ICNet',
+        backbone_cfg=dict(type='mmseg.ResNetV1c', depth=18, dilations=(1, 1, 2, 4), strides=(1, 2, 1, 1)),
+        layer_channels=(128, 512),
+        light_branch_middle_channels=8,
+        psp_out_channels=16,
+        out_channels=(8, 16, 16),
+    ),
+    'MobileNetV3': dict(type='mmpretrain.MobileNetV3', arch='small'),
+    'SegNeXt': dict(type='mmseg.MSCAN', embed_dims=[8, 8, 8, 8], depths=[1, 1, 1, 1], norm_cfg=dict(type='BN')),
+}
+
+
+def flat(out):
+    """The tensors of an output."""
+    return [out] if isinstance(out, torch.Tensor) else [t for o in out if o is not None for t in flat(o)]
+
+
+class TestUnusualBackbones:
+    @pytest.mark.parametrize('kind', [k for k in OTHERS if k != 'LeNet'])
+    def test_trains_and_keeps_images_apart(self, kind):
+        torch.manual_seed(0)
+        model = Spikify(OTHERS[kind], T=2, balance=0.2)
+        size = OTHERS[kind].get('img_size', 64)
+        x = torch.randn(3, 3, size, size)
+        for norm in model.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                # one batch's statistics serve the evaluation
+                norm.momentum = 1.0
+        outs = flat(model.train()(x))
+        assert all(len(out) == 3 for out in outs)
+        sum((out * torch.randn_like(out)).sum() for out in outs).backward()
+        first = next(p for p in model.parameters() if p.grad is not None)
+        assert first.grad.isfinite().all() and first.grad.any()
+        other = x.clone()
+        other[1].normal_()
+        with torch.no_grad():
+            before, after = flat(model.eval()(x)), flat(model(other))
+        for a, b in zip(before, after):
+            torch.testing.assert_close(a[::2], b[::2])
+        assert any(not torch.equal(a[1], b[1]) for a, b in zip(before, after))
+
+    def test_tanh_is_none_that_could_spike(self):
+        with pytest.raises(ValueError, match='LeNet5 has no activation module that could spike'):
+            Spikify(OTHERS['LeNet'], T=2)
+
+    def test_positions_stay_analog(self, monkeypatch):
+        said = []
+        monkeypatch.setattr(spikify, 'print_log', lambda text, **_: said.append(text))
+        model = Spikify(SWIN_V2, T=2)
+        named = {name: type(m) for name, m in model.backbone.named_modules() if isinstance(m, (nn.ReLU, LIF))}
+        positions = {name for name in named if 'cpb_mlp' in name}
+        assert len(positions) == 4 and {name for name, kind in named.items() if kind is nn.ReLU} == positions
+        assert 'those that see no images: ' in said[0] and 'cpb_mlp' in said[0] and 'and 1 more' in said[0]
+
+    def test_nested_outputs(self, register):
+        class Nested(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv, self.relu = nn.Conv2d(3, 4, 1), nn.ReLU()
+
+            def forward(self, x, scale=None, mode=''):
+                x = self.relu(self.conv(x))
+                x = x if scale is None else x * scale.view(-1, 1, 1, 1)
+                return x, [x.mean((2, 3)), None], dict(maps=(x,)), mode, torch.arange(2).expand(len(x), 2)
+
+        model = Spikify(register(Nested), T=2).eval()
+        x = torch.randn(3, 3, 8, 8)
+        maps, (vector, none), named, mode, ids = model(x, mode='loss')
+        assert maps.shape == (3, 4, 8, 8) and vector.shape == (3, 4) and none is None and mode == 'loss'
+        assert torch.equal(named['maps'][0], maps) and torch.equal(ids, torch.arange(2).expand(3, 2))
+        # one factor an image, at every step
+        scaled = model(x, torch.tensor([1.0, 2.0, 3.0]))[0]
+        torch.testing.assert_close(scaled, maps * torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1, 1))
+
+    def test_what_cannot_be_read_out(self, register):
+        class Odd(nn.Module):
+            def __init__(self, random=False):
+                super().__init__()
+                self.conv, self.relu, self.random = nn.Conv2d(3, 4, 1), nn.ReLU(), random
+
+            def forward(self, x):
+                x = self.relu(self.conv(x))
+                return (x, torch.randint(100, (len(x), 50))) if self.random else x.flatten(2).permute(2, 0, 1)
+
+        cfg, x = register(Odd), torch.randn(3, 3, 8, 8)
+        with pytest.raises(ValueError, match=r'Odd gives \(64, 6, 4\), which does not hold 2 time steps of 3 images'):
+            Spikify(cfg, T=2)(x)
+        with pytest.raises(ValueError, match='Odd draws its masks anew in every time step'):
+            Spikify({**cfg, 'random': True}, T=2)(x)
+
+    def test_hosts_that_change_maps_in_place(self, register):
+        class InPlace(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv, self.first, self.second = nn.Conv2d(3, 4, 1), nn.ReLU(), nn.ReLU()
+
+            def forward(self, x):
+                x = self.conv(x)
+                out = self.first(x)
+                x += 1
+                out *= 2
+                return out + self.second(x)
+
+        model = Spikify(register(InPlace), T=2).train()
+        x = torch.randn(3, 3, 8, 8) * 3
+        model(x).sum().backward()
+        assert model.conv.weight.grad.any()
+        # the same by hand
+        y = model.conv(x.repeat(2, 1, 1, 1))
+        first, second = LIF(2), LIF(2)
+        torch.testing.assert_close(model(x), unfold(first(y) * 2 + second(y + 1), 2).mean(0))
+
+    def test_functions_are_reported(self, register, monkeypatch):
+        class Functional(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv = nn.Conv2d(3, 4, 1)
+
+            def forward(self, x):
+                return nn.functional.relu(torch.relu(self.conv(x)))
+
+        with pytest.raises(ValueError, match=r'cannot be replaced \(2 calls of relu\)'):
+            Spikify(register(Functional), T=2)
+
+    def test_layers_called_past_the_encoder(self):
+        cfg = copy.deepcopy(OTHERS['ICNet'])
+        cfg['backbone_cfg'].update(type='mmsnn.SEWResNet', deep_stem=True, T=2)
+        model = ROOT_MODELS.build(cfg)
+        with pytest.raises(TimeFoldingError, match='ICNet.*mmsnn.Spikify'):
+            model(torch.randn(2, 3, 64, 64))
+
+
+class TestSilence:
+    @pytest.fixture
+    def said(self, monkeypatch):
+        lines = []
+        monkeypatch.setattr(spikify, 'print_log', lambda text, **_: lines.append(text))
+        return lines
+
+    def test_is_told_once(self, said):
+        model = Spikify(dict(type='mmpretrain.VGG', depth=11), T=2)
+        model.init_weights()
+        said.clear()
+        model(torch.zeros(2, 3, 32, 32))
+        assert not said, 'a blank image tells nothing'
+        model(torch.randn(2, 3, 32, 32))
+        assert 'Spikify VGG: 7 of 8 layers of neurons were silent in the first batch (features.2' in said[0]
+        assert 'balance=True' in said[0]
+        model(torch.randn(2, 3, 32, 32))
+        assert len(said) == 1
+
+    def test_is_not_told_where_neurons_fire(self, said, lively):
+        model = lively(build('mmdet.ResNet'), torch.randn(3, 3, 64, 64))
+        said.clear()
+        model(torch.randn(2, 3, 64, 64))
+        assert not said
