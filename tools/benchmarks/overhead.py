@@ -1,7 +1,8 @@
-"""Time what distillation adds to a training step: each config against the undistilled step plus one teacher forward."""
+"""Time what distillation, and counting spikes, add to a training step; each method against step plus teacher forward."""
 
 import argparse
 import copy
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -16,10 +17,13 @@ import mmsnn  # noqa: F401  first: it supplies mmcv's compiled ops where they ar
 from mmsnn.analysis import pairing
 from mmsnn.distill import Distiller
 from mmsnn.engine.cli import complete_loaders, is_distiller
+from mmsnn.neurons import SpikeCounter
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = 'sakd', 'bkd', 'lasnn', 'affine', 'step_kd', 'tet', 'tssd'
 PLAIN, TEACHER = 'undistilled step', 'teacher forward'
+# as in the iterations that FiringRateHook measures; in the others it does nothing
+COUNTED = 'undistilled step, spikes counted'
 
 
 def build(cfg: Config, device: str) -> torch.nn.Module:
@@ -73,12 +77,19 @@ def main(argv=None):
     models = {name: build(cfg, args.device) for name, cfg in configs.items()}
     batch = first_batch(configs[PLAIN], args, models[PLAIN])
 
-    def step(name):
+    def step(name, within=nullcontext):
         optimizer = configs[name].optim_wrapper.optimizer
         wrapper = build_optim_wrapper(models[name], dict(type='OptimWrapper', optimizer=optimizer))
-        return pairing.stopwatch(lambda: models[name].train_step(copy.deepcopy(batch), wrapper), args.device)
+
+        def work():
+            with within():
+                models[name].train_step(copy.deepcopy(batch), wrapper)
+
+        return pairing.stopwatch(work, args.device)
 
     sides = {name: step(name) for name in models}
+    counter = SpikeCounter(models[PLAIN])
+    sides[COUNTED] = step(PLAIN, lambda: counter)
     taught = {name: bool(model.teachers) for name, model in models.items() if isinstance(model, Distiller)}
     teachers = [models[name].teacher.model for name, has_teacher in taught.items() if has_teacher]
     if teachers:
