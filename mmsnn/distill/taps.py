@@ -286,6 +286,9 @@ class HeadError(ValueError):
 def run(model: nn.Module, images: Tensor, taps, role: str) -> None:
     """Forward just far enough for the taps to fire: the features, and those heads that hold a tap.
 
+    The student's heads answer as in training, some of them more than in testing; what is inside them stays in the mode
+    it is in. Their own mode is left changed.
+
     Raises:
         HeadError: a tap lies in a part that takes more than feature maps: queries, or proposals.
     """
@@ -322,6 +325,7 @@ def _needs(head: nn.Module) -> list[str]:
 
 def _call(head: nn.Module, part: str, role: str, *args):
     needs = _needs(head)
+    head.training = head.training or role == 'student'
     try:
         if len(needs) == len(args):
             return head(*args)
@@ -331,7 +335,8 @@ def _call(head: nn.Module, part: str, role: str, *args):
     raise HeadError(
         part,
         f'{part} ({type(head).__name__}) of the {role} does not run on feature maps alone: it takes '
-        f'{", ".join(needs)}. Queries, and proposals of boxes, are those of each network and have no counterpart in '
-        'the other, so its answers cannot be compared. Terms on features can: FeatureMSE, PKD or AttentionMSE with '
-        "taps in 'backbone' or 'neck'; of two-stage detectors also DenseResponse on the RPN (head='rpn_head')",
+        f'{", ".join(needs)}. Queries, points and proposals of boxes are those of each network and have no counterpart '
+        'in the other, so its answers cannot be compared. Terms on features can: FeatureMSE, PKD or AttentionMSE with '
+        "taps in 'backbone' or 'neck'; of two-stage detectors also DenseResponse on the RPN (head='rpn_head'), of "
+        'PointRend PixelKL on its first head (decode_head.0)',
     ) from reason

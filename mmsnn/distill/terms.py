@@ -56,7 +56,8 @@ class Term:
                     f"{len(t)}, one for every item of a module's output and every call: "
                     + (
                         f'of several items, {more.module}[0] is the first; of several calls, tap a layer that is '
-                        'called once. In training a head may answer more than in testing (K-Net, for every stage)'
+                        'called once. In training a head may answer more than in testing (K-Net for every stage, the '
+                        'last of which counts)'
                         if more.index is None
                         else 'heads of other numbers of levels cannot be compared, take terms on features'
                     )

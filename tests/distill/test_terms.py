@@ -256,6 +256,32 @@ class TestHeads:
         ours, theirs = (m(data['inputs'], mode='tensor') for m in (model.student, model.teacher.model))
         torch.testing.assert_close(model.loss(**data)['loss_a'], PixelKL()([ours], [theirs], data['data_samples']))
 
+    def test_a_head_that_answers_more_in_training(self):
+        """As K-Net's: every stage, the last of which it answers when tested. Seen before the first iteration."""
+        from mmseg.models.decode_heads import FCNHead
+        from mmseg.registry import MODELS as MMSEG
+
+        @MMSEG.register_module(name='TestStagesHead', force=True)
+        class StagesHead(FCNHead):
+            def forward(self, inputs):
+                out = super().forward(inputs)
+                return [0 * out, out] if self.training else out
+
+            def loss_by_feat(self, seg_logits, batch_data_samples):
+                logits = seg_logits[-1] if self.training else seg_logits
+                return super().loss_by_feat(logits, batch_data_samples)
+
+        pair = [segmentor(spiking) for spiking in (True, False)]
+        for model in pair:
+            model['decode_head']['type'] = 'TestStagesHead'
+        term = dict(type='PixelKL', student='decode_head', teacher='decode_head')
+        with pytest.raises(ValueError, match='model.losses.a: tap decode_head .* 2 tensors, .* 1, .*K-Net'):
+            build('mmseg', dict(a=term), *pair)
+        model = build('mmseg', dict(a={**term, 'student': 'decode_head[1]'}), *pair)
+        assert not any(m.training for m in model.teacher.model.modules())
+        data = model.data_preprocessor(seg_batch(), True)
+        assert model.train().loss(**data)['loss_a'].isfinite()
+
     @pytest.mark.parametrize('tap', ['bbox_head.fc_cls', 'encoder', 'decoder.layers'])
     def test_queries_have_no_counterpart(self, tap):
         losses = dict(

@@ -202,7 +202,12 @@ class DenseResponse(DistillLoss):
             raise ValueError(
                 f'DenseResponse: classes per anchor of {self.head} are {counts[0]} in the student and {counts[1]} in '
                 f'the teacher: they must be equal (num_classes={self.num_classes}). '
-                + (REMEDY if known else f'Name the head (head=...) or set num_classes; {self.head} tells none')
+                + (
+                    REMEDY
+                    if known
+                    else f'{self.head} ({type(heads[0]).__name__}) tells none: the queries of DETR or Sparse R-CNN '
+                    'cannot be compared; of another head give the name (head=...) or num_classes'
+                )
             )
 
     def check(self, student: list[Tensor], teacher: list[Tensor]) -> None:
