@@ -95,7 +95,7 @@ def main(argv=None) -> dict:
         raise FileNotFoundError(f'there is no checkpoint at {args.checkpoint!r}')
     cfg = prepare(read_config(args), args)
     found = checks.check_data(cfg, ('test',))
-    runner = build_runner(cfg)
+    runner = build_runner(cfg, args.verbose)
     checks.log(found, runner.logger)
     bar = ProgressBar()
     runner.register_hook(bar)

@@ -73,7 +73,7 @@ def main(argv=None) -> None:
     cfg = prepare(read_config(args), args)
     check_amp(cfg)
     found = checks.check_data(cfg, ('train', 'val'))
-    runner = build_runner(cfg)
+    runner = build_runner(cfg, args.verbose)
     checks.log(found, runner.logger)
     runner.train()
 

@@ -9,9 +9,9 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.dist import is_distributed
 from mmengine.hub import get_config
-from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from . import console
 from .loading import CheckMatch, check_source, install_safe_loading
 
 
@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=DictAction,
         metavar='KEY=VALUE',
         help='override the config, e.g. model.backbone.T=2 or key="[(a,b),(c,d)]"',
+    )
+    parser.add_argument(
+        '--verbose', action='store_true', help='environment, config and hooks on the console, not in the log file alone'
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # torch.distributed.launch passes it; torchrun sets LOCAL_RANK instead
@@ -67,15 +70,17 @@ def is_distiller(model: dict) -> bool:
     return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).rpartition('.')[2] == 'Distiller'
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, verbose: bool = False) -> Runner:
     """The runner of ``cfg``, which reads checkpoints safely and refuses those that do not fit.
+
+    Unless ``verbose``, environment, config and hooks go to the log file alone.
 
     Raises:
         FileNotFoundError: there is no file at ``load_from``.
     """
     check_source(cfg)
     install_safe_loading()
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = console.build(cfg, verbose)
     runner.register_hook(CheckMatch())
     return runner
 

@@ -6,6 +6,7 @@ learned, ``tau``. Users call `mmsnn.ops.lif` and `mmsnn.ops.bn_lif`.
 """
 
 import ctypes
+import functools
 import hashlib
 import logging
 import os
@@ -333,9 +334,16 @@ def _without_nvrtc(reason: str) -> None:
 
 
 extension, cpu_path = _load()
-if not cpu_path.startswith('compiled') or 'other sources' in cpu_path:
-    print_log(f'mmsnn ops on the CPU: {cpu_path}', logger='current', level=logging.WARNING)
 cuda_path = _load_cuda()
+
+
+@functools.cache
+def announce(device: str) -> None:
+    """Warn, once for each type of device, of kernels that are not compiled: at first use, when a log file is there."""
+    path = dict(cpu=cpu_path, cuda=cuda_path).get(device, 'plain PyTorch')
+    if not path.startswith('compiled') or 'other sources' in path:
+        name = dict(cpu='the CPU', cuda='CUDA').get(device, device)
+        print_log(f'mmsnn ops on {name}: {path}', logger='current', level=logging.WARNING)
 
 
 def _keep(ctx, inputs, output) -> None:
@@ -367,4 +375,4 @@ if extension is None:
     for _name in ('lif_backward', 'bn_lif', 'bn_lif_reduce', 'bn_lif_backward', 'bn_moments'):
         torch.library.register_autograd(f'mmsnn::{_name}', _no_second_derivative, lib=_library)
 
-__all__ = ['cpu_path', 'cuda_path', 'decode', 'encode', 'extension', 'sources_digest']
+__all__ = ['announce', 'cpu_path', 'cuda_path', 'decode', 'encode', 'extension', 'sources_digest']

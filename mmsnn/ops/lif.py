@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from . import reference
-from .library import encode
+from .library import announce, encode
 from .surrogates import registered_derivative, resolve_surrogate
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -180,6 +180,8 @@ def lif(
         ValueError: the first dimension is no multiple of T, ``v_init`` does not fit, or a setting is out of range.
     """
     check_input(x, T)
+    if not torch.compiler.is_compiling():
+        announce(x.device.type)
     settings = v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, levels, rounded
     kind, values, learned = _neuron(x.device, tau, *settings)
     _check_flag('return_v', return_v)
@@ -243,6 +245,8 @@ def bn_lif(
             a channel in training.
     """
     check_input(x, T)
+    if not torch.compiler.is_compiling():
+        announce(x.device.type)
     if x.dim() < 2:
         raise ValueError(f'x must have channels as its second dimension, got shape {tuple(x.shape)}')
     channels = x.shape[1]

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from mmsnn.engine.checkpoint import load_file
+from mmsnn.ops import library
 
 pytest.importorskip('mmpretrain', reason='the smallest task that trains is a classification')
 ROOT = Path(__file__).parents[2]
@@ -104,6 +105,24 @@ def test_train(home, checkpoint):
     assert 'eta:' in text
     assert 'accuracy/top1' in text
     assert re.search(r'seed: 3\b', text)
+
+
+def test_the_console_is_quiet_and_the_log_file_whole(home, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(library, 'cpu_path', 'plain PyTorch, say')
+    counts = {}
+    for option in ('--no-validate', '--verbose'):
+        library.announce.cache_clear()
+        folder = tmp_path / option
+        tool('train')['main']([str(home / 'plain.py'), '--work-dir', str(folder), option])
+        texts = capsys.readouterr().out, next(folder.glob('*/*.log')).read_text()
+        shown, written = (text.partition('Epoch(train)')[0] for text in texts)
+        counts[option] = len(shown.splitlines())
+        assert len(written.splitlines()) > 200
+        for text in (f'training {home / "plain.py"}', 'ImageClassifier (SEWResNet, T=2)', '8 samples in batches of 4'):
+            assert text in shown and text in written
+        for text in (shown, written):
+            assert text.count('mmsnn ops on the CPU: plain PyTorch, say') == 1
+    assert counts['--no-validate'] < 25 and counts['--verbose'] > 200
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='gloo is the backend where there is no GPU')
