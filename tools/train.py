@@ -2,8 +2,6 @@
 
 import argparse
 
-from mmengine.device import get_device
-
 import mmsnn  # noqa: F401  first: it supplies mmcv's compiled ops where they are missing
 from mmsnn.engine import checks
 from mmsnn.engine.cli import add_arguments, build_runner, is_distiller, read_config
@@ -58,20 +56,10 @@ def prepare(cfg, args: argparse.Namespace):
     return cfg
 
 
-def check_amp(cfg) -> None:
-    """ValueError where ``cfg`` wants mixed precision and there is no GPU."""
-    if 'AmpOptimWrapper' in str(cfg.optim_wrapper.get('type')) and get_device() == 'cpu':
-        raise ValueError(
-            "optim_wrapper.type='AmpOptimWrapper' (--amp): mmengine's mixed precision needs a GPU, and none was found. "
-            'Leave --amp out; where the config asks for it, add --cfg-options optim_wrapper.type=OptimWrapper'
-        )
-
-
 def main(argv=None) -> None:
     """Run the command line ``argv`` (default: ``sys.argv``)."""
     args = parse_args(argv)
     cfg = prepare(read_config(args), args)
-    check_amp(cfg)
     found = checks.check_data(cfg, ('train', 'val'))
     runner = build_runner(cfg, args.verbose)
     checks.log(found, runner.logger)

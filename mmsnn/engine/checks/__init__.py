@@ -6,6 +6,8 @@ import os.path as osp
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
+from mmengine.device import get_device
+
 from . import coco
 from .annotations import Reader
 from .coco import check_coco
@@ -24,6 +26,7 @@ from .findings import ERROR, NOTE, UNCHECKED, WARNING, Finding, error, refuse, u
 from .folders import check_folders, check_list, is_list
 from .heads import Head, check_heads, find_heads, reads_text, student_config
 from .labels import check_labels, is_segmentation
+from .teachers import check_teachers
 
 __all__ = [
     'ERROR',
@@ -67,7 +70,7 @@ def log(found: list[Finding], logger: logging.Logger) -> None:
     for finding in found:
         if finding.level == WARNING:
             logger.warning(str(finding))
-        elif finding.level == NOTE and 'boxes' in finding.text:
+        elif finding.level == NOTE and ('boxes' in finding.text or finding.key.startswith('model.teacher')):
             logger.info(str(finding))
 
 
@@ -92,8 +95,21 @@ def check_config(cfg: Mapping, parts: tuple[str, ...] = PARTS, contents: bool = 
             plain = [one for one in data if 'BaseVideoDataset' not in one.bases]
             yield from _safely(check_same_classes, 'metainfo', plain)
         yield from _safely(check_heads, 'model', cfg, heads, data)
+        if 'train' in parts:
+            yield from _safely(check_teachers, 'model.teacher', cfg)
+            yield from check_amp(cfg)
     finally:
         coco.forget()
+
+
+def check_amp(cfg: Mapping) -> Iterator[Finding]:
+    """An error where ``cfg`` wants mixed precision and there is no GPU."""
+    if 'AmpOptimWrapper' in str((cfg.get('optim_wrapper') or {}).get('type')) and get_device() == 'cpu':
+        yield error(
+            'optim_wrapper.type',
+            "'AmpOptimWrapper' (--amp): mmengine's mixed precision needs a GPU, and none was found. Leave --amp out; "
+            'where the config asks for it, add --cfg-options optim_wrapper.type=OptimWrapper',
+        )
 
 
 def _safely(check: Callable, key: str, *args) -> Iterator[Finding]:
@@ -138,7 +154,7 @@ def coco_reader(data: Data) -> Reader:
         key=f'{data.key}.ann_file',
         owner=data.key,
         classes=data.classes,
-        default=name_of(data.cfg) if data.given_classes is None else None,
+        default=name_of(data.cfg) if data.are_the_types else None,
         by_name=base is not None and data.cls.load_data_list is base.load_data_list,
         boxes=base is not None and data.cls.parse_data_info is base.parse_data_info,
         annotated=data.part != 'test' and (data.part != 'train' or settings.get('filter_empty_gt', True)),

@@ -87,6 +87,11 @@ class Data:
         return tuple(own) if isinstance(own, (list, tuple)) else self.folders
 
     @property
+    def are_the_types(self) -> bool:
+        """Whether the classes are those that the dataset's class has where the config gives none."""
+        return self.given_classes is None and self.classes is not None and self.classes != self.folders
+
+    @property
     def folder(self) -> str:
         """The folder of the images of a classification."""
         return self.path('data_prefix.img_path') or self.path('data_prefix') or self.path('split') or self.root

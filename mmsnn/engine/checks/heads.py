@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from mmengine.registry import MODELS
 
-from ..cli import is_distiller
 from .data import Data, evaluators, name_of
 from .findings import Finding, error, note, number, some, warning
 
@@ -29,7 +28,7 @@ class Head:
 def student_config(cfg: Mapping) -> tuple[str, Mapping]:
     """The config of the model that learns, with its key."""
     key, model = 'model', cfg.get('model') or {}
-    if is_distiller(model):
+    if name_of(model) == 'Distiller':
         key, model = 'model.student', model.get('student') or {}
     return key, model
 
@@ -104,15 +103,15 @@ def _check_number(head: Head, data: Data) -> Iterator[Finding]:
     if head.num_classes == wanted:
         yield note(key, f'{number(wanted, "class")}, as {data.key} has')
         return
-    stands = f'{head.num_classes}, the default of {name_of(head.cfg)},' if head.default else f'{head.num_classes}'
+    stands = f'{head.num_classes}, the default of {name_of(head.cfg)},' if head.default else f'{head.num_classes},'
     text = f'{stands} but {data.key} has {number(wanted, "class")} ({some(classes, 3)})'
-    if data.given_classes is None:
+    if data.are_the_types:
         text += f', which are those of {name_of(data.cfg)}: give its metainfo=dict(classes=(...)) where yours differ'
     text += f'. Write num_classes={wanted}'
     if head.num_classes == 1 and wanted == 2:
         text += ' (and out_channels=1, where one map is to tell the two apart)'
     # scores of classes that never occur do no harm to a classification
-    harmless = head.num_classes > wanted and data.given_classes is None and head.key.endswith('.head')
+    harmless = head.num_classes > wanted and data.are_the_types and head.key.endswith('.head')
     yield (warning if harmless else error)(key, text)
 
 

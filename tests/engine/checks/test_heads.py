@@ -32,7 +32,7 @@ def test_every_head(model, key, number):
     found = check(dict(type='Some', **model(number)))
     assert list(found) == [f'model.{key}.num_classes']
     text = str(*found.values())
-    assert f'{number} but train_dataloader.dataset has 3 classes' in text and 'Write num_classes=3' in text
+    assert f'{number}, but train_dataloader.dataset has 3 classes' in text and 'Write num_classes=3' in text
     # the student of a distiller
     found = check(dict(type='mmsnn.Distiller', student=model(number), teacher=dict(bbox_head=dict(num_classes=80))))
     assert list(found) == [f'model.student.{key}.num_classes']

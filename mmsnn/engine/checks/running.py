@@ -1,0 +1,301 @@
+"""A config tried out: datasets and model built, one training step and one prediction made, memory measured."""
+
+import io
+import math
+import os
+import resource
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.model import is_model_wrapper
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from torch import nn
+
+from ..fitting import load_weights
+from .findings import Finding, error, note, number, some, warning
+
+# Images in a step on a CPU, where a whole batch may take minutes.
+FEW = 2
+
+
+class Trial:
+    """What a training and a validation would do first, in steps that report instead of raising.
+
+    Nothing is written: the work dir is a temporary one.
+
+    Args:
+        cfg: a whole config.
+        build: builds a runner from a config.
+    """
+
+    def __init__(self, cfg: Config, build):
+        self.cfg, self.build = cfg.copy(), build
+        self.problem: Finding | None = None
+        self.device = get_device()
+
+    def run(self) -> Iterator[Finding]:
+        """The findings, as they come."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.cfg.update(work_dir=folder, log_level='ERROR', custom_hooks=[], resume=False)
+            loaders = {}
+            for part in ('train', 'val'):
+                if self.cfg.get(f'{part}_dataloader'):
+                    yield from self._load(part, loaders)
+            runner = None
+            with self._tried('model'):
+                runner = self.build(self.cfg)
+            yield from self._said()
+            if runner is None:
+                return
+            yield from self._weights(runner)
+            if 'train' in loaders and self.cfg.get('optim_wrapper'):
+                yield from self._train(runner, *loaders['train'])
+            if 'val' in loaders:
+                yield from self._predict(runner, *loaders['val'])
+
+    @contextmanager
+    def _tried(self, key: str):
+        """What goes wrong becomes the finding that `_said` hands on; what the libraries print is left out."""
+        try:
+            with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                yield
+        except Exception as problem:
+            text = ' '.join(str(problem).split())
+            # many messages name their key, some of them with its value
+            named, _, rest = text.partition(': ')
+            named = named.partition('=')[0]
+            if ' ' not in named and '.' in named and rest:
+                self.problem = error(named, rest)
+            else:
+                self.problem = error(key, f'{type(problem).__name__}: {text[:600]}')
+
+    def _said(self) -> Iterator[Finding]:
+        if self.problem is not None:
+            yield self.problem
+            self.problem = None
+
+    def _load(self, part: str, loaders: dict) -> Iterator[Finding]:
+        """Build a data loader and take its first batch."""
+        key = f'{part}_dataloader'
+        loader = self.cfg[key].copy()
+        size = loader.get('batch_size') or 1
+        loader.update(num_workers=0, persistent_workers=False)
+        if self.device == 'cpu' and isinstance(size, int):
+            loader.batch_size = min(size, FEW)
+        batch = None
+        scope = DefaultScope.overwrite_default_scope(self.cfg.get('default_scope'))
+        with scope, self._tried(f'{key}.dataset'):
+            built = Runner.build_dataloader(loader, seed=0)
+        if self.problem is None:
+            images = len(built.dataset)
+            with self._tried(f'{key}.dataset.pipeline'):
+                batch = next(iter(built), None)
+        yield from self._said()
+        if batch is None:
+            return
+        loaders[part] = batch, built.dataset, loader.get('batch_size'), size
+        text = f'{number(images, "image")}, batches of {size}'
+        if part == 'train' and isinstance(size, int) and images < size and loader.get('drop_last'):
+            text = f'{size}, but there are {images} images and drop_last=True: no batch is left'
+            yield error(f'{key}.batch_size', text)
+        else:
+            yield note(f'{key}.dataset', text)
+
+    def _weights(self, runner: Runner) -> Iterator[Finding]:
+        """Initialise the model as training does, and load what the config asks for; nothing is fetched."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        fetched = set()
+        for teacher in _teachers(model):
+            remote = _fetched(teacher.model) if teacher.checkpoint is None else {teacher.checkpoint}
+            remote = {source for source in remote if '://' in source or not os.path.isfile(source)}
+            # left as it is: for one step, noise teaches as well
+            teacher.loaded = bool(remote)
+            fetched |= {source for source in remote if '://' in source}
+        own = {source for source in _fetched(model) if '://' in source}
+        if not own:
+            with self._tried('model'):
+                runner._init_model_weights()
+            yield from self._said()
+        if own | fetched:
+            yield note('model', f'weights that training would fetch were left out: {some(sorted(own | fetched))}')
+        source = self.cfg.get('load_from')
+        if source and '://' not in source:
+            with self._tried('load_from'):
+                load_weights(model, source, key='load_from', door='start')
+            if self.problem is None:
+                yield note('load_from', f'{source} fits')
+            yield from self._said()
+
+    def _train(self, runner: Runner, batch, dataset, used: int, size: int) -> Iterator[Finding]:
+        """One step of the optimizer."""
+        settings = self.cfg.optim_wrapper.copy()
+        if self.device == 'cpu' and 'Amp' in str(settings.get('type')):
+            settings = Config({k: v for k, v in settings.items() if k in ('optimizer', 'paramwise_cfg', 'constructor')})
+            settings = {**settings, 'type': 'OptimWrapper'}
+        wrapper = None
+        with self._tried('optim_wrapper'):
+            wrapper = runner.build_optim_wrapper(settings)
+        yield from self._said()
+        if wrapper is None:
+            return
+        model = runner.model
+        model.train()
+        if self.device == 'cuda':
+            torch.cuda.reset_peak_memory_stats()
+        kept = Kept(model)
+        logs, without = {}, []
+        try:
+            with self._tried('model'):
+                with wrapper.optim_context(model), kept:
+                    inner = model.module if is_model_wrapper(model) else model
+                    data = inner.data_preprocessor(batch, True)
+                    losses = inner._run_forward(data, mode='loss')
+                loss, logs = inner.parse_losses(losses)
+                wrapper.backward(loss)
+                without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+                gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+                wrapper.step()
+        except torch.OutOfMemoryError:
+            yield self._too_large(size)
+            return
+        if isinstance(self.problem, Finding) and 'OutOfMemoryError' in self.problem.text:
+            self.problem = self._too_large(size)
+        if self.problem is not None:
+            yield from self._said()
+            return
+        values = {
+            k: float(torch.as_tensor(v).detach()) for k, v in logs.items() if isinstance(v, (float, torch.Tensor))
+        }
+        infinite = [name for name, value in values.items() if not math.isfinite(value)]
+        shown = ', '.join(f'{name} {value:.4g}' for name, value in values.items() if 'loss' in name)
+        if infinite:
+            yield error('model', f'{", ".join(infinite)} of the first step is not finite ({shown})')
+        else:
+            yield note('model', f'one step with {number(used, "image")}: {shown}')
+        if without:
+            yield warning(
+                'model',
+                f'{number(len(without), "parameter")} got no gradient ({", ".join(without[:3])} ...): on several GPUs '
+                'set find_unused_parameters=True',
+            )
+        wrapper.zero_grad()
+        yield self._memory(inner, wrapper, kept, gradients, used, size)
+
+    def _too_large(self, size: int) -> Finding:
+        total = torch.cuda.get_device_properties(0).total_memory
+        return error(
+            'train_dataloader.batch_size',
+            f'{size} images do not fit into the {_size(total)} of {torch.cuda.get_device_name()}: lower it, or train '
+            'with --amp, packed_spikes=True or with_cp=True of the backbone, or fewer time steps',
+        )
+
+    def _memory(self, model, wrapper, kept: 'Kept', gradients: int, used: int, size: int) -> Finding:
+        key = 'train_dataloader.batch_size'
+        if self.device == 'cuda':
+            peak, total = torch.cuda.max_memory_allocated(), torch.cuda.get_device_properties(0).total_memory
+            return note(key, f'measured: {_size(peak)} of {_size(total)} for a step with {number(size, "image")}')
+        weights = sum(
+            p.nbytes for m in (model, *(t.model for t in _teachers(model))) for p in (*m.parameters(), *m.buffers())
+        )
+        optimizer = getattr(wrapper, 'optimizer', None)
+        states = [v for state in optimizer.state.values() for v in state.values()] if optimizer else []
+        states = sum(v.nbytes for v in states if isinstance(v, torch.Tensor))
+        activations = kept.bytes * size // used
+        # kilobytes, but bytes on macOS
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+        total = weights + gradients + states + activations
+        return note(
+            key,
+            f'estimated: {_size(total)} for a step with {number(size, "image")}: weights {_size(weights)}, gradients '
+            f'{_size(gradients)}, optimizer {_size(states)}, and {_size(activations)} that layers keep for the '
+            f'backward pass, by those of {number(used, "image")}; workspace of convolutions comes on top. Measured: '
+            f'this process took {_size(peak)} at most, Python and libraries included',
+        )
+
+    def _predict(self, runner: Runner, batch, dataset, used: int, size: int) -> Iterator[Finding]:
+        """One prediction, handed to the metrics."""
+        model, outputs = runner.model, None
+        model.eval()
+        with self._tried('model'), torch.no_grad():
+            outputs = model.val_step(batch)
+        yield from self._said()
+        if outputs is None:
+            return
+        yield note('model', f'one prediction of {number(len(outputs), "image")}')
+        if self.cfg.get('val_evaluator'):
+            with self._tried('val_evaluator'):
+                evaluator = runner.build_evaluator(self.cfg.val_evaluator)
+                evaluator.dataset_meta = getattr(dataset, 'metainfo', None)
+                evaluator.process(data_samples=outputs, data_batch=batch)
+            if self.problem is not None:
+                yield from self._said()
+                return
+            with self._tried('val_evaluator'):
+                evaluator.evaluate(len(outputs))
+            # a metric may need more than a batch
+            yield from (warning(one.key, f'measuring one batch failed: {one.text}') for one in self._said())
+
+
+class Kept:
+    """Context in which the bytes that a forward pass keeps for its backward pass are counted, weights left out."""
+
+    def __init__(self, model: nn.Module):
+        self.known = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+        self.bytes = 0
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+
+    def _pack(self, tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.known:
+            self.known.add(storage.data_ptr())
+            self.bytes += storage.nbytes()
+        return tensor
+
+    def __enter__(self):
+        self.hooks.__enter__()
+        return self
+
+    def __exit__(self, *args):
+        self.hooks.__exit__(*args)
+
+
+def check_loaders(cfg: Mapping) -> Iterator[Finding]:
+    """Whether the machine has the processors that the data loaders ask for."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    for part in ('train', 'val', 'test'):
+        asked = (cfg.get(f'{part}_dataloader') or {}).get('num_workers') or 0
+        key = f'{part}_dataloader.num_workers'
+        if asked > there:
+            text = f'{asked} workers, but {number(there, "processor core")}: they would wait for each other'
+            yield warning(key, text)
+        elif part == 'train':
+            yield note(key, f'{number(asked, "worker")}, {number(there, "processor core")}')
+
+
+def _teachers(model: nn.Module) -> list:
+    """The teachers of a Distiller, whose attribute of that name it is; none of another model."""
+    teachers = model.__dict__.get('teachers')
+    return list(teachers.values()) if isinstance(teachers, dict) else []
+
+
+def _fetched(model: nn.Module) -> set[str]:
+    """The checkpoints that initialisations of a model name."""
+    inits = [getattr(module, 'init_cfg', None) for module in model.modules()]
+    return {
+        one['checkpoint']
+        for init in inits
+        for one in (init if isinstance(init, list) else [init])
+        if isinstance(one, Mapping) and one.get('type') == 'Pretrained' and isinstance(one.get('checkpoint'), str)
+    }
+
+
+def _size(count: int) -> str:
+    return f'{count / 2**20:.0f} MiB' if count < 2**30 else f'{count / 2**30:.1f} GiB'

@@ -1,0 +1,167 @@
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip('mmpretrain', reason='the smallest task that trains is a classification')
+ROOT = Path(__file__).parents[2]
+
+CONFIG = """
+default_scope = 'mmpretrain'
+custom_imports = dict(imports=['mmsnn'])
+student = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='mmsnn.SEWResNet', depth=18, T=2, stem='cifar', neuron=dict(type='LIF', v_threshold=0.2),
+        base_channels=4, num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(1,)),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=2, in_channels=8, loss=dict(type='CrossEntropyLoss')))
+model = student
+data_preprocessor = dict(num_classes=2, mean=[127.5] * 3, std=[30] * 3, to_rgb=True)
+pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+train_dataloader = dict(
+    batch_size=4, num_workers=1, sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(type='CustomDataset', data_root={root!r}, data_prefix='train', pipeline=pipeline))
+val_dataloader = dict(
+    batch_size=3, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='CustomDataset', data_root={root!r}, data_prefix='val', pipeline=pipeline))
+val_evaluator = dict(type='Accuracy', topk=(1,))
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01, momentum=0.9))
+train_cfg = dict(by_epoch=True, max_epochs=1)
+val_cfg = dict()
+"""
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    """A folder with images of two classes and configs: a plain one, and one with a teacher."""
+    home = tmp_path_factory.mktemp('home')
+    for split in ('train', 'val'):
+        for name in ('cat', 'dog'):
+            (home / 'data' / split / name).mkdir(parents=True)
+            for i in range(3):
+                cv2.imwrite(str(home / 'data' / split / name / f'{i}.png'), np.full((16, 16, 3), 80 * i, np.uint8))
+    (home / 'plain.py').write_text(CONFIG.format(root=str(home / 'data')))
+    (home / 'distilled.py').write_text(
+        "_base_ = 'plain.py'\n"
+        "model = dict(_delete_=True, type='mmsnn.Distiller', student=_base_.model, teacher=_base_.student,"
+        " losses=dict(loss_logits=dict(type='LogitKL', student='head.fc', teacher='head.fc')))"
+    )
+    return home
+
+
+def check(capsys, *arguments):
+    """Exit code and lines of tools/check.py."""
+    code = runpy.run_path(str(ROOT / 'tools' / 'check.py'))['main']([str(one) for one in arguments])
+    return code, capsys.readouterr().out.splitlines()
+
+
+def line(lines, *words):
+    """The only line with all these words."""
+    found = [one for one in lines if all(word in one for word in words)]
+    assert len(found) == 1, '\n'.join(lines)
+    return found[0]
+
+
+def test_a_good_config(home, capsys):
+    before = sorted(home.rglob('*'))
+    code, lines = check(capsys, home / 'plain.py')
+    assert code == 0 and lines[-1] == '0 errors, 0 warnings'
+    line(lines, 'ok', 'train_dataloader.dataset.data_prefix', '2 classes by folder')
+    line(lines, 'ok', 'model.head.num_classes: 2 classes')
+    line(lines, 'ok', 'train_dataloader.dataset: 6 images, batches of 4')
+    line(lines, 'ok', 'one step with', 'loss')
+    line(lines, 'ok', 'one prediction')
+    line(lines, 'ok', 'train_dataloader.batch_size: ', 'with 4 images')
+    # nothing is written
+    assert sorted(home.rglob('*')) == before and not Path('work_dirs/plain').exists()
+
+
+def test_all_that_is_wrong_at_once(home, capsys):
+    changes = [
+        'val_evaluator.topk=(1,5)',
+        'model.head.num_classes=3',
+        'val_dataloader.dataset.data_prefix=gone',
+        'train_dataloader.num_workers=999',
+        'optim_wrapper.optimizer.type=Gone',
+    ]
+    code, lines = check(capsys, home / 'plain.py', '--cfg-options', *changes)
+    assert code == 1
+    line(lines, 'error', 'val_evaluator.topk')
+    line(lines, 'error', 'model.head.num_classes: 3')
+    line(lines, 'error', 'val_dataloader.dataset.data_prefix', 'gone')
+    line(lines, 'warning', 'train_dataloader.num_workers')
+    line(lines, 'error', 'optim_wrapper: ')
+    assert lines[-1] == '4 errors, 1 warning'
+
+
+def test_what_building_and_running_raise_is_named(home, capsys):
+    code, lines = check(capsys, home / 'plain.py', '--cfg-options', 'model.backbone.type=Gone')
+    assert code == 1 and 'Gone' in line(lines, 'error', 'model: ')
+    # the head has another width than the neck
+    code, lines = check(capsys, home / 'plain.py', '--cfg-options', 'model.head.in_channels=7')
+    assert code == 1 and 'RuntimeError' in line(lines, 'error', 'model: ')
+    code, lines = check(capsys, home / 'plain.py', '--cfg-options', 'train_dataloader.dataset.pipeline.0.type=Gone')
+    assert code == 1
+    line(lines, 'error', 'train_dataloader.dataset: ', 'Gone')
+    line(lines, 'ok', 'one prediction')
+
+
+def test_checkpoints(home, capsys, tmp_path):
+    state = {'backbone.other.weight': torch.zeros(3, 3)}
+    torch.save(dict(state_dict=state), tmp_path / 'other.pth')
+    code, lines = check(capsys, home / 'plain.py', '--cfg-options', f'load_from={tmp_path / "other.pth"}')
+    assert code == 1 and 'other.pth' in line(lines, 'error', 'load_from')
+
+
+def test_a_distillation(home, capsys):
+    code, lines = check(capsys, home / 'distilled.py')
+    assert code == 0
+    line(lines, 'ok', 'model.student.head.num_classes')
+    line(lines, 'ok', 'one step with', 'loss_logits')
+    missing = 'model.teacher_checkpoint=gone.pth'
+    code, lines = check(capsys, home / 'distilled.py', '--cfg-options', missing)
+    assert code == 1 and lines[-1].startswith('1 error,')
+    line(lines, 'error', 'model.teacher_checkpoint', 'gone.pth')
+    # the rest is tried all the same
+    line(lines, 'ok', 'one step with', 'loss_logits')
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='mixed precision is refused where there is no GPU')
+def test_mixed_precision_needs_a_gpu(home, capsys):
+    code, lines = check(capsys, home / 'plain.py', '--cfg-options', 'optim_wrapper.type=AmpOptimWrapper')
+    assert code == 1
+    line(lines, 'error', 'optim_wrapper.type', 'needs a GPU')
+    line(lines, 'ok', 'one step with')
+
+
+def test_the_command_line(home, tmp_path):
+    """One line says what mmdet would do in silence, and the exit code tells a script."""
+    content = dict(
+        images=[dict(id=1, file_name='0.png', width=16, height=16)],
+        annotations=[dict(id=1, image_id=1, category_id=1, bbox=[1, 1, 8, 8], area=64, iscrowd=0)],
+        categories=[dict(id=1, name='cat'), dict(id=2, name='dog')],
+    )
+    (tmp_path / 'ann.json').write_text(json.dumps(content))
+    (tmp_path / 'detector.py').write_text(
+        "default_scope = 'mmdet'\n"
+        "model = dict(type='RetinaNet', bbox_head=dict(type='RetinaHead', num_classes=80))\n"
+        "train_dataloader = dict(dataset=dict(type='RepeatDataset', times=2, dataset=dict(type='CocoDataset',"
+        " ann_file='ann.json', data_prefix=dict(img=''), metainfo=dict(classes=('dog', 'cat')))))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, '-m', 'mmsnn', 'check', 'detector.py', '--quick'],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(ROOT)}, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert "'cat' would be called 'dog'" in line(lines, 'train_dataloader.dataset.dataset.metainfo.classes')
+    line(lines, 'model.bbox_head.num_classes: 80', 'Write num_classes=2')
+    assert lines[-1] == '2 errors, 0 warnings'
