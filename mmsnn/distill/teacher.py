@@ -12,7 +12,7 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from mmsnn.engine.fitting import load_weights
-from mmsnn.engine.loading import anns_are_checked
+from mmsnn.engine.loading import anns_are_checked, pretrained_from
 
 
 @contextmanager
@@ -85,7 +85,7 @@ class Teacher:
     def has_weights(self) -> bool:
         """Whether a checkpoint or a pretrained ``init_cfg`` stands behind the weights."""
         inits = [getattr(m, 'init_cfg', None) for m in self.model.modules()]
-        return self.checkpoint is not None or any(isinstance(i, dict) and i.get('type') == 'Pretrained' for i in inits)
+        return self.checkpoint is not None or any(pretrained_from(i) for i in inits)
 
 
 def input_statistics(model: nn.Module) -> tuple[Tensor | float, Tensor | float, bool]:

@@ -107,6 +107,42 @@ def load_pretrained(module: nn.Module, source: str, prefix: str | None = None) -
     module.load_state_dict(fit(module, state, source, 'start', key), strict=False)
 
 
+def pretrained_from(init_cfg) -> str | None:
+    """The checkpoint that an ``init_cfg`` names, be it a dict or a list of them, by name or by class."""
+    for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
+        if isinstance(cfg, Mapping) and cfg.get('type') in ('Pretrained', PretrainedInit):
+            return cfg.get('checkpoint')
+    return None
+
+
+def init_inner(backbone: nn.Module) -> None:
+    """``backbone.init_weights()``, for backbones of others: some read their checkpoint themselves, and in silence.
+
+    Raises:
+        ValueError: it has a pretrained ``init_cfg`` that left most of its kernels as they were.
+    """
+    source = pretrained_from(getattr(backbone, 'init_cfg', None))
+    if not source:
+        backbone.init_weights()
+        return
+    kernels = {name: p for name, p in backbone.named_parameters() if p.dim() > 1}
+    before = {name: p.detach().clone() for name, p in kernels.items()}
+    said, kind = f'backbone.init_cfg.checkpoint: {source}', type(backbone).__name__
+    remedy = f'Give a file in the layout that {kind}.init_weights reads, or set backbone.init_cfg=None to start afresh.'
+    try:
+        with safe_reading():
+            backbone.init_weights()
+    # what its own code stumbles over
+    except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(f'{said} was not loaded by {kind} ({type(error).__name__}: {error}). {remedy}') from error
+    left = [name for name, p in kernels.items() if torch.equal(p, before[name])]
+    if 2 * len(left) > len(kernels):
+        raise ValueError(
+            f'{said} fills {len(kernels) - len(left)} of {len(kernels)} kernels of {kind}, which reads its checkpoints '
+            f'itself; random would stay {some(left)}. {remedy}'
+        )
+
+
 def _role(module: nn.Module) -> str:
     """The part of a config that a module is built from, as far as its class tells."""
     if hasattr(module, 'backbone') and not is_wrapper(module):

@@ -8,6 +8,8 @@ from mmengine.registry import DefaultScope
 
 from mmsnn.compat import RESNET_VARIANTS
 
+from mmsnn.engine.loading import pretrained_from
+
 
 def refuse_unknown(backbone: object, unknown: dict) -> None:
     """TypeError that names all keys of a backbone's config which it does not take, and where they may come from."""
@@ -55,7 +57,7 @@ def check_frozen_stages(frozen_stages: int, stages: int, init_cfg: dict | list |
     """
     if not -1 <= frozen_stages <= stages:
         raise ValueError(f'backbone.frozen_stages must lie in -1 to {stages}, got {frozen_stages}')
-    if frozen_stages >= 0 and not (isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'):
+    if frozen_stages >= 0 and not pretrained_from(init_cfg):
         print_log(
             f'backbone.frozen_stages={frozen_stages} freezes randomly initialised stages unless a checkpoint fills '
             'them: set frozen_stages=-1 to train from scratch',

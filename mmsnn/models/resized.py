@@ -5,6 +5,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor
 
+from mmsnn.engine.loading import init_inner
 from mmsnn.registry import MODELS
 
 from .wrapper import Transparent
@@ -37,7 +38,7 @@ class Resized(Transparent, BaseModule):
 
     def init_weights(self) -> None:
         """Initialise the inner backbone by its own rules."""
-        self.backbone.init_weights()
+        init_inner(self.backbone)
         self._is_init = True
 
     def forward(self, x: Tensor):

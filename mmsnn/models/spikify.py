@@ -13,6 +13,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
+from mmsnn.engine.loading import init_inner, pretrained_from
 from mmsnn.layers import Readout, unfold
 from mmsnn.neurons import Neuron, build_neuron, neuron_config
 from mmsnn.neurons.firing import SpikeCounter
@@ -179,10 +180,9 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
 
     def init_weights(self) -> None:
         """Initialise the inner backbone by its own rules; warns of settings that silence it without a checkpoint."""
-        self.backbone.init_weights()
+        init_inner(self.backbone)
         self._is_init = True
-        init_cfg = self.backbone.init_cfg
-        if isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained':
+        if pretrained_from(self.backbone.init_cfg):
             return
         silencing = [key for key in ('norm_eval', 'zero_init_residual') if getattr(self.backbone, key, False)]
         if silencing:

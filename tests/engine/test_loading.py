@@ -6,6 +6,7 @@ import re
 import mmpretrain.models  # noqa: F401  registers
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.model.weight_init import PretrainedInit
 from mmengine.registry import MODELS
 from mmengine.runner import checkpoint as mmengine_checkpoint
@@ -62,6 +63,31 @@ class TestInitCfg:
         with pytest.raises(ValueError, match='backbone.init_cfg.checkpoint: .*python -m mmsnn convert') as error:
             initialised(backbone, file)
         assert str(error.value).count(file) == 2
+
+    @pytest.mark.parametrize(
+        'inner',
+        [
+            dict(type='mmdet.SwinTransformer', embed_dims=8, depths=(1,) * 4, num_heads=(1,) * 4, window_size=4),
+            dict(type='mmdet.PyramidVisionTransformer', embed_dims=8, num_layers=[1] * 4),
+            dict(type='mmseg.VisionTransformer', img_size=32, embed_dims=8, num_layers=1, num_heads=2, mlp_ratio=2),
+        ],
+    )
+    def test_backbones_that_read_for_themselves(self, inner, file):
+        """Their own way through a file that does not fit is silent; a file that fits passes."""
+        spikified = dict(type='mmsnn.Spikify', T=2, backbone=inner)
+        cfg = ConfigDict(type='Pretrained', checkpoint=file)
+        plain = MODELS.build(inner)
+        torch.save(dict(state_dict={'a.b': torch.rand(2, 2)}), file)
+        with pytest.raises(ValueError, match=f'^backbone.init_cfg.checkpoint: {file} (fills 0 of|was not loaded by)'):
+            MODELS.build({**spikified, 'init_cfg': cfg}).init_weights()
+        state = random_state(plain)
+        # the one knows a backbone by this prefix, the others by its absence
+        lead = 'backbone.' if 'Swin' in inner['type'] else ''
+        torch.save(dict(state_dict={lead + k: v for k, v in state.items()}), file)
+        model = MODELS.build({**spikified, 'init_cfg': cfg})
+        model.init_weights()
+        kernels = {name: state[name] for name, p in plain.named_parameters() if p.dim() > 1}
+        assert holds(model, kernels)
 
     def test_given_as_a_class(self, file, state):
         """As configs in Python's own syntax do."""
