@@ -17,13 +17,31 @@ from setuptools import find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
+# Installed beside the package as mmsnn.pth, which Python runs when it starts: mmcv's ops and configs by the name of
+# mmsnn are then there for OpenMMLab's own tools, too. Nothing is imported before mmcv or mmengine is.
+START_UP = """
+class MmsnnFirst:
+    def find_spec(self, name, path=None, target=None):
+        if name in ('mmcv', 'mmengine'):
+            sys.meta_path.remove(self)
+            try:
+                import mmsnn
+            except Exception:
+                pass
+
+import sys
+# Python reads the file twice in a virtual environment.
+if not any(type(finder).__name__ == 'MmsnnFirst' for finder in sys.meta_path):
+    sys.meta_path.insert(0, MmsnnFirst())
+"""
+
 ROOT = Path(__file__).parent.resolve()
 MIM = ('configs', 'tools', 'demo', 'model-index.yml')
 LITTER = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints')
 
 
 class BuildWithMim(build_py):
-    """Ship the top-level folders named in ``MIM`` as ``mmsnn/.mim``.
+    """Ship the top-level folders named in ``MIM`` as ``mmsnn/.mim``, and the start-up hook.
 
     A wheel gets copies. An editable install gets links inside the source tree, so that ``mmsnn::`` configs are always
     the ones being edited.
@@ -31,6 +49,10 @@ class BuildWithMim(build_py):
 
     def run(self):
         super().run()
+        # An editable wheel is packed from the folder that modules would be installed to.
+        top = Path(self.get_finalized_command('install').install_lib if self.editable_mode else self.build_lib)
+        # One line, because Python runs each line by itself.
+        (top / 'mmsnn.pth').write_text(f'import sys; exec({START_UP!r}, {{}})\n')
         mim = ROOT / 'mmsnn' / '.mim' if self.editable_mode else Path(self.build_lib, 'mmsnn', '.mim')
         # What an earlier build left may no longer exist in the sources.
         shutil.rmtree(mim, ignore_errors=True)
@@ -168,6 +190,7 @@ setup(
         'onedl-mmpretrain>=1.3',
     ],
     extras_require=extras,
+    entry_points=dict(console_scripts=['mmsnn = mmsnn.__main__:main']),
     ext_modules=ext_modules,
     package_data={'mmsnn.ops': ['csrc/*']},
     cmdclass={'build_py': BuildWithMim, **commands},

@@ -16,25 +16,26 @@ import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.hub import get_config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 
 from mmsnn import get_time_steps, set_time_steps
 from mmsnn.analysis import firing_rates
+from mmsnn.engine.building import build_model, read, use_student
 from mmsnn.engine.checkpoint import find_state, load_file
-from mmsnn.engine.cli import is_distiller
+from mmsnn.engine.cli import read_config
 from mmsnn.engine.fitting import fit
+from mmsnn.engine.options import add_cfg_options
 from mmsnn.neurons import Neuron
 
 # does not need a display
 matplotlib.use('Agg')
 
 
-def load_model(config: str, checkpoint: str | None, device: str = 'cpu'):
+def load_model(config: str | Config, checkpoint: str | None, device: str = 'cpu'):
     """Build the task model of a config and fill in its weights; a distillation config gives its plain student.
 
     Args:
-        config: path of a config file, or ``mmsnn::PATH`` for one that came with mmsnn.
+        config: a config, the path of its file, or ``mmsnn::PATH`` for one that came with mmsnn.
         checkpoint: path of the weights, read with ``weights_only=True``; None leaves random ones.
         device: as torch names it.
 
@@ -44,14 +45,9 @@ def load_model(config: str, checkpoint: str | None, device: str = 'cpu'):
     Raises:
         ValueError: the checkpoint holds more than tensors and plain containers, no weights, or others than the model's.
     """
-    cfg = get_config(config) if '::' in config else Config.fromfile(config)
-    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
-    if is_distiller(cfg.model):
-        cfg.model = cfg.model.student
-    if preprocessor:
-        cfg.model.setdefault('data_preprocessor', preprocessor)
+    cfg = use_student(read(config) if isinstance(config, str) else config)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    model = MODELS.build(cfg.model)
+    model = build_model(cfg)
     meta = cfg.test_dataloader.dataset.get('metainfo', {})
     if checkpoint is not None:
         content = load_file(checkpoint)
@@ -117,7 +113,7 @@ def draw_rates(axes, rates: dict[str, float], T: int) -> None:
 
 def main(args: argparse.Namespace) -> Path:
     """Run the demo; returns the path of the picture."""
-    model = load_model(args.config, args.checkpoint, args.device)
+    model = load_model(read_config(args), args.checkpoint, args.device)
     if args.T is not None:
         set_time_steps(model, args.T)
     batch = load_batch(model.cfg, args.image)
@@ -145,6 +141,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--T', type=int, help='time steps, where they should differ from the config')
     parser.add_argument('--score-thr', type=float, default=0.3, help='detections below are not drawn (default: 0.3)')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    add_cfg_options(parser)
+    parser.set_defaults(work_dir=None, launcher='none')
     args = parser.parse_args(argv)
     for path in (args.image, args.config, args.checkpoint):
         if '::' not in str(path) and not Path(path).is_file():

@@ -1,26 +1,32 @@
 """mmsnn: spiking neural networks for OpenMMLab."""
 
-from .compat import mend_merging, mend_module_names, warn_of_misfit_torchvision
-from .mmcv_ops import install as install_mmcv_ops
+from importlib import import_module
+
+from . import import_hook
 from .version import __version__
 
-# before anything imports mmcv.ops, which mmdet.models does
-warn_of_misfit_torchvision()
-mend_module_names()
-mend_merging()
-install_mmcv_ops()
+import_hook.install()
 
-from .layers.time import get_time_steps, set_time_steps  # noqa: E402
-from .ops.surrogates import register_surrogate  # noqa: E402
+# what `import mmsnn` offers, by the module that holds it: imported when it is asked for
+NAMES = dict(
+    get_time_steps='layers.time',
+    record='neurons',
+    register_surrogate='ops.surrogates',
+    set_time_steps='layers.time',
+)
+PACKAGES = ('analysis', 'datasets', 'distill', 'engine', 'layers', 'models', 'neurons', 'ops')
+
+__all__ = ['__version__', *NAMES]
 
 
 def __getattr__(name: str):
-    # on demand, because neurons import more of mmengine than a command line needs
-    if name == 'record':
-        from .neurons import record
+    if name in PACKAGES:
+        return import_module(f'.{name}', __name__)
+    if name not in NAMES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    value = globals()[name] = getattr(import_module(f'.{NAMES[name]}', __name__), name)
+    return value
 
-        return record
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
-
-__all__ = ['__version__', 'get_time_steps', 'record', 'register_surrogate', 'set_time_steps']
+def __dir__() -> list[str]:
+    return sorted({*globals(), *NAMES, *PACKAGES})

@@ -1,4 +1,4 @@
-"""``python -m mmsnn COMMAND ...`` runs the tools and demos from any folder; alone, it lists them."""
+"""``mmsnn COMMAND ...`` (or ``python -m mmsnn``) runs the tools and demos from any folder; alone, it lists them."""
 
 import ast
 import importlib
@@ -8,20 +8,7 @@ import runpy
 import sys
 from pathlib import Path
 
-import torch
-from mmengine.utils.dl_utils import mmcv_full_available
-
-from .compat import torchvision_version
-from .mmcv_ops import install
-from .ops import library
-
-PACKAGE = Path(__file__).parent
-
-
-def home() -> Path:
-    """The folder that holds ``tools`` and ``demo``: ``.mim`` where mmsnn is installed, the clone where it is not."""
-    mim = PACKAGE / '.mim'
-    return mim if mim.is_dir() else PACKAGE.parent
+from .compat import home, torchvision_version
 
 
 def scripts() -> dict[str, Path]:
@@ -32,7 +19,7 @@ def scripts() -> dict[str, Path]:
 
 def listing() -> str:
     """One line a command: the first line of its docstring."""
-    lines = ['python -m mmsnn COMMAND ...', '', f'  {"env":<24}Print the versions a report of a problem should name.']
+    lines = ['mmsnn COMMAND ...', '', f'  {"env":<24}Print the versions a report of a problem should name.']
     for name, path in scripts().items():
         doc = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''
         lines.append(f'  {name:<24}{doc.partition(chr(10))[0]}'.rstrip())
@@ -51,21 +38,29 @@ def version(module: str) -> str:
 
 def environment() -> str:
     """Versions, GPU, and where mmcv's ops come from, a line each."""
+    # not before they are needed: the list of commands is to come at once
+    import torch
+    from mmengine.utils.dl_utils import mmcv_full_available
+
+    from . import mmcv_ops
+    from .ops import library
+
     rows = {'python': platform.python_version(), 'torch': version('torch'), 'torchvision': torchvision_version()}
     rows |= {name: version(name) for name in ('mmsnn', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')}
-    rows['mmcv ops'] = "mmsnn's stand-in" if install() else 'compiled' if mmcv_full_available() else 'none'
+    rows['mmcv ops'] = "mmsnn's stand-in" if mmcv_ops.active() else 'compiled' if mmcv_full_available() else 'none'
     rows['spikingjelly'] = version('spikingjelly')
     rows['ops CPU'], rows['ops CUDA'] = library.cpu_path, library.cuda_path
     rows['GPU'] = torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'
     return '\n'.join(f'{name:<14}{value}' for name, value in rows.items())
 
 
-def main(arguments: list[str]) -> None:
-    """Run the command named first with what follows it.
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command named first in ``arguments`` (default: the command line) with what follows it.
 
     Raises:
         SystemExit: with a message, if there is no such command.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ('-h', '--help'):
         print(listing())
         return
@@ -83,4 +78,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    main(sys.argv[1:])
+    main()

@@ -1,38 +1,79 @@
-"""Mends for how the libraries mmsnn stands on are named and packaged; no-ops where there is nothing to mend."""
+"""Mends for the libraries mmsnn stands on, applied by `mmsnn.import_hook` when they are imported.
 
+A mend is given the module that was loaded. Nothing heavy is imported before it is needed.
+"""
+
+import copy
+import functools
 import importlib.util
+import inspect
+import os
 import re
 import warnings
 from pathlib import Path
 
-import torch
-from mmengine.config import Config
-from mmengine.config.utils import MODULE2PACKAGE
+CONFIG_FILES = ('.py', '.json', '.yaml', '.yml')
 
 # what a name implies that the arguments of a ResNet say in mmsnn
 RESNET_VARIANTS = {'ResNetV1c': dict(deep_stem=True), 'ResNetV1d': dict(deep_stem=True, avg_down=True)}
 RESNETS = ('SEWResNet', 'SpikingResNet')
 
 
-def mend_module_names() -> None:
-    """Let ``_base_ = 'mmseg::...'`` and ``'mmsnn::...'`` find their configs.
+def name_packages(utils) -> None:
+    """Let ``_base_ = 'mmseg::...'`` and ``'mmsnn::...'`` find their configs (mmengine.config.utils).
 
     mmengine looks for a distribution called mmsegmentation, which OneDL's is not, and knows no mmsnn. By the import
     name it finds either.
     """
-    MODULE2PACKAGE.update(mmseg='mmseg', mmsnn='mmsnn')
+    utils.MODULE2PACKAGE.update(mmseg='mmseg', mmsnn='mmsnn')
 
 
-def mend_merging() -> None:
-    """Let a spiking ResNet that replaces a ResNetV1c or ResNetV1d in an inherited config keep its stem and shortcuts.
+def find_bases(config) -> None:
+    """Let a base named ``mmsnn::PATH`` mean what it means by its path (mmengine.config.config).
+
+    mmengine writes ``_scope_='mmsnn'`` into what comes from such a base, and then looks for all of its types in mmsnn's
+    registries. But mmsnn's configs are configs of mmdet, mmseg or mmpretrain, which they name as ``default_scope``;
+    what is mmsnn's own in them says so: ``type='mmsnn.SEWResNet'``.
+
+    mmengine also reads all metafiles of a package before it looks for a base by its path, which takes seconds.
+    """
+    find = config.Config._get_cfg_path
+
+    @functools.wraps(find)
+    def find_base(cfg_path, filename):
+        shipped = find_config(cfg_path)
+        path, scope = (str(shipped), cfg_path.partition('::')[0]) if shipped else find(cfg_path, filename)
+        return path, None if scope == 'mmsnn' else scope
+
+    config.Config._get_cfg_path = staticmethod(find_base)
+
+
+def find_config(name: str) -> Path | None:
+    """The file of the config ``PACKAGE::PATH``; None where there is none, or ``name`` is no such name."""
+    package, there, path = name.partition('::')
+    spec = importlib.util.find_spec(package) if there and package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        return None
+    folder = home() if package == 'mmsnn' else Path(spec.origin).parent / '.mim'
+    file = folder / 'configs' / path
+    return file if file.is_file() else None
+
+
+def home() -> Path:
+    """The folder that holds ``configs``, ``tools`` and ``demo``: ``.mim`` where mmsnn is installed, else the clone."""
+    mim = Path(__file__).parent / '.mim'
+    return mim if mim.is_dir() else mim.parents[1]
+
+
+def keep_variants(config) -> None:
+    """Let a spiking ResNet that replaces a ResNetV1c or V1d in a config keep its shape (mmengine.config.config).
 
     These two say ``deep_stem=True`` (and ``avg_down=True``) by their names, which merging another ``type`` over them
     would lose. What the child config says itself counts; ``_delete_=True`` inherits nothing.
     """
-    merge = Config._merge_a_into_b
-    if getattr(merge, 'keeps_variants', False):
-        return
+    merge = config.Config._merge_a_into_b
 
+    @functools.wraps(merge)
     def merge_and_keep(a, b, allow_list_keys=False):
         merged = merge(a, b, allow_list_keys)
         if isinstance(a, dict) and isinstance(b, dict) and _name(a) in RESNETS:
@@ -40,8 +81,7 @@ def mend_merging() -> None:
                 merged.setdefault(key, value)
         return merged
 
-    merge_and_keep.keeps_variants = True
-    Config._merge_a_into_b = staticmethod(merge_and_keep)
+    config.Config._merge_a_into_b = staticmethod(merge_and_keep)
 
 
 def _name(cfg: dict) -> str:
@@ -49,8 +89,101 @@ def _name(cfg: dict) -> str:
     return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).rpartition('.')[2]
 
 
-def warn_of_misfit_torchvision() -> None:
+def build_own_models(hub) -> None:
+    """Let ``get_model('mmsnn::PATH')`` build in the scope that the config declares (mmengine.hub.hub)."""
+    get_model = hub.get_model
+
+    @functools.wraps(get_model)
+    def get(cfg_path, pretrained=False, **kwargs):
+        if not cfg_path.startswith('mmsnn::') or pretrained:
+            return get_model(cfg_path, pretrained, **kwargs)
+        from mmsnn.engine.building import build_model
+
+        cfg = hub.get_config(cfg_path)
+        for key, value in kwargs.items():
+            cfg.model.setdefault(key, value)
+        return build_model(cfg)
+
+    hub.get_model = get
+
+
+def infer_with_students(infer) -> None:
+    """Let an inferencer that is given a distillation config run its student (mmengine.infer.infer)."""
+    infer.BaseInferencer.__init__ = for_student(infer.BaseInferencer.__init__)
+
+
+def read_students(apis) -> None:
+    """The same for ``init_detector``, ``init_model`` and mmpretrain's ``get_model`` (the libraries' ``apis``)."""
+    for name in ('init_detector', 'init_model', 'get_model'):
+        if hasattr(apis, name):
+            setattr(apis, name, for_student(getattr(apis, name)))
+
+
+def tell_classes(datasets) -> None:
+    """Let mmseg's confusion_matrix.py and browse_dataset.py see classes that a config names.
+
+    They read ``METAINFO``, which a data set that only a config describes lacks (mmseg.datasets.basesegdataset).
+    """
+    initialise = datasets.BaseSegDataset.__init__
+
+    @functools.wraps(initialise)
+    def init(self, *args, **kwargs):
+        initialise(self, *args, **kwargs)
+        if not type(self).METAINFO:
+            self.METAINFO = self.metainfo
+
+    datasets.BaseSegDataset.__init__ = init
+
+
+def visualize_inherited(visualizer) -> None:
+    """Let mmpretrain's browse_dataset.py take an inherited visualizer (mmpretrain.visualization.visualizer).
+
+    It unpacks the config by hand, the ``_scope_`` that mmengine wrote there included.
+    """
+    cls = visualizer.UniversalVisualizer
+    initialise = cls.__init__
+
+    @functools.wraps(initialise)
+    def init(self, *args, _scope_=None, **kwargs):
+        initialise(self, *args, **kwargs)
+
+    cls.__init__ = init
+
+
+def for_student(function):
+    """``function``, such that its argument ``config`` or ``model`` may be a distillation config, or ``mmsnn::PATH``."""
+    signature = inspect.signature(function)
+    name = 'config' if 'config' in signature.parameters else 'model'
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        given = signature.bind(*args, **kwargs)
+        if name in given.arguments:
+            given.arguments[name] = student_of(given.arguments[name])
+        return function(*given.args, **given.kwargs)
+
+    return call
+
+
+def student_of(config):
+    """The config of a distillation config's student, read from a file where one is named; all else as it is."""
+    from mmengine.config import Config, ConfigDict
+
+    from mmsnn.engine.building import read, use_student
+
+    is_name = isinstance(config, (str, os.PathLike))
+    if is_name and ('::' in str(config) or (Path(config).suffix in CONFIG_FILES and Path(config).is_file())):
+        config = read(str(config))
+    elif isinstance(config, (Config, ConfigDict)):
+        # what is the caller's stays as it is
+        config = copy.deepcopy(config)
+    return use_student(config) if isinstance(config, (Config, ConfigDict)) else config
+
+
+def warn_of_misfit_torchvision(mmengine=None) -> None:
     """Warn where a CPU torch stands beside a CUDA torchvision, before the import fails with a riddle."""
+    import torch
+
     if torch.version.cuda is None and '+cu' in torchvision_version():
         warnings.warn(torchvision_hint(), stacklevel=2)
 
@@ -67,6 +200,8 @@ def torchvision_version() -> str:
 
 def torchvision_hint() -> str:
     """What to do where torchvision does not fit torch ("operator torchvision::nms does not exist")."""
+    import torch
+
     return (
         f'torch {torch.__version__} and torchvision {torchvision_version()} do not work together: they must be of '
         'one release and of one build (both +cpu, or the same +cu...). Uninstall both, then install both by one '

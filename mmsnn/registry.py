@@ -23,7 +23,8 @@ def build_own(cfg: dict, **defaults):
     """Build one of mmsnn's own parts from ``cfg``.
 
     Unlike ``Registry.build``, which looks an unscoped type up in the run's default scope first, ``dict(type='LIF')``
-    here always means ``mmsnn.LIF``; other scopes are written out (``type='mmcv.Swish'``).
+    here always means ``mmsnn.LIF``; other scopes are written out (``type='mmcv.Swish'``). The ``_scope_`` that mmengine
+    writes into what a config inherits from another package counts where mmsnn has no such type.
 
     Raises:
         KeyError: the type is not registered.
@@ -32,8 +33,15 @@ def build_own(cfg: dict, **defaults):
     if not isinstance(cfg, dict) or 'type' not in cfg:
         raise TypeError(f"expected a dict with a 'type', got {cfg!r}")
     args = {**defaults, **cfg}
-    kind = args.pop('type')
-    cls = MODELS.get(kind) if isinstance(kind, str) else kind
+    cls = find_own(args)
     if cls is None:
-        raise KeyError(f'{kind!r} is not registered in mmsnn; known: {", ".join(sorted(MODELS.module_dict))}')
-    return cls(**args)
+        raise KeyError(f'{cfg["type"]!r} is not registered in mmsnn; known: {", ".join(sorted(MODELS.module_dict))}')
+    return cls(**{key: value for key, value in args.items() if key not in ('type', '_scope_')})
+
+
+def find_own(cfg: dict) -> type | None:
+    """The class that `build_own` builds ``cfg`` of; None where there is none of that name."""
+    kind, scope = cfg['type'], cfg.get('_scope_')
+    if not isinstance(kind, str):
+        return kind
+    return MODELS.get(kind) or (MODELS.get(f'{scope}.{kind}') if scope else None)

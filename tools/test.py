@@ -5,15 +5,16 @@ import json
 import os.path as osp
 from pathlib import Path
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.model import is_model_wrapper
 from rich.console import Console
 
-import mmsnn  # first of those that need mmcv: it supplies mmcv's compiled ops where they are missing
+import mmsnn
 from mmsnn.analysis import benchmark
 from mmsnn.engine import checks
-from mmsnn.engine.cli import add_arguments, build_runner, is_distiller, read_config
+from mmsnn.engine.building import use_student
+from mmsnn.engine.cli import add_arguments, build_runner, read_config
 from mmsnn.engine.testing import ProgressBar, draw_results, use_tta
 
 
@@ -49,13 +50,7 @@ def prepare(cfg: Config, args: argparse.Namespace) -> Config:
     # what FSDP trained is tested whole
     for key in ('runner_type', 'strategy'):
         cfg.pop(key, None)
-    if is_distiller(cfg.model):
-        preprocessor = cfg.model.get('data_preprocessor')
-        cfg.model = ConfigDict(cfg.model.student)
-        if preprocessor:
-            cfg.model.setdefault('data_preprocessor', preprocessor)
-        hooks = cfg.get('custom_hooks') or []
-        cfg.custom_hooks = [hook for hook in hooks if 'DistillHook' not in str(hook.get('type'))]
+    use_student(cfg)
     if args.show or args.show_dir:
         draw_results(cfg, show=args.show, folder=args.show_dir, wait_time=args.wait_time)
     if args.tta:

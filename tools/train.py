@@ -2,9 +2,9 @@
 
 import argparse
 
-import mmsnn  # noqa: F401  first: it supplies mmcv's compiled ops where they are missing
 from mmsnn.engine import checks
-from mmsnn.engine.cli import add_arguments, build_runner, is_distiller, read_config
+from mmsnn.engine.building import is_distiller
+from mmsnn.engine.cli import add_arguments, build_runner, read_config
 
 
 def parse_args(argv=None) -> argparse.Namespace:

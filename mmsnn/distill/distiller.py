@@ -58,6 +58,7 @@ class Distiller(Transparent, BaseModel):
     Raises:
         ValueError: a tap names no module, shapes or numbers of classes do not fit, or a key is missing; ``prefix`` is
             out of range, or the student has a norm that mixes time steps (TEBN); the message names it.
+        TypeError: an argument that it does not take, as the student's in the wrong place.
     """
 
     inner = 'student'
@@ -75,8 +76,13 @@ class Distiller(Transparent, BaseModel):
         prefix: int | None = None,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
+        **unknown,
     ):
         super().__init__(init_cfg=init_cfg)
+        if unknown:
+            misplaced = ', '.join(f'model.{key}' for key in unknown)
+            meant = ', '.join(f'model.student.{key}' for key in unknown)
+            raise TypeError(f"{misplaced}: a Distiller takes no such argument; if the student's is meant, set {meant}")
         del self._modules['data_preprocessor']  # the student's serves
         if data_preprocessor is not None:
             student = {**student}

@@ -5,12 +5,11 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from mmengine.config import Config
-from mmengine.hub import get_config
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
+from mmsnn.engine.building import read
 from mmsnn.engine.fitting import load_weights
 from mmsnn.engine.loading import anns_are_checked, pretrained_from
 
@@ -43,7 +42,7 @@ class Teacher:
             self.key = f'model.teachers.{key}.config', f'model.teachers.{key}.checkpoint'
         if isinstance(config, str):
             try:
-                cfg = get_config(config) if '::' in config else Config.fromfile(config)
+                cfg = read(config)
             except Exception as error:
                 raise ValueError(f'{self.key[0]}={config!r} cannot be read: {error}') from error
             scope, config = cfg.get('default_scope'), cfg.model

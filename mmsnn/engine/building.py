@@ -1,4 +1,4 @@
-"""The model of a config and the size of its images, without its data: for tools that count or convert."""
+"""A config's file, its model, and the size of its images, without its data."""
 
 import math
 
@@ -6,7 +6,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from .cli import is_distiller
+from mmsnn.compat import find_config
 
 # H, W of data sets whose pipelines need not say it
 SIZES = {
@@ -22,6 +22,38 @@ SIZES = {
     'NCaltech101': (180, 240),
     'Gen1': (240, 304),
 }
+
+
+def read(name: str) -> Config:
+    """The config called ``name``: a file, or ``mmsnn::PATH`` for one that came with mmsnn (``mmdet::PATH`` ...).
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    shipped = find_config(name)
+    if '::' in name and shipped is None:
+        raise FileNotFoundError(f'there is no config {name!r}: the part before :: must be an installed package')
+    return Config.fromfile(shipped or name)
+
+
+def is_distiller(model: dict) -> bool:
+    """Whether a model's config is a Distiller's."""
+    return type_name(model) == 'Distiller'
+
+
+def type_name(cfg: dict) -> str:
+    """What a config dict's ``type`` is called, without its scope; empty where there is none."""
+    kind = cfg.get('type', '')
+    return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).rpartition('.')[2]
+
+
+def use_student(cfg: Config) -> Config:
+    """Make of a distillation config that of its student, in place; any other stays as it is. Returns ``cfg``."""
+    if is_distiller(cfg.get('model') or {}):
+        cfg.model = model_config(cfg)
+        hooks = cfg.get('custom_hooks') or []
+        cfg.custom_hooks = [hook for hook in hooks if type_name(hook) != 'DistillHook']
+    return cfg
 
 
 def model_config(cfg: Config, student: bool = True) -> ConfigDict:
@@ -54,7 +86,7 @@ def image_size(cfg: Config) -> tuple[int, int]:
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     while 'dataset' in dataset:
         dataset = dataset['dataset']
-    size = _last_size(dataset.get('pipeline') or []) or SIZES.get(_name(dataset))
+    size = _last_size(dataset.get('pipeline') or []) or SIZES.get(type_name(dataset))
     if size is None:
         raise ValueError(
             'test_dataloader.dataset: neither its pipeline nor its type tells the size of the images: give --shape H W'
@@ -63,17 +95,12 @@ def image_size(cfg: Config) -> tuple[int, int]:
     return tuple(math.ceil(side / divisor) * divisor for side in size)
 
 
-def _name(cfg: dict) -> str:
-    kind = cfg.get('type', '')
-    return (kind if isinstance(kind, str) else kind.__name__).rpartition('.')[2]
-
-
 def _last_size(pipeline: list[dict]) -> tuple[int, int] | None:
     for step in reversed(pipeline):
-        if _name(step) == 'EventResize':
+        if type_name(step) == 'EventResize':
             size = step['size']
             return (size, size) if isinstance(size, int) else tuple(size)
-        if _name(step) in ('CenterCrop', 'Resize'):
+        if type_name(step) in ('CenterCrop', 'Resize'):
             # mmcv's are width, height
             size = step.get('crop_size', step.get('scale'))
             return (size, size) if isinstance(size, int) else tuple(size)[::-1]

@@ -6,25 +6,20 @@ import os.path as osp
 from datetime import timedelta
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dist import is_distributed
-from mmengine.hub import get_config
 from mmengine.runner import Runner
 
 from . import console
+from .building import read
 from .loading import CheckMatch, check_source, install_safe_loading
+from .options import add_cfg_options, apply_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that every tool with a runner has."""
     parser.add_argument('--work-dir', help='folder of logs and results; default: work_dirs/NAME_OF_CONFIG')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override the config, e.g. model.backbone.T=2 or key="[(a,b),(c,d)]"',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--verbose', action='store_true', help='environment, config and hooks on the console, not in the log file alone'
     )
@@ -41,9 +36,9 @@ def read_config(args: argparse.Namespace) -> Config:
         ValueError: FSDP is asked for where it cannot work, or ``sync_bn`` where nothing reads it.
         RuntimeError: a distributed launch that this machine cannot serve.
     """
-    cfg = get_config(args.config) if '::' in args.config else Config.fromfile(args.config)
+    cfg = read(args.config)
     if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+        apply_options(cfg, args.cfg_options)
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -62,12 +57,6 @@ def read_config(args: argparse.Namespace) -> Config:
             _launch_on_cpu(cfg)
     complete_loaders(cfg)
     return cfg
-
-
-def is_distiller(model: dict) -> bool:
-    """Whether a model's config is a Distiller's."""
-    kind = model.get('type')
-    return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).rpartition('.')[2] == 'Distiller'
 
 
 def build_runner(cfg: Config, verbose: bool = False) -> Runner:

@@ -1,25 +1,30 @@
-"""Puts the stand-in in the place of ``mmcv._ext`` where mmcv comes without its compiled ops."""
+"""The stand-in as a module."""
 
 import functools
-import importlib.machinery
 import importlib.util
-import os
 import re
 import sys
 import types
 
 from mmengine.logging import print_log
 
+from mmsnn.import_hook import STANDIN as NAME
+from mmsnn.import_hook import SWITCH, StandInLoader
+
 from . import attention, carafe, deform_conv, focal_loss, masked_conv, nms, roi, sync_bn
 
-NAME = 'mmcv._ext'
-SWITCH = 'MMSNN_MMCV_STANDIN'
 FILES = (attention, carafe, deform_conv, focal_loss, masked_conv, nms, roi, sync_bn)
 OPS = {name: getattr(file, name) for file in FILES for name in file.__all__}
 
 
 class StandIn(types.ModuleType):
     """The module put in the place of ``mmcv._ext``."""
+
+    def __init__(self, name: str = NAME):
+        super().__init__(name, sys.modules[__package__].__doc__)
+        self.get_compiler_version = self.get_compiling_cuda_version = lambda: 'not compiled (stand-in of mmsnn)'
+        for op, function in OPS.items():
+            setattr(self, op, announced(function))
 
     def __getattr__(self, name: str):
         # mmcv asks for all of its ops by hasattr when it is imported, so an op we lack may fail only when called.
@@ -36,30 +41,13 @@ class StandIn(types.ModuleType):
         return missing
 
 
-def install() -> bool:
-    """Make ``mmcv.ops`` importable where mmcv has no compiled ops; return whether the stand-in is in place.
-
-    Must run before ``mmcv.ops`` is imported. Does nothing where mmcv is absent or compiled, or where the environment
-    variable ``MMSNN_MMCV_STANDIN`` is 0: mmcv's own ImportError then says what is missing.
-    """
-    if isinstance(sys.modules.get(NAME), StandIn):
-        return True
-    mmcv = importlib.util.find_spec('mmcv')
-    if mmcv is None or os.environ.get(SWITCH) == '0' or is_compiled(mmcv):
+def active() -> bool:
+    """Whether mmcv's compiled ops are this stand-in; False where mmcv is absent, compiled, or the stand-in refused."""
+    try:
+        spec = importlib.util.find_spec(NAME)
+    except ModuleNotFoundError:
         return False
-    module = StandIn(NAME, sys.modules[__package__].__doc__)
-    # importlib.util.find_spec, by which mmengine looks for the compiled ops, refuses modules without one.
-    module.__spec__ = importlib.machinery.ModuleSpec(NAME, loader=None, origin=__name__)
-    module.get_compiler_version = module.get_compiling_cuda_version = lambda: 'not compiled (stand-in of mmsnn)'
-    for name, op in OPS.items():
-        setattr(module, name, announced(op))
-    sys.modules[NAME] = module
-    return True
-
-
-def is_compiled(mmcv: importlib.machinery.ModuleSpec) -> bool:
-    """Whether the mmcv found at ``mmcv`` has its compiled ops. Imports nothing: that would cost every user seconds."""
-    return importlib.machinery.PathFinder.find_spec(NAME, mmcv.submodule_search_locations) is not None
+    return spec is not None and isinstance(spec.loader, StandInLoader)
 
 
 def announced(op):

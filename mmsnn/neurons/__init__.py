@@ -2,7 +2,7 @@
 
 import inspect
 
-from mmsnn.registry import MODELS, build_own
+from mmsnn.registry import MODELS, build_own, find_own
 
 from .base import Neuron
 from .firing import FiringRates, LayerFiring, SpikeCounter
@@ -42,7 +42,7 @@ def build_neuron(cfg: dict, T: int) -> Neuron:
     """
     if not isinstance(cfg, dict) or 'type' not in cfg:
         raise TypeError(f"neuron: expected a dict with a 'type', got {cfg!r}")
-    cls = MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
+    cls = find_own(cfg)
     known = sorted(k for k, v in MODELS.module_dict.items() if inspect.isclass(v) and issubclass(v, Neuron))
     if cls is None:
         raise KeyError(f'neuron.type: {cfg["type"]!r} is not registered in mmsnn; neurons: {", ".join(known)}')
@@ -50,7 +50,7 @@ def build_neuron(cfg: dict, T: int) -> Neuron:
         raise TypeError(f'neuron.type: {cfg["type"]!r} is no spiking neuron; neurons: {", ".join(known)}')
     signatures = [inspect.signature(c.__init__).parameters for c in cls.__mro__ if issubclass(c, Neuron)]
     takes = {k for each in signatures for k, p in each.items() if p.kind is not p.VAR_KEYWORD} - {'self'}
-    if unknown := cfg.keys() - takes - {'type'}:
+    if unknown := cfg.keys() - takes - {'type', '_scope_'}:
         names = ', '.join(f'neuron.{key}' for key in sorted(unknown))
         shown = ', '.join(sorted(takes - {'T', 'inplace'}))
         raise TypeError(f'{names}: {cls.__name__} takes no such key, but {shown}')

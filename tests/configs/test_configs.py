@@ -30,6 +30,7 @@ VIT = 'configs/vision_transformer/metafile.yml'
 SMALL = 'spiking_r18_cifar10_small', 'retinanet_sew18_bccd', 'fcn_sew18_camvid'
 # never equal to T, which would hide errors in folding
 BATCH = 3
+BASES = sorted((CONFIGS / '_base_').rglob('*.py'))
 
 
 def name(file):
@@ -93,6 +94,39 @@ def test_builds_and_trains(file):
     # the gradient reaches the first layer, and the optimizer uses it
     assert first.grad.any() and not torch.equal(before, first)
     assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+@pytest.mark.parametrize('file', [*FILES, *BASES], ids=lambda file: file.relative_to(CONFIGS).as_posix())
+def test_inherited_by_package_name(file, tmp_path):
+    child = tmp_path / 'child.py'
+    child.write_text(f"_base_ = 'mmsnn::{file.relative_to(CONFIGS).as_posix()}'")
+    assert Config.fromfile(child).to_dict() == read(file).to_dict()
+
+
+COMPOSED = """
+_base_ = ['mmsnn::ann/{ann}.py', 'mmsnn::_base_/neurons/sakd.py', 'mmsnn::_base_/distill/{method}.py']
+student = dict(_base_.model, backbone=dict(_base_.model.backbone, type='mmsnn.{backbone}, T=2, neuron=_base_.neuron))
+model = dict(_delete_=True, type='mmsnn.Distiller', student=student, teacher='mmsnn::ann/{ann}.py', **_base_.distill)
+"""
+
+
+@pytest.mark.parametrize(
+    'ann, method, backbone',
+    [
+        ('r18_cifar10_small', 'sakd_cifar', "SpikingResNet', stem='cifar'"),
+        ('retinanet_r18_bccd', 'sakd_dense', "SEWResNet'"),
+        ('fcn_r18_camvid', 'bkd_dense', "SEWResNet'"),
+    ],
+)
+def test_composed_of_bases_by_package_name(ann, method, backbone, tmp_path):
+    """As a user does outside of the clone: variables of bases become arguments."""
+    file = tmp_path / 'mine.py'
+    file.write_text(COMPOSED.format(ann=ann, method=method, backbone=backbone))
+    cfg = Config.fromfile(file)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = build_model(cfg)
+        losses = model.train().train_step(noise_batch(model, BATCH), build_optim_wrapper(model, cfg.optim_wrapper))
+    assert set(cfg.distill.losses) <= set(losses) and losses['loss'].isfinite()
 
 
 @pytest.mark.parametrize('file', [f for f in FILES if f.parent.name in TAUGHT], ids=name)

@@ -666,3 +666,8 @@ class TestPrefix:
         assert losses['loss_a'] > 0
         weak = model.connectors.loss_a[-1]
         assert weak.weight.grad.any() and weak.out_features == model.bbox_head.retina_cls.out_channels
+
+
+def test_arguments_of_the_student_in_the_wrong_place():
+    with pytest.raises(TypeError, match=r'model\.backbone: a Distiller .* set model\.student\.backbone'):
+        Distiller(classifier(spiking=True), backbone=dict(T=2))

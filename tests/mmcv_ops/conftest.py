@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmsnn.mmcv_ops import install, standin
+from mmsnn.mmcv_ops import active, standin
 
-STANDIN = install()
+STANDIN = active()
 
 
 @pytest.fixture(name='standin')

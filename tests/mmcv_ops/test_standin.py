@@ -27,7 +27,7 @@ class TestModule:
     def test_looks_like_a_module(self):
         assert mmengine.utils.dl_utils.mmcv_full_available()
         assert 'stand-in' in ops.get_compiler_version()
-        assert standin.install()
+        assert standin.active()
 
     def test_other_ops_say_what_is_needed(self):
         with pytest.raises(RuntimeError, match='border_align_forward needs a compiled mmcv.*carafe, .*deform_conv, '):
@@ -36,7 +36,7 @@ class TestModule:
     def test_refused_by_the_environment(self, monkeypatch):
         monkeypatch.delitem(sys.modules, standin.NAME)
         monkeypatch.setenv(standin.SWITCH, '0')
-        assert not standin.install()
+        assert not standin.active()
         with pytest.raises(ModuleNotFoundError, match='mmcv._ext'):
             __import__(standin.NAME)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import mmcv
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from rich.console import Console
 
@@ -18,6 +18,7 @@ from mmsnn.analysis.energy import EnergyReport
 from mmsnn.engine.building import build_model, image_size
 from mmsnn.engine.cli import read_config
 from mmsnn.engine.fitting import load_weights
+from mmsnn.engine.options import add_cfg_options
 from mmsnn.layers import get_time_steps, image_channels
 from mmsnn.models import EventDataPreprocessor
 
@@ -33,7 +34,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'), help="in pixels; default: the config's")
     parser.add_argument('--T', type=int, metavar='N', help='time steps, if not those of the config')
     parser.add_argument('--out', metavar='FILE.json', help='write the report there as well')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    add_cfg_options(parser)
     parser.set_defaults(work_dir=None, launcher='none')
     return parser.parse_args(argv)
 

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 from rich.console import Console
 
 import mmsnn
@@ -13,6 +12,7 @@ from mmsnn.analysis import count_macs
 from mmsnn.analysis.macs import MacReport
 from mmsnn.engine.building import build_model, image_size
 from mmsnn.engine.cli import read_config
+from mmsnn.engine.options import add_cfg_options
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -23,7 +23,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--T', type=int, metavar='N', help='time steps, if not those of the config')
     parser.add_argument('--depth', type=int, default=1, metavar='N', help='dotted names shown (default: 1)')
     parser.add_argument('--out', metavar='FILE.json', help='write all modules there as well')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    add_cfg_options(parser)
     parser.set_defaults(work_dir=None, launcher='none')
     return parser.parse_args(argv)
 

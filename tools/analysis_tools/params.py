@@ -4,13 +4,13 @@ import argparse
 import json
 from pathlib import Path
 
-from mmengine.config import DictAction
 from rich.console import Console
 
 from mmsnn.analysis import count_parameters
 from mmsnn.analysis.parameters import ParameterReport
 from mmsnn.engine.building import build_model
 from mmsnn.engine.cli import read_config
+from mmsnn.engine.options import add_cfg_options
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -19,7 +19,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('config', help='config file, or mmsnn::PATH')
     parser.add_argument('--depth', type=int, default=1, metavar='N', help='dotted names shown (default: 1)')
     parser.add_argument('--out', metavar='FILE.json', help='write all modules there as well')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    add_cfg_options(parser)
     parser.set_defaults(work_dir=None, launcher='none')
     return parser.parse_args(argv)
 

@@ -11,18 +11,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from mmcv.transforms import Compose
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger, print_log
-from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.registry import DATASETS, DefaultScope
 from rich.console import Console
 from rich.progress import track
 
 import mmsnn
 from mmsnn.analysis.saliency import KINDS, ROLES, ImageSaliency, compare
+from mmsnn.engine.building import build_model, is_distiller
 from mmsnn.engine.checks import check_data
-from mmsnn.engine.cli import is_distiller, read_config
+from mmsnn.engine.cli import read_config
 from mmsnn.engine.fitting import load_weights
+from mmsnn.engine.options import add_cfg_options
 
 # does not need a display
 matplotlib.use('Agg')
@@ -46,9 +48,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--T', type=int, metavar='N', help="the student's time steps, if not those of the config")
     parser.add_argument('--out', type=Path, metavar='DIR', help='write saliency.json and a picture an image there')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help="override the student's config"
-    )
+    add_cfg_options(parser)
     parser.set_defaults(work_dir=None, launcher='none')
     return parser.parse_args(argv)
 
@@ -88,12 +88,8 @@ def build(cfg: Config, checkpoint: str | None, key: str) -> torch.nn.Module:
             f'{key}: there is no checkpoint at {checkpoint!r}; in {str(Path(checkpoint).parent)!r} there is '
             f'{there or "none"}'
         )
-    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
-    model = ConfigDict(cfg.model.student if is_distiller(cfg.model) else cfg.model)
-    if preprocessor:
-        model.setdefault('data_preprocessor', preprocessor)
+    model = build_model(cfg)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        model = MODELS.build(model)
         if checkpoint is None:
             print_log(f'no {key}: the weights are those that training begins with', 'current', logging.WARNING)
             model.init_weights()

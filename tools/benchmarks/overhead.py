@@ -1,4 +1,4 @@
-"""Time what distillation, and counting spikes, add to a training step; each method against step plus teacher forward."""
+"""Time what distillation and counting spikes add to a training step: each method against step plus teacher forward."""
 
 import argparse
 import copy
@@ -6,17 +6,18 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from rich.progress import track
 
-import mmsnn  # noqa: F401  first: it supplies mmcv's compiled ops where they are missing
 from mmsnn.analysis import pairing
 from mmsnn.distill import Distiller
-from mmsnn.engine.cli import complete_loaders, is_distiller
+from mmsnn.engine.building import is_distiller
+from mmsnn.engine.cli import complete_loaders
+from mmsnn.engine.options import add_cfg_options, apply_options
 from mmsnn.neurons import SpikeCounter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,9 +57,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('student', help='name of a config in configs/spiking, e.g. retinanet_sew18_bccd')
     parser.add_argument('--methods', nargs='+', default=list(METHODS), help='folders of configs; default: all that fit')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='K=V', help="change the methods' configs"
-    )
+    add_cfg_options(parser)
     parser.add_argument('--noise', type=int, metavar='PIXELS', help='noise instead of the training set (classifiers)')
     parser.add_argument('--batch', type=int, default=8, help='images of noise')
     parser.add_argument('--device', default='cpu')
@@ -70,7 +69,7 @@ def main(argv=None):
     files = {name: ROOT / f'configs/{name}/{args.student}.py' for name in args.methods}
     configs = {name: Config.fromfile(file) for name, file in files.items() if file.exists()}
     for cfg in configs.values():
-        cfg.merge_from_dict(args.cfg_options or {})
+        apply_options(cfg, args.cfg_options or {})
     configs = {PLAIN: Config.fromfile(ROOT / f'configs/spiking/{args.student}.py'), **configs}
     init_default_scope(configs[PLAIN].default_scope)
     complete_loaders(configs[PLAIN])

@@ -4,13 +4,13 @@ import argparse
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 
 from mmsnn import __version__
 from mmsnn.engine.building import build_model
 from mmsnn.engine.checkpoint import load_state
 from mmsnn.engine.cli import read_config
 from mmsnn.engine.conversion import LAYOUTS, ConversionReport, check_fit, convert_state
+from mmsnn.engine.options import add_cfg_options
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -27,7 +27,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--config', help='check that the backbone of this config takes all of it')
     parser.add_argument('--layout', choices=[layout.name for layout in LAYOUTS], help='if it is not found by itself')
     parser.add_argument('--key', help='entry of the file that holds the state dict, e.g. state_dict_ema')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    add_cfg_options(parser)
     parser.set_defaults(work_dir=None, launcher='none')
     return parser.parse_args(argv)
 

@@ -6,7 +6,7 @@ from numbers import Real
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
 from mmsnn.distill.schedules import Progress
@@ -33,7 +33,10 @@ class DistillHook(Hook):
         self.metrics: dict[str, float] | None = None
 
     def _model(self, runner):
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = runner.model
+        # the task libraries' test.py --tta wraps what the config calls its model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
         if not hasattr(model, 'connectors'):
             raise TypeError(f'DistillHook: model is a {type(model).__name__}, not an mmsnn.Distiller: remove the hook')
         return model

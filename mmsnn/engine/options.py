@@ -1,0 +1,156 @@
+"""``--cfg-options``: worked into a config, and a warning for each key that nothing reads."""
+
+import argparse
+import difflib
+import importlib.util
+import inspect
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.logging import print_log
+from mmengine.runner import FlexibleRunner, Runner
+
+from .building import is_distiller
+
+# the entries of a config that the tools read beside the runners
+READ_BY_TOOLS = {'model', 'work_dir', 'runner_type', 'tta_model', 'tta_pipeline'}
+# whose sources are searched for the name of a key, besides those of the task library and what the config imports
+READERS = 'mmengine', 'mmcv', 'mmsnn', 'torch.optim', 'torch.utils.data'
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """The option ``--cfg-options`` of every tool that reads a config."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override the config, e.g. model.backbone.T=2 or key="[(a,b),(c,d)]"; of a distillation config, '
+        "model.KEY is the student's unless it is the Distiller's own",
+    )
+
+
+def apply_options(cfg: Config, options: dict) -> None:
+    """Work ``options`` (``{'model.backbone.T': 2}``) into ``cfg``, in place.
+
+    In a distillation config, ``model.KEY`` means the student's where the Distiller has no such argument; one line says
+    so. Keys that nothing reads are named in warnings.
+    """
+    options = _meant_for_student(cfg, options)
+    for key in options:
+        found = unread(cfg, key)
+        if found:
+            print_log(f'--cfg-options {key}: {found}', logger='current', level=logging.WARNING)
+    cfg.merge_from_dict(options)
+
+
+def unread(cfg: Config, key: str) -> str | None:
+    """Why nothing would read the dotted ``key``, added to ``cfg`` or changed in it; None where something may.
+
+    The first name of a key must be one that the runners or the tools read: variables of a config file have done their
+    work when the file has been read. A name further down, if it is new, must occur somewhere in the sources of those
+    who could read it.
+    """
+    first, *rest = key.split('.')
+    if first not in _read_at_the_top():
+        if first in cfg:
+            places = _places(cfg, first)
+            where = f'it went into {", ".join(places)}. Set those' if places else 'set what it went into'
+            return f'nothing reads {first}, a variable that the config file used up: {where}'
+        return f'nothing reads {first}' + _suggestion(first, {*cfg, *_read_at_the_top()}, '', rest)
+    node, above = cfg.get(first), first
+    for i, name in enumerate(rest):
+        if isinstance(node, (list, tuple)) and name.isdigit() and int(name) < len(node):
+            node = node[int(name)]
+        elif isinstance(node, dict) and name in node:
+            node = node[name]
+        else:
+            siblings = {str(k) for k in node} if isinstance(node, dict) else set()
+            close = difflib.get_close_matches(name, siblings, 1, 0.84) if i == len(rest) - 1 else []
+            misspelt = close and 'type' not in siblings and not isinstance(node[close[0]], dict)
+            new = [part for part in rest[i:] if not part.isdigit()]
+            unknown = next((part for part in new if not _occurs(part, cfg)), None)
+            if unknown == name or (unknown is None and misspelt):
+                return f'nothing reads {above}.{name}' + _suggestion(name, siblings, f'{above}.', rest[i + 1 :])
+            return f'nothing reads {unknown}' if unknown else None
+        above = f'{above}.{name}'
+    return None
+
+
+def _meant_for_student(cfg: Config, options: dict) -> dict:
+    """``options``, with those that a Distiller does not take moved to its student."""
+    if not is_distiller(cfg.get('model') or {}):
+        return options
+    from mmsnn.distill import Distiller
+
+    own = {'type', '_delete_', *inspect.signature(Distiller).parameters} - {'unknown'}
+    # of these two the student's are what counts, unless the config sets them outside
+    own -= {'data_preprocessor', 'init_cfg'} - cfg.model.keys()
+    moved = {}
+    for key in options:
+        model, _, rest = key.partition('.')
+        if model == 'model' and rest and rest.partition('.')[0] not in own:
+            moved[key] = f'model.student.{rest}'
+    if moved:
+        pairs = ', '.join(f'{old} is read as {new}' for old, new in moved.items())
+        print_log(f'--cfg-options of a distillation config mean the student: {pairs}', logger='current')
+    return {moved.get(key, key): value for key, value in options.items()}
+
+
+def _read_at_the_top() -> set[str]:
+    """The entries of a config that a runner or a tool reads."""
+    names = set(READ_BY_TOOLS)
+    for runner in (Runner, FlexibleRunner):
+        names |= {*inspect.signature(runner).parameters} - {'cfg'}
+        names |= {*re.findall(r"\bcfg\.get\(\s*'(\w+)'", inspect.getsource(runner))}
+    return names
+
+
+def _suggestion(name: str, known: set[str], above: str, rest: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f'; did you mean {above}{".".join([close[0], *rest])}?' if close else ''
+
+
+def _places(cfg: Config, variable: str) -> list[str]:
+    """Where what stands in a ``variable`` of the config file stands in what is read; three of them at most."""
+    value = cfg[variable]
+    telling = isinstance(value, (str, list, tuple, dict)) and bool(value)
+    found = []
+    for key in _read_at_the_top() & cfg.keys():
+        for path, name, node in _nodes(cfg[key], key):
+            begins = isinstance(value, str) and isinstance(node, str) and value and node.startswith(value)
+            if (name == variable and node == value) or (telling and (node == value or begins)):
+                found.append(path)
+    return [*sorted(found, key=lambda path: (path.count('.'), path))[:3], *['...'] * (len(found) > 3)]
+
+
+def _nodes(node, path: str) -> Iterator[tuple[str, str, object]]:
+    """All that lies at and below ``node``, with its path and its last name; what is inside of it comes after it."""
+    yield path, path.rpartition('.')[2], node
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for name, child in items:
+        yield from _nodes(child, f'{path}.{name}')
+
+
+def _occurs(name: str, cfg: Config) -> bool:
+    """Whether ``name`` is a word in the sources of those who may read the config."""
+    imported = (cfg.get('custom_imports') or {}).get('imports') or []
+    modules = {
+        *READERS,
+        cfg.get('default_scope') or 'mmengine',
+        *([imported] if isinstance(imported, str) else imported),
+    }
+    word = re.compile(rf'\b{re.escape(name)}\b')
+    return any(word.search(path.read_text(encoding='utf-8', errors='ignore')) for m in modules for path in _sources(m))
+
+
+def _sources(module: str) -> Iterator[Path]:
+    spec = importlib.util.find_spec(module)
+    if spec is not None and spec.submodule_search_locations:
+        for folder in spec.submodule_search_locations:
+            yield from (path for path in Path(folder).rglob('*.py') if '.mim' not in path.parts)
+    elif spec is not None and spec.has_location:
+        yield Path(spec.origin)

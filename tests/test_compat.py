@@ -1,0 +1,86 @@
+"""The libraries' own functions on mmsnn's configs: a distillation config means its student."""
+
+import pytest
+from mmengine.config import Config
+from mmengine.hub import get_model
+from mmengine.registry import DefaultScope
+
+from mmsnn import compat
+
+DETECTOR = 'mmsnn::sakd/retinanet_sew18_bccd.py'
+SEGMENTOR = 'mmsnn::sakd/fcn_sew18_camvid.py'
+CLASSIFIER = 'mmsnn::sakd/spiking_r18_cifar10_small.py'
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A distillation config in a folder of the user's."""
+    path = tmp_path / 'mine.py'
+    path.write_text(f"_base_ = '{DETECTOR}'\nmodel = dict(student=dict(backbone=dict(T=3)))")
+    return str(path)
+
+
+def check(model, kind, T=4):
+    assert type(model).__name__ == kind and model.backbone.T == T
+
+
+class TestDistillationConfig:
+    def test_init_detector(self, file):
+        from mmdet.apis import init_detector
+
+        check(init_detector(file, device='cpu'), 'RetinaNet', T=3)
+        check(init_detector(DETECTOR, device='cpu'), 'RetinaNet')
+        cfg = Config.fromfile(file)
+        check(init_detector(config=cfg, device='cpu'), 'RetinaNet', T=3)
+        assert cfg.model.type == 'mmsnn.Distiller' and cfg.model.student.backbone.T == 3
+
+    def test_det_inferencer(self, file):
+        from mmdet.apis import DetInferencer
+
+        for config in (file, DETECTOR):
+            inferencer = DetInferencer(config, device='cpu')
+            check(inferencer.model, 'RetinaNet', T=3 if config == file else 4)
+            assert inferencer.cfg.model.type == 'RetinaNet'
+
+    def test_init_model_and_seg_inferencer(self):
+        from mmseg.apis import MMSegInferencer, init_model
+
+        check(init_model(SEGMENTOR, device='cpu'), 'EncoderDecoder')
+        check(MMSegInferencer(SEGMENTOR, device='cpu').model, 'EncoderDecoder')
+
+    def test_classification_inferencer(self):
+        from mmpretrain import ImageClassificationInferencer
+
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            check(ImageClassificationInferencer(CLASSIFIER, pretrained=False, device='cpu').model, 'ImageClassifier')
+
+    def test_hub(self):
+        check(get_model(DETECTOR), 'RetinaNet')
+        check(get_model(CLASSIFIER), 'ImageClassifier')
+
+
+def test_other_configs_are_handed_on_as_they_are():
+    cfg = Config.fromfile(str(compat.find_config(DETECTOR.replace('sakd', 'spiking'))))
+    assert compat.student_of(cfg).to_dict() == cfg.to_dict()
+    assert compat.student_of('resnet18_8xb32_in1k') == 'resnet18_8xb32_in1k'
+    assert compat.student_of(None) is None
+
+
+def test_classes_that_a_config_names():
+    from mmseg.datasets import BaseSegDataset, CityscapesDataset
+
+    own = BaseSegDataset(metainfo=dict(classes=('a', 'b')), lazy_init=True)
+    assert own.METAINFO['classes'] == ('a', 'b') and not BaseSegDataset.METAINFO
+    theirs = CityscapesDataset(metainfo=dict(classes=('road', 'wall')), lazy_init=True)
+    assert theirs.METAINFO is CityscapesDataset.METAINFO
+
+
+def test_inherited_visualizer():
+    from mmpretrain.visualization import UniversalVisualizer
+
+    assert UniversalVisualizer(_scope_='mmpretrain', vis_backends=[])
+
+
+@pytest.mark.parametrize('name', ['mmdet::nothing.py', 'mmsnn::nothing.py', 'nothing::a/b.py', 'a/b.py', '../x::y'])
+def test_no_such_config(name):
+    assert compat.find_config(name) is None
