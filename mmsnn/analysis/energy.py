@@ -120,7 +120,7 @@ class EnergyReport:
             f'{self.uncounted_macs / 1e6:.3f} M dense MACs outside convolution and linear layers (products of '
             'attention).'
         ]
-        if self.firing_rates.silent:
+        if self.firing_rates.warning():
             notes.append(f'What costs nothing may do nothing: {self.firing_rates.warning()}')
         table = Table(
             title=f'Synaptic operations per image, T={self.T}, mean of {self.images} images',
@@ -130,7 +130,7 @@ class EnergyReport:
         )
         table.add_column('layer', 'total', overflow='fold', min_width=20)
         table.add_column('rule', no_wrap=True)
-        table.add_column('density', justify='right')
+        table.add_column('density', justify='right', min_width=7)
 
         def cell(holder, key):
             value = self.total(key) if holder is self else getattr(holder, key)

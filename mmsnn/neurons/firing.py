@@ -17,9 +17,13 @@ from .watched import run_eagerly
 
 # what wrappers put into the names of modules
 WRAPPERS = re.compile(r'(?<![^.])(_orig_mod|_fsdp_wrapped_module)(\.|$)')
+# share of channels from which on a layer is as good as silent
+NEARLY = 0.9
+# names in a warning
+SHOWN = 20
 REMEDY = (
-    "lower their v_threshold, put a batch norm in front of them (norm_cfg=dict(type='mmsnn.TDBN', v_threshold=...) "
-    'starts at the threshold), or start from larger weights (init_cfg).'
+    'lower their v_threshold, put a batch norm in front of them (TDBN, in configs norm_cfg=dict(type='
+    "'mmsnn.TDBN', v_threshold=...), starts at the threshold), or start from larger weights (init_cfg)."
 )
 
 
@@ -45,6 +49,11 @@ class LayerFiring:
     def silent(self) -> bool:
         """Whether not one neuron fired."""
         return self.silent_channels == self.channels
+
+    @property
+    def nearly_silent(self) -> bool:
+        """Whether some fired, but in less than a tenth of the channels."""
+        return NEARLY * self.channels < self.silent_channels < self.channels
 
 
 class FiringRates(Mapping):
@@ -88,16 +97,32 @@ class FiringRates(Mapping):
         """Names of the layers in which not one neuron fired."""
         return [name for name, layer in self.layers.items() if layer.silent]
 
+    @property
+    def nearly_silent(self) -> list[str]:
+        """Names of the layers in which some fired, but in less than a tenth of the channels."""
+        return [name for name, layer in self.layers.items() if layer.nearly_silent]
+
     def warning(self, names: list[str] | None = None) -> str | None:
-        """What to tell of silent layers (of ``names`` alone), and what to do; None where there are none."""
-        names = self.silent if names is None else names
+        """What to tell of layers (among ``names``) that are silent or nearly so, and what to do; None if none are."""
+        concerned = [*self.silent, *self.nearly_silent]
+        names = concerned if names is None else [name for name in concerned if name in names]
         if not names:
             return None
-        shown = ', '.join(names[:20]) + (f' and {len(names) - 20} more' if len(names) > 20 else '')
+        silent = [name for name in names if self.layers[name].silent]
+        nearly = [name for name in names if name not in silent]
+        said = []
+        if silent:
+            said.append(f'{len(silent)} of {len(self)} neuron layers are silent, not one neuron fired: {_few(silent)}')
+        if nearly:
+            shares = {n: f'{self.layers[n].silent_channels} of {self.layers[n].channels}' for n in nearly}
+            shown = _few([f'{name} ({share})' for name, share in shares.items()])
+            said.append(
+                f'{len(nearly)} of {len(self)} neuron layers are nearly silent, channels that never fired: {shown}'
+            )
         thresholds = ', '.join(f'{v:g}' for v in sorted({self.layers[name].v_threshold for name in names}))
         said = (
-            f'{len(names)} of {len(self)} neuron layers are silent, not one neuron fired: {shown} (v_threshold '
-            f'{thresholds}). What stands behind them sees nothing, and hardly any gradient passes them. '
+            f'{"; ".join(said)} (v_threshold {thresholds}). What stands behind them sees nothing, and hardly any '
+            'gradient passes them. '
         )
         if not self.blank_norms:
             return said + REMEDY[0].upper() + REMEDY[1:]
@@ -119,7 +144,8 @@ class FiringRates(Mapping):
         table.add_column('')
         for name, layer in self.layers.items():
             silent = f'{layer.silent_channels} of {layer.channels}'
-            table.add_row(name, f'{layer.rate:.4f}', silent, 'silent' if layer.silent else '')
+            mark = 'silent' if layer.silent else 'nearly silent' if layer.nearly_silent else ''
+            table.add_row(name, f'{layer.rate:.4f}', silent, mark)
         return table
 
 
@@ -234,6 +260,10 @@ class SpikeCounter:
         """Forget what was counted."""
         self._spikes.clear()
         self._updates.clear()
+
+
+def _few(names: list[str]) -> str:
+    return ', '.join(names[:SHOWN]) + (f' and {len(names) - SHOWN} more' if len(names) > SHOWN else '')
 
 
 def _is_blank(norm: nn.Module) -> bool:

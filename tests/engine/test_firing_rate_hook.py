@@ -8,6 +8,8 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
+from mmengine.registry import VISBACKENDS
+from mmengine.visualization import BaseVisBackend
 from tiny import classifier, runner
 from torch import nn
 
@@ -44,6 +46,7 @@ def test_silent_network_is_named_once(train):
     (said,) = silent(log)
     assert 'WARNING' in said and 'In 2 training iterations 20 of 20 neuron layers are silent' in said
     assert 'backbone.neuron1, backbone.layer1.0.neuron1' in said and 'v_threshold 500' in said
+    assert said.endswith('Some wake by themselves: silent_channels in the log falls, then.')
     assert len(windows) == 2 and 'silent_channels: 1.0000' in log
 
 
@@ -58,7 +61,7 @@ def test_a_layer_that_dies_later_is_named_then(train):
     _, log, _ = train(classifier(True, neuron=dict(type='LIF', v_threshold=0.1)), 10, Kill(interval=4, window=1))
     (said,) = silent(log)
     assert 'In 1 training iterations 2 of 20 neuron layers are silent' in said
-    assert ': backbone.layer2.0.neuron1, backbone.layer2.0.neuron2 (v_threshold' in said
+    assert ': backbone.layer2.0.neuron1, backbone.layer2.0.neuron2 (v_threshold' in said and 'wake' not in said
 
 
 def test_rates_are_those_of_the_network(train):
@@ -78,6 +81,29 @@ def test_rates_are_those_of_the_network(train):
     # mmengine's own file keeps its lines
     scalars = [json.loads(line) for line in Path(run.log_dir, 'vis_data/scalars.json').read_text().splitlines()]
     assert len(scalars) == 5 and all('loss' in line for line in scalars)
+
+
+@VISBACKENDS.register_module()
+class Kept(BaseVisBackend):
+    """In place of TensorBoard."""
+
+    experiment = None
+    scalars = []
+
+    def _init_env(self):
+        pass
+
+    def add_scalars(self, scalar_dict, step=0, file_path=None):
+        self.scalars.append((step, scalar_dict))
+
+
+def test_visualisers_are_given_every_layer(train):
+    backends = [dict(type='LocalVisBackend'), dict(type='Kept', save_dir='')]
+    visualizer = dict(type='Visualizer', vis_backends=backends, name=f'{id(train)}')
+    _, _, windows = train(Net(), 2, visualizer=visualizer)
+    found = [(step, scalars) for step, scalars in Kept.scalars if 'firing_rate/neuron' in scalars]
+    assert found == [(2, {'firing_rate/neuron': 0.0, 'silent_channels/neuron': 1.0})]
+    assert windows[0]['layers']['neuron']['channels'] == 4
 
 
 def test_training_is_the_same_and_nothing_is_left(tmp_path):

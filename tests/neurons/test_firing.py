@@ -150,6 +150,21 @@ class TestWords:
         said = count(nn.Sequential(*[IF(1) for _ in range(30)]), torch.zeros(1, 2)).warning()
         assert said.startswith('30 of 30') and ' 19 and 10 more (' in said
 
+    def test_nearly_silent(self):
+        """A tenth of the channels at work will do; less, and the layer is named as well."""
+        x = torch.zeros(1, 20)
+        x[0, :2] = 1
+        assert count(nn.Sequential(IF(1)), x).warning() is None
+        x[0, 1] = 0
+        rates = count(nn.Sequential(IF(1)), x)
+        assert rates.nearly_silent == ['0'] and rates.silent == []
+        assert rates.warning().startswith(
+            '1 of 1 neuron layers are nearly silent, channels that never fired: 0 (19 of 20) (v_threshold 1)'
+        )
+        assert [*rates.table().columns[3].cells] == ['nearly silent']
+        both = count(nn.Sequential(IF(1), IF(1, v_threshold=9.0)), x).warning()
+        assert '1 of 2 neuron layers are silent, not one neuron fired: 1; 1 of 2 neuron layers are nearly' in both
+
     def test_table_marks_silent_layers(self):
         table = count(self.net(), torch.ones(1, 2)).table()
         names, rates, channels, marks = ([*column.cells] for column in table.columns)

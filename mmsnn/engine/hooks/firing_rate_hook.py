@@ -23,8 +23,8 @@ class FiringRateHook(Hook):
     The first ``window`` iterations of every ``interval`` are measured, in all processes together. The log line then
     shows ``firing_rate``, spikes per neuron and time step, and ``silent_channels``, the share of channels that did not
     fire in the window, over the whole network. The values of every layer stand in ``vis_data/firing_rates.json``, a
-    line a window, and go to visualisers such as TensorBoard. A layer in which not one neuron fired is named in a
-    warning, once, with what to do.
+    line a window, and go to visualisers such as TensorBoard. A layer in which not one neuron fired, or next to none, is
+    named in a warning, once, with what to do.
 
     Between the windows it costs nothing; within one, a sum over the spikes of each layer. Of a Distiller it watches the
     student; a network without neurons it leaves alone. Where mmengine compiles the training step, the iterations of a
@@ -88,12 +88,13 @@ class FiringRateHook(Hook):
             runner.message_hub.update_scalar(f'train/{key}', value, resumed=False)
         if is_main_process():
             self._write(runner, rates, step, iterations)
-        fresh = [name for name in rates.silent if name not in self.named]
+        fresh = [name for name in (*rates.silent, *rates.nearly_silent) if name not in self.named]
         self.named.update(fresh)
         if fresh:
-            print_log(
-                f'In {iterations} training iterations {rates.warning(fresh)}', logger='current', level=logging.WARNING
-            )
+            said = f'In {iterations} training iterations {rates.warning(fresh)}'
+            if step - self.start <= self.window:
+                said += ' Some wake by themselves: silent_channels in the log falls, then.'
+            print_log(said, logger='current', level=logging.WARNING)
 
     @staticmethod
     def _write(runner, rates: FiringRates, step: int, iterations: int) -> None:
