@@ -181,19 +181,16 @@ class Distiller(Transparent, BaseModel):
         return self.student(inputs, data_samples, mode=mode)
 
     def loss(self, inputs: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:
-        """The student's losses, and one entry a term, weighted."""
+        """The student's losses, and one entry a term, weighted; of several views of each image their mean."""
         if not self.terms and self.prefix is None:
             return self._weighted(self.student.loss(inputs, data_samples))
-        if not isinstance(inputs, Tensor):
-            raise ValueError(
-                f'model.losses: {type(self.student).__name__} trains on several views of each image (a list of '
-                f'{len(inputs)}), of which terms cannot tell theirs; level 1 (model.transfer) goes with it'
-            )
-        batch, found = inputs.shape[0], {}
         taps = [tap for term in self.terms for tap in term.student]
-        T = get_time_steps(self.student)
+        T, found = get_time_steps(self.student), {}
         samples = data_samples if self.prefix is None or data_samples is None else [*data_samples, *data_samples]
-        recorder = Recorder(self.student, taps, 'student', T, batch, self.prefix)
+        # several views of each image (self-supervised models): the teacher sees what the student's backbone does
+        views = [inputs] if isinstance(inputs, Tensor) else []
+        several = dict(views=views) if not views else dict(batch_size=len(inputs))
+        recorder = Recorder(self.student, taps, 'student', T, prefix=self.prefix, **several)
         with read_prefix(self.student, self.prefix), recorder:
             losses = self._weighted(dict(self.student.loss(inputs, samples)))
         recorder.follow_pipes()
@@ -201,18 +198,22 @@ class Distiller(Transparent, BaseModel):
         for name, teacher in self.teachers.items():
             teacher.load()
             taps = [tap for term in self.terms for tap in term.taps(name)]
-            with torch.no_grad(), Recorder(teacher.model, taps, name, get_time_steps(teacher.model), batch) as recorder:
-                tapping.run(teacher.model, renormalise(inputs, self.student, teacher.model), taps, name)
+            with torch.no_grad(), Recorder(teacher.model, taps, name, get_time_steps(teacher.model)) as recorder:
+                for images in views:
+                    recorder.batch_size = len(images)
+                    tapping.run(teacher.model, renormalise(images, self.student, teacher.model), taps, name)
             with torch.no_grad():
                 recorder.follow_pipes()
             found[name] = recorder
         for term in self.terms:
             if term.name in losses:
                 raise ValueError(f'{term.key}: the student has a loss of that name, choose another')
-            student, teacher = term.collect(found)
             term.loss.progress = self.progress
-            value = term.loss(term.connect(self.connectors, student, teacher), teacher, data_samples)
-            losses[term.name] = value * term.weight(self.progress)
+            values = [
+                term.loss(term.connect(self.connectors, student, teacher), teacher, data_samples)
+                for student, teacher in term.collect(found, len(views))
+            ]
+            losses[term.name] = sum(values) / len(values) * term.weight(self.progress)
         return losses
 
     def _weighted(self, losses: dict) -> dict:

@@ -82,13 +82,25 @@ class Recorder:
         T: time steps of the model.
         batch_size: images in the batch; a tensor whose first dimension is T times that holds time steps.
         prefix: set while the model runs in `read_prefix`.
+        views: a list to which the backbone's images are added, call by call; ``batch_size`` is then theirs. For models
+            that train on several views of each image.
 
     Raises:
         ValueError: a tap names no module.
     """
 
-    def __init__(self, model: nn.Module, taps, role: str, T: int = 1, batch_size: int = 1, prefix: int | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        taps,
+        role: str,
+        T: int = 1,
+        batch_size: int = 1,
+        prefix: int | None = None,
+        views: list[Tensor] | None = None,
+    ):
         self.model, self.role, self.T, self.batch_size, self.prefix = model, role, T, batch_size, prefix
+        self.views = views
         self.taps = set(taps)
         self.found: dict[Tap, list[Tensor]] = {}
         self.handles = []
@@ -96,6 +108,8 @@ class Recorder:
             resolve(model, tap, role)
 
     def __enter__(self) -> 'Recorder':
+        if self.views is not None:
+            self.handles.append(self.model.backbone.register_forward_pre_hook(self._see))
         for tap in self.taps:
             module = resolve(self.model, tap, self.role)
             if tap.potential:
@@ -114,6 +128,10 @@ class Recorder:
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
+
+    def _see(self, _backbone: nn.Module, inputs: tuple) -> None:
+        self.views.append(inputs[0])
+        self.batch_size = len(inputs[0])
 
     def _keep_potential(self, tap: Tap, neuron: Neuron, inputs: tuple, out) -> None:
         spikes = out[0] if isinstance(out, tuple) else out
@@ -164,6 +182,8 @@ class Recorder:
         for tap in self.taps:
             if not tap.pipe or tap not in self.found:
                 continue
+            if self.views and len(self.views) > 1:
+                raise ValueError(f'{self.role} tap {tap}: no modules behind what sees several views of each image')
             found = self.found[tap]
             steps = found[0].shape[:2] if tap.time == 'steps' else None
             out = tuple(x.flatten(0, 1) for x in found) if steps else tuple(found)

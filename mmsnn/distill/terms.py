@@ -44,8 +44,12 @@ class Term:
         """The taps of a role, for messages."""
         return ', '.join(map(str, self.taps(role)))
 
-    def collect(self, found: dict[str, Recorder]) -> list[list[Tensor]]:
-        """What the taps gave, the student's tensors and the teacher's; ValueError where their numbers differ."""
+    def collect(self, found: dict[str, Recorder], views: int = 1) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """What the taps gave, the student's tensors and the teacher's, for each of so many ``views``.
+
+        Raises:
+            ValueError: their numbers differ, or are no multiple of ``views``.
+        """
         roles = ('student', self.of)
         sides = [[found[role].get(tap) for tap in self.taps(role)] if role else [] for role in roles]
         for ours, theirs, s, t in zip(self.student, self.teacher, *sides, strict=True) if self.of else ():
@@ -62,7 +66,15 @@ class Term:
                         else 'heads of other numbers of levels cannot be compared, take terms on features'
                     )
                 )
-        return [[x for tensors in side for x in tensors] for side in sides]
+        for tap, tensors in zip(self.student, sides[0], strict=True):
+            if len(tensors) % views:
+                raise ValueError(f'{self.key}: tap {tap} gives {len(tensors)} tensors for {views} views of each image')
+
+        def of_view(tensors: list[Tensor], i: int) -> list[Tensor]:
+            each = len(tensors) // views
+            return tensors[i * each : (i + 1) * each]
+
+        return [tuple([x for tensors in side for x in of_view(tensors, i)] for side in sides) for i in range(views)]
 
     def connect(self, connectors: nn.ModuleDict, student: list[Tensor], teacher: list[Tensor]) -> list[Tensor]:
         """The student's tensors through the term's connectors; steps are folded, as everywhere."""
@@ -161,7 +173,7 @@ def make_connectors(terms: list[Term], models: dict[str, nn.Module], prefix: int
     found, size = _try(terms, models, prefix)
     connectors = nn.ModuleDict()
     for term in terms:
-        student, teacher = term.collect(found)
+        ((student, teacher),) = term.collect(found)
         if term.connector is not None:
             counts = [len(found['student'].get(tap)) for tap in term.student]
             connectors[term.name] = _build(term, counts, student, teacher)

@@ -321,6 +321,59 @@ class TestHeads:
             build('mmseg', dict(a=term), segmentor(True), segmentor(False))
 
 
+class TestViews:
+    """Self-supervised models train on several views of each image, and so does what they learn from a teacher."""
+
+    def model(self, spiking, kind='BarlowTwins'):
+        ann = dict(type='mmpretrain.ResNet', depth=18, base_channels=8, stem_channels=8, out_indices=(3,))
+        return dict(
+            type=f'mmpretrain.{kind}',
+            data_preprocessor=dict(type='SelfSupDataPreprocessor', mean=MEAN, std=STD, to_rgb=True),
+            backbone={**(SPIKING if spiking else ann), 'out_indices': (3,)},
+            neck=dict(
+                type='NonLinearNeck', in_channels=64, hid_channels=16, out_channels=16, num_layers=2,
+                with_last_bn=False, with_avg_pool=True,
+            ),
+            head=dict(
+                type='LatentCrossCorrelationHead', in_channels=16, loss=dict(type='CrossCorrelationLoss')
+            ) if kind == 'BarlowTwins' else dict(
+                type='ContrastiveHead', loss=dict(type='CrossEntropyLoss'), temperature=0.1
+            ),
+        )  # fmt: skip
+
+    @pytest.mark.parametrize('kind, calls', [('BarlowTwins', 2), ('SimCLR', 1)])
+    def test_every_view(self, kind, calls):
+        """BarlowTwins calls the backbone for each view, SimCLR once for all."""
+        model = build(
+            'mmpretrain', dict(a=FEATURE), self.model(True, kind), classifier(False), transfer=dict(scope='backbone')
+        )
+        first, second = Noise('mmpretrain').images[:6].split(3)
+        data = model.data_preprocessor(dict(inputs=[first, second], data_samples=None), True)
+        views, batches = data['inputs'], []
+        handle = model.teacher.model.backbone.register_forward_pre_hook(lambda _m, args: batches.append(args[0]))
+        model.eval()
+        value = model.loss(**data)['loss_a']
+        handle.remove()
+        if kind == 'SimCLR':
+            views = [torch.stack(views, 1).flatten(0, 1)]
+        assert len(batches) == calls and all(torch.equal(a, b) for a, b in zip(batches, views))
+        expected = []
+        for images in views:
+            ours, theirs = ([], [])
+            hooks = [
+                getattr(m.backbone, f'layer{i}').register_forward_hook(lambda _m, _i, out, outs=outs: outs.append(out))
+                for m, outs in ((model.student, ours), (model.teacher.model, theirs))
+                for i in range(1, 5)
+            ]
+            model.student.backbone(images), model.teacher.model.backbone(images)
+            [hook.remove() for hook in hooks]
+            rates = [s.unflatten(0, (2, len(images))).mean(0) for s in ours]
+            pairs = zip(model.connectors.loss_a, rates, theirs, strict=True)
+            expected.append(sum(F.mse_loss(c(s), t) for c, s, t in pairs))
+        torch.testing.assert_close(value, sum(expected) / calls)
+        assert not model.backbone._forward_pre_hooks
+
+
 class TestResize:
     @pytest.mark.parametrize('ours, theirs, larger', [('layer4', 'layer2', False), ('layer1', 'layer3', True)])
     def test_stages_of_other_strides(self, ours, theirs, larger):
