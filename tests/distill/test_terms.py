@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import PixelData
 from tiny import CLASSES, MEAN, SPIKING, STD, Noise, classifier, detector
@@ -425,6 +426,27 @@ class TestResize:
 
 
 class TestConfig:
+    def test_scopes_that_inheritance_leaves(self):
+        """mmengine writes ``_scope_`` into what comes from a package."""
+        mark = dict(_scope_='mmsnn')
+        feature = dict(
+            FEATURE, **mark, connector=dict(type='ConvBN', **mark), weight=dict(values=[2.0], kind='step', **mark)
+        )
+        model = build(
+            'mmpretrain',
+            ConfigDict(
+                loss_feature=feature, loss_kl=dict(type='LogitKL', student='head', teacher='head', of='b'), **mark
+            ),
+            classifier(True),
+            teachers=dict(b=dict(config=classifier(False), **mark), **mark),
+            transfer=dict(scope='backbone', **mark),
+            task_weight=dict(values=[0.5], **mark),
+        )
+        data = model.data_preprocessor(Noise('mmpretrain').batch(0, 1), True)
+        assert set(model.loss(**data)) == {'loss', 'loss_feature', 'loss_kl'}
+        assert model.transfer == dict(scope='backbone') and list(model.teachers) == ['b']
+        assert model.terms[0].weight(Progress()) == 2.0
+
     def test_a_term_that_is_none_is_left_out(self):
         """As ``--cfg-options model.losses.loss_kl=None`` writes it."""
         model = build('mmpretrain', dict(loss_kl=None, a=FEATURE), classifier(True), classifier(False))

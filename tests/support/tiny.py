@@ -7,7 +7,7 @@ from mmengine.structures import InstanceData
 from torch.utils.data import Dataset
 
 CLASSES = 5
-SPIKING = dict(type='mmsnn.SEWResNet', depth=18, base_channels=8, T=2)
+SPIKING = dict(type='mmsnn.SEWResNet', depth=18, base_channels=8, T=2, out_indices=(0, 1, 2, 3))
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 
