@@ -3,8 +3,14 @@
 import argparse
 
 from mmsnn.engine import checks
+<<<<<<< HEAD
 from mmsnn.engine.building import is_distiller
 from mmsnn.engine.cli import add_arguments, build_runner, read_config
+=======
+from mmsnn.engine.cli import add_arguments, build_runner, is_distiller, read_config
+from mmsnn.engine.resuming import prepare_resume
+from mmsnn.engine.safety import make_room, make_safe
+>>>>>>> 6a4b46f (A training loses nothing: exact resume, whole checkpoints, signals that save, and a stop at the first NaN)
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -32,11 +38,11 @@ def prepare(cfg, args: argparse.Namespace):
     Raises:
         ValueError: an option does not go with the config.
     """
+    if args.seed is not None:
+        cfg.randomness = {**cfg.get('randomness', {}), 'seed': args.seed}
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    if args.seed is not None:
-        cfg.randomness = {**cfg.get('randomness', {}), 'seed': args.seed}
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.amp:
@@ -53,15 +59,23 @@ def prepare(cfg, args: argparse.Namespace):
     wanted = ['TimeFoldingHook', 'FiringRateHook'] + ['DistillHook'] * is_distiller(cfg.model)
     missing = [name for name in wanted if not any(name in str(hook.get('type')) for hook in hooks)]
     cfg.custom_hooks = hooks + [dict(type=f'mmsnn.{name}') for name in missing]
-    return cfg
+    return make_safe(cfg)
 
 
 def main(argv=None) -> None:
     """Run the command line ``argv`` (default: ``sys.argv``)."""
     args = parse_args(argv)
     cfg = prepare(read_config(args), args)
+<<<<<<< HEAD
     found = checks.check_data(cfg, ('train', 'val'))
     runner = build_runner(cfg, args.verbose)
+=======
+    check_amp(cfg)
+    prepare_resume(cfg)
+    found = checks.check_data(cfg, ('train', 'val'))
+    make_room(cfg)
+    runner = build_runner(cfg)
+>>>>>>> 6a4b46f (A training loses nothing: exact resume, whole checkpoints, signals that save, and a stop at the first NaN)
     checks.log(found, runner.logger)
     runner.train()
 

@@ -1,0 +1,208 @@
+"""Numbers that are none stop a training in the iteration in which they appear, before they reach a weight."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from torch import Tensor
+
+from mmsnn.registry import HOOKS
+
+
+class NonFiniteError(RuntimeError):
+    """NaN or infinity in a training; the message says where it was first seen."""
+
+
+@HOOKS.register_module()
+class FiniteHook(Hook):
+    """Ends a training at the first NaN or infinity: in images, boxes, losses, gradients or weights.
+
+    The optimizer's step of that iteration does not happen, no checkpoint is written, and the message names the first
+    loss term, module or parameter that is not finite, the teacher's modules too. ``nonfinite.pth`` in the work dir
+    tells which images it was: their paths, the seed and the iteration, and the loss terms.
+
+    With dynamic loss scaling (AMP) gradients may overflow now and then: the scaler skips those steps by itself, and
+    only so many in a row end the training.
+
+    Losses and gradients are looked at once an iteration, when the optimizer is about to step; on a GPU that waits for
+    the backward pass.
+
+    Args:
+        most_skipped: steps in a row that loss scaling may skip.
+
+    Raises:
+        NonFiniteError: in training, and where a checkpoint that is loaded or saved holds NaN or infinity.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, most_skipped: int = 50):
+        self.most_skipped = most_skipped
+        self.skipped = 0
+        self.stepped = True
+        self.batch = None
+        self.losses: Mapping = {}
+        self.log: Mapping = {}
+
+    def before_train(self, runner) -> None:
+        self.runner = runner
+        self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._parse = self.model.parse_losses
+        self.model.parse_losses = self._keep_losses
+        wrapper = runner.optim_wrapper
+        several = hasattr(wrapper, 'optim_wrappers')
+        wrappers = wrapper.optim_wrappers.values() if several else [wrapper]
+        self.handles = [w.optimizer.register_step_pre_hook(self._before_step) for w in wrappers]
+        self.scaled = any(hasattr(w, 'loss_scaler') for w in wrappers)
+
+    def after_train(self, runner) -> None:
+        for handle in self.handles:
+            handle.remove()
+        del self.model.parse_losses
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        self.batch, self.stepped = data_batch, False
+        for name, value in tensors(data_batch):
+            if value.device.type == 'cpu' and not _is_finite(value):
+                self._stop(f'the data: {name} holds {_what(value)}')
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        if self.stepped or not self.scaled:
+            self.skipped = 0
+            return
+        # accumulation of gradients does not step either
+        if self.losses and not _is_finite(self._total()):
+            self.skipped += 1
+        if self.skipped > self.most_skipped:
+            self._stop(f'loss scaling skipped {self.skipped} steps in a row')
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        name = _first_bad(checkpoint['state_dict'])
+        if name:
+            raise NonFiniteError(f'{name} is not finite: the checkpoint is not written')
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        name = _first_bad(checkpoint.get('state_dict', {}))
+        if name:
+            raise NonFiniteError(
+                f'the checkpoint holds NaN or infinity in {name}: it comes from a training that failed. Take an '
+                'earlier one'
+            )
+
+    def _keep_losses(self, losses: dict):
+        total, self.log = self._parse(losses)
+        self.losses = losses
+        return total, self.log
+
+    def _total(self) -> Tensor:
+        return sum(v.detach().float().mean() for k, v in self.log.items() if k == 'loss')
+
+    def _before_step(self, optimizer, *_) -> None:
+        self.stepped = True
+        grads = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads) if grads else torch.zeros(())
+        if _is_finite(norm + self._total().to(norm.device)):
+            return
+        for name, value in self.losses.items():
+            for term in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(term, Tensor) and not _is_finite(term):
+                    module = self._first_module()
+                    self._stop(f'{name} is {_what(term)}' + (f'; {module}' if module else ''))
+        for name, parameter in self.model.named_parameters():
+            if not _is_finite(parameter):
+                self._stop(f'the weight {name} holds {_what(parameter)}')
+        for name, parameter in self.model.named_parameters():
+            if parameter.grad is not None and not _is_finite(parameter.grad):
+                self._stop(f'the gradient of {name} holds {_what(parameter.grad)}, the losses are finite')
+        self._stop('the norm of the gradients overflows, each of them is finite')
+
+    def _first_module(self) -> str:
+        """Which module's output is the first that is not finite, found by the forward pass of this batch once more."""
+        found: list[str] = []
+
+        def watch(name):
+            def hook(module, _, output):
+                bad = [value for _, value in tensors(output) if not _is_finite(value)]
+                if bad and not found:
+                    found.append(
+                        f'the output of {name} ({type(module).__name__}) is the first that holds {_what(bad[0])}'
+                    )
+
+            return hook
+
+        networks = {'': self.model}
+        networks |= {f'{name}.': t.model for name, t in getattr(self.model, 'teachers', {}).items()}
+        handles = [
+            module.register_forward_hook(watch(prefix + name))
+            for prefix, network in networks.items()
+            for name, module in network.named_modules()
+            if name and not any(module.children())
+        ]
+        try:
+            with torch.no_grad():
+                self.model._run_forward(self.model.data_preprocessor(self.batch, True), mode='loss')
+        # only to say more
+        except Exception as error:
+            print_log(f'the forward pass could not be repeated ({error})', logger='current', level=logging.WARNING)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found[0] if found else ''
+
+    def _stop(self, reason: str) -> None:
+        runner = self.runner
+        record = dict(
+            reason=reason,
+            iter=runner.iter,
+            epoch=runner.epoch,
+            seed=runner.seed,
+            images=[str(path) for path in _paths(self.batch)],
+            losses={k: v.detach().cpu().tolist() for k, v in self.log.items() if isinstance(v, Tensor)},
+        )
+        path = Path(runner.work_dir, 'nonfinite.pth')
+        torch.save(record, path)
+        raise NonFiniteError(
+            f'iteration {runner.iter + 1}: {reason}. The optimizer has not stepped; {path} holds the images, the seed '
+            'and the losses. A smaller learning rate, clipped gradients (optim_wrapper.clip_grad) or cleaner '
+            'data may help'
+        )
+
+
+def tensors(value, name: str = '') -> Iterator[tuple[str, Tensor]]:
+    """The floating-point tensors in nested containers and in mmengine's data elements, with their names."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield name, value
+    elif isinstance(value, Mapping) or hasattr(value, 'all_items'):
+        for key, item in value.items() if isinstance(value, Mapping) else value.all_items():
+            yield from tensors(item, f'{name}.{key}' if name else str(key))
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            yield from tensors(item, f'{name}.{i}' if name else str(i))
+    # boxes of mmdet
+    elif isinstance(getattr(value, 'tensor', None), Tensor):
+        yield from tensors(value.tensor, name)
+
+
+def _is_finite(value: Tensor) -> bool:
+    return bool(torch.isfinite(value.detach()).all())
+
+
+def _what(value: Tensor) -> str:
+    return 'NaN' if bool(torch.isnan(value).any()) else 'infinity'
+
+
+def _first_bad(state: Mapping) -> str | None:
+    bad = (k for k, v in state.items() if isinstance(v, Tensor) and v.is_floating_point() and not _is_finite(v))
+    return next(bad, None)
+
+
+def _paths(batch) -> Iterator[str]:
+    """Where the images of a batch came from."""
+    samples = batch.get('data_samples') if isinstance(batch, Mapping) else None
+    for sample in samples if isinstance(samples, list | tuple) else []:
+        yield getattr(sample, 'metainfo', {}).get('img_path', 'unknown')

@@ -1,0 +1,88 @@
+"""Signals that end a training: it saves what it has, and says so by its exit code."""
+
+import logging
+import signal
+import threading
+
+import torch
+import torch.distributed as dist
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+
+from mmsnn.registry import HOOKS
+
+from .checkpoint_hook import INTERRUPTED
+
+# of Ctrl-C, of schedulers, and Slurm's warning (sbatch --signal=USR1@60)
+SIGNALS = ('SIGINT', 'SIGTERM', 'SIGUSR1')
+
+
+@HOOKS.register_module()
+class InterruptHook(Hook):
+    """On SIGINT, SIGTERM or SIGUSR1 the training saves ``interrupted.pth`` after the present iteration and leaves.
+
+    ``--resume`` goes on from there, also in the middle of an epoch. The exit code is 128 plus the signal's number, as
+    shells count. Of several processes one signal is enough: they agree after every iteration. A second signal ends the
+    process at once. The next regular checkpoint takes the file's place.
+
+    Needs mmsnn's loops to go on in the middle of an epoch (`mmsnn.engine.loops`), and a checkpoint hook.
+    """
+
+    # behind the checkpoint hook
+    priority = 'LOWEST'
+
+    def __init__(self):
+        self.number = 0
+        self.before: dict[int, object] = {}
+
+    def before_train(self, runner) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for name in SIGNALS:
+            number = getattr(signal, name, None)
+            if number is not None:
+                self.before[number] = signal.signal(number, self._note)
+
+    def after_train(self, runner) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        self.before = {}
+
+    def _note(self, number: int, _) -> None:
+        if self.number:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.number = number
+        print_log(
+            f'{signal.Signals(number).name}: the training saves after this iteration and leaves; a second signal '
+            'ends it at once',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        self._leave(runner, dict(epoch=runner.epoch, iter=runner.iter + 1))
+
+    def after_val_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        # processes validate unequal numbers of batches
+        if not (dist.is_available() and dist.is_initialized()):
+            self._leave(runner, dict(epoch=runner.epoch, iter=runner.iter))
+
+    def _leave(self, runner, meta: dict) -> None:
+        number = self._agreed()
+        if not number:
+            return
+        folder = runner.work_dir
+        runner.save_checkpoint(folder, INTERRUPTED, meta=meta, by_epoch=False)
+        print_log(f'saved {folder}/{INTERRUPTED}; --resume goes on from it', logger='current', level=logging.WARNING)
+        self.after_train(runner)
+        raise SystemExit(128 + number)
+
+    def _agreed(self) -> int:
+        """The signal that any of the processes was sent."""
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            return self.number
+        device = 'cuda' if dist.get_backend() == 'nccl' else 'cpu'
+        number = torch.tensor(self.number, device=device)
+        dist.all_reduce(number, op=dist.ReduceOp.MAX)
+        return int(number)

@@ -1,0 +1,166 @@
+"""From which checkpoint a training goes on, and whether it is the same training."""
+
+import ast
+import logging
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from .checkpoint import load_file
+from .loading import check_source
+
+# what may differ without a word: where and how long it runs, what it shows
+FREE = (
+    'work_dir', 'load_from', 'resume', 'launcher', 'log_level', 'log_processor', 'visualizer', 'vis_backends',
+    'env_cfg', 'test_', 'val_', 'tta_', 'custom_imports', 'default_hooks', 'custom_hooks', 'randomness', 'gpu_ids',
+    'experiment_name',
+)  # fmt: skip
+
+
+def checkpoints(folder: str | Path) -> list[Path]:
+    """The checkpoints of a training, the newest first; the best ones, which cannot be resumed, are left out."""
+    found = [p for p in Path(folder).glob('*.pth') if p.name.startswith(('epoch_', 'iter_', 'interrupted'))]
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def damage(path: Path) -> str:
+    """What is wrong with a checkpoint file; nothing where all of it can be read and its checksums are right."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+        return f'{bad} is damaged' if bad else ''
+    except (OSError, zipfile.BadZipFile) as error:
+        return str(error) or type(error).__name__
+
+
+def newest_whole(folder: str | Path) -> tuple[Path, Mapping] | None:
+    """The newest checkpoint that can be read, and its content; says which were passed over. None: there is none.
+
+    Raises:
+        ValueError: there are checkpoints, and none of them can be read.
+    """
+    reasons = []
+    for path in checkpoints(folder):
+        reason = damage(path)
+        try:
+            content = {} if reason else load_file(path)
+            if not reason and not {'state_dict', 'optimizer', 'meta'} <= set(content):
+                reason = 'it holds no training, only ' + ', '.join(map(str, list(content)[:5]))
+        except (OSError, ValueError) as error:
+            reason = str(error)
+        if not reason:
+            return path, content
+        reasons.append(f'{path}: {reason}')
+        print_log(f'--resume passes {reasons[-1]}', logger='current', level=logging.WARNING)
+    if reasons:
+        raise ValueError(f'--resume: no checkpoint in {folder} can be read. ' + '; '.join(reasons))
+    return None
+
+
+def prepare_resume(cfg: Config) -> Config:
+    """Where ``cfg.resume`` is set, let the training go on from ``load_from``, or from the newest whole checkpoint.
+
+    The seed is the checkpoint's, so that the data come in the order in which they would have come. What differs from
+    the checkpoint's config is said. Returns ``cfg``.
+
+    Raises:
+        FileNotFoundError: there is no file at ``load_from``.
+        ValueError: no checkpoint can be read, or its training was of another optimizer.
+    """
+    check_source(cfg)
+    source = cfg.get('load_from')
+    if not cfg.get('resume') or (source and '://' in source):
+        return cfg
+    path, content = _checkpoint(source, cfg.work_dir)
+    if path is None:
+        cfg.resume = False
+        return cfg
+    cfg.load_from = str(path)
+    meta = content.get('meta') or {}
+    if meta.get('seed') is not None:
+        cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': meta['seed']}
+    if isinstance(meta.get('cfg'), str):
+        compare(read_text(meta['cfg']), cfg.to_dict(), str(path))
+    return cfg
+
+
+def _checkpoint(source: str | None, folder: str) -> tuple[Path | None, Mapping]:
+    """The file to resume from, and its content."""
+    if source:
+        path = Path(source).expanduser()
+        reason = damage(path)
+        if reason:
+            raise ValueError(f'--resume: {source} cannot be read: {reason}')
+        return path, load_file(path)
+    found = newest_whole(folder)
+    if found is None:
+        print_log(
+            f'--resume: there is no checkpoint in {folder}, the training begins',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return None, {}
+    return found
+
+
+def compare(before: Mapping, now: Mapping, source: str) -> None:
+    """Say what of a config is not as it was; ValueError for another optimizer, whose state would not fit."""
+    lines = [f'{key}: {old} -> {new}' for key, old, new in _differences(before, now) if not key.startswith(FREE)]
+    for line in lines:
+        if line.startswith('optim_wrapper.optimizer.type'):
+            raise ValueError(
+                f'--resume: {source} was saved with another optimizer ({line}), whose state does not fit. Resume with '
+                'the same one, or start from its weights: --cfg-options load_from=FILE without --resume'
+            )
+    if lines:
+        shown = '; '.join(lines[:12]) + (f' and {len(lines) - 12} more' if len(lines) > 12 else '')
+        print_log(f'--resume: the config is not that of {source}: {shown}', logger='current', level=logging.WARNING)
+
+
+def _differences(before, now, key: str = '') -> Iterator[tuple[str, object, object]]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for name in {**before, **now}:
+            old, new = before.get(name, 'unset'), now.get(name, 'unset')
+            yield from _differences(old, new, f'{key}.{name}' if key else str(name))
+    elif _plain(before) != _plain(now):
+        yield key, _short(before), _short(now)
+
+
+def _plain(value):
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _short(value) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f'{text[:57]}...'
+
+
+def read_text(text: str) -> dict:
+    """The values of a config's text as mmengine writes it into a checkpoint; nothing in it is executed."""
+    try:
+        lines = ast.parse(text).body
+    except (SyntaxError, ValueError, RecursionError):
+        return {}
+    return {
+        line.targets[0].id: _value(line.value)
+        for line in lines
+        if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)
+    }
+
+
+def _value(node: ast.expr):
+    if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'dict' and not node.args:
+        return {word.arg: _value(word.value) for word in node.keywords if word.arg}
+    if isinstance(node, ast.Dict):
+        return {_value(k): _value(v) for k, v in zip(node.keys, node.values) if k is not None}
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_value(item) for item in node.elts]
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError):
+        return ast.unparse(node)

@@ -1,0 +1,82 @@
+"""What our tools put in the place of mmengine's parts, so that a training loses nothing.
+
+======================  ==============================  =====================================================
+mmengine's              in its place                    because
+======================  ==============================  =====================================================
+CheckpointHook          `SafeCheckpointHook`            it deletes before it writes, and writes in place
+EpochBasedTrainLoop,    `mmsnn.engine.loops`            random states are not kept, and the middle of an epoch
+IterBasedTrainLoop                                      is taken for its beginning
+(nothing)               `FiniteHook`                    NaN trains on and is saved
+(nothing)               `InterruptHook`                 a signal loses what came after the last checkpoint
+======================  ==============================  =====================================================
+
+A user of plain OpenMMLab configs has each of them by its type, for instance
+``default_hooks = dict(checkpoint=dict(type='mmsnn.SafeCheckpointHook'))``.
+"""
+
+import logging
+import re
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
+
+from .resuming import checkpoints
+
+LOOPS = {True: 'EpochBasedTrainLoop', False: 'IterBasedTrainLoop'}
+
+
+def make_safe(cfg: Config) -> Config:
+    """Put our parts in the place of mmengine's in the config of a training; others are left as they are."""
+    # FSDP's runner saves by its strategy
+    if cfg.get('runner_type', 'Runner') == 'Runner':
+        hooks = cfg.setdefault('default_hooks', ConfigDict())
+        checkpoint = hooks.setdefault('checkpoint', ConfigDict(type='CheckpointHook', interval=1))
+        if checkpoint is not None and _is(checkpoint, 'CheckpointHook'):
+            checkpoint.type = 'mmsnn.SafeCheckpointHook'
+        loop = cfg.train_cfg
+        name = LOOPS[bool(loop.get('by_epoch', True))] if 'type' not in loop else loop.type
+        if isinstance(name, str) and name.rpartition('.')[2] in LOOPS.values():
+            loop.pop('by_epoch', None)
+            loop.type = f'mmsnn.{name.rpartition(".")[2]}'
+    hooks = list(cfg.get('custom_hooks') or [])
+    missing = [name for name in ('FiniteHook', 'InterruptHook') if not any(_is(hook, name) for hook in hooks)]
+    cfg.custom_hooks = hooks + [dict(type=f'mmsnn.{name}') for name in missing]
+    return cfg
+
+
+def make_room(cfg: Config) -> None:
+    """Where a training begins in a folder that holds another one, set that aside in a folder of its own, and say so.
+
+    Checkpoints, their pointer and the folders of logs move to ``earlier_1`` and so on inside the work dir, so that the
+    two never mix.
+
+    Raises:
+        ValueError: a checkpoint in there is what this training begins with, or several processes begin.
+    """
+    folder = Path(cfg.work_dir)
+    there = [] if cfg.get('resume') else checkpoints(folder)
+    if not there:
+        return
+    begins = Path(cfg.get('load_from') or '')
+    if cfg.get('launcher', 'none') != 'none' or begins.resolve().parent == folder.resolve():
+        raise ValueError(
+            f'work_dir: {folder} holds another training ({there[0].name}). Go on with it (--resume), choose another '
+            'folder (--work-dir FOLDER), or move this one away'
+        )
+    number = 1 + len(list(folder.glob('earlier_*')))
+    aside = folder / f'earlier_{number}'
+    aside.mkdir()
+    for path in list(folder.iterdir()):
+        if path.suffix == '.pth' or path.name == 'last_checkpoint' or re.fullmatch(r'\d{8}_\d{6}', path.name):
+            path.rename(aside / path.name)
+    print_log(
+        f'work_dir: {folder} held another training, which lies in {aside} now; to go on with one, say --resume',
+        logger='current',
+        level=logging.WARNING,
+    )
+
+
+def _is(cfg: dict, name: str) -> bool:
+    kind = cfg.get('type')
+    return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).rpartition('.')[2] == name
