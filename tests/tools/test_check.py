@@ -134,6 +134,29 @@ def test_a_distillation(home, capsys):
     line(lines, 'ok', 'one step with', 'loss_logits')
 
 
+def test_a_detection_set_without_a_box_of_its_classes(tmp_path, capsys):
+    """mmdet leaves out objects of other names without a word."""
+    for folder in ('Annotations', 'JPEGImages'):
+        (tmp_path / folder).mkdir()
+    cv2.imwrite(str(tmp_path / 'JPEGImages' / 'a.jpg'), np.zeros((32, 32, 3), np.uint8))
+    box = '<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>'
+    (tmp_path / 'Annotations' / 'a.xml').write_text(f'<annotation><object><name>cat</name>{box}</object></annotation>')
+    (tmp_path / 'list.txt').write_text('a')
+    (tmp_path / 'voc.py').write_text(
+        "default_scope = 'mmdet'\n"
+        "model = dict(type='Gone')\n"
+        "pipeline = [dict(type='LoadImageFromFile'), dict(type='PackDetInputs')]\n"
+        "train_dataloader = dict(batch_size=1, sampler=dict(type='DefaultSampler', shuffle=False), dataset=dict("
+        f"type='XMLDataset', data_root={str(tmp_path)!r}, ann_file='list.txt', data_prefix=dict(sub_data_root=''),"
+        " metainfo=dict(classes=('cta',)), pipeline=pipeline))\n"
+    )
+    code, lines = check(capsys, tmp_path / 'voc.py')
+    assert code == 1
+    line(lines, 'error', 'train_dataloader.dataset: none of 1 image')
+    _, lines = check(capsys, tmp_path / 'voc.py', '--cfg-options', "train_dataloader.dataset.metainfo.classes=('cat',)")
+    assert not any('none of 1 image' in one for one in lines)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='mixed precision is refused where there is no GPU')
 def test_mixed_precision_needs_a_gpu(home, capsys):
     code, lines = check(capsys, home / 'plain.py', '--cfg-options', 'optim_wrapper.type=AmpOptimWrapper')

@@ -29,7 +29,7 @@ def check_categories(path: str, categories: list, reader: 'Reader') -> Iterator[
         yield error(reader.key, f'{path} lists no categories')
         return
     names = [category['name'] for category in categories]
-    for what in ('id', 'name'):
+    for what in ('id', 'name') if reader.by_name else ('id',):
         counts = Counter(map(repr, (category[what] for category in categories)))
         double = [value for value, count in counts.items() if count > 1]
         if double:

@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
+from PIL import Image
+
 from .annotations import Annotations, Reader
 from .classes import check_categories
 from .data import missing_files
-from .findings import Finding, error, some
+from .findings import Finding, error, some, warning
 
 WANTED = 'expected a COCO annotation file, a JSON object with the lists images, annotations and categories'
+# Images of which the size is compared.
+LOOKED_AT = 16
 # Bytes from which on polygons are not read.
 LARGE = 1 << 26
 POLYGONS = re.compile(r'\[\[[-+.,eE\d\s]*\](?:\s*,\s*\[[-+.,eE\d\s]*\])*\]')
@@ -161,3 +165,28 @@ def _files(path: str, images: list, reader: Reader, used: set) -> Iterator[Findi
             'file_name is a path below this folder',
             FileNotFoundError,
         )
+        return
+    read = wanted[:: max(1, len(wanted) // LOOKED_AT)]
+    other = []
+    for image in read:
+        file, given = os.path.join(reader.folder, image['file_name']), (image['width'], image['height'])
+        try:
+            found = _size(file)
+        except OSError:
+            yield error(f'{reader.owner}.data_prefix.img', f'{file} is no image that can be read')
+            return
+        if found != given:
+            other.append(f'{image["file_name"]} is {found[0]}x{found[1]} and not {given[0]}x{given[1]}')
+    if other:
+        yield warning(
+            reader.key,
+            f'{path} gives another width and height for {len(other)} of {len(read)} images that were looked at '
+            f'({other[0]}): boxes are read in pixels of the images as they are',
+        )
+
+
+def _size(path: str) -> tuple[int, int]:
+    """Width and height of an image as mmcv loads it, turned as its EXIF entry says."""
+    with Image.open(path) as image:
+        turned = image.getexif().get(0x0112, 1) > 4
+        return image.size[::-1] if turned else image.size

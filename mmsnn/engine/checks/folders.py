@@ -62,7 +62,15 @@ def _check_names(data: Data, folder: str, names: tuple) -> Iterator[Finding]:
 
 
 def _has_image(folder: str, extensions: tuple) -> bool:
-    return any(name.lower().endswith(extensions) for _, _, files in os.walk(folder) for name in files)
+    """Whether there is an image in a folder or below it; looked for until the first."""
+    below = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.lower().endswith(extensions):
+                return True
+            if entry.is_dir():
+                below.append(entry.path)
+    return any(_has_image(path, extensions) for path in below)
 
 
 def check_list(data: Data, number: int | None) -> Iterator[Finding]:

@@ -23,6 +23,8 @@ from .findings import Finding, error, note, number, some, warning
 
 # Images in a step on a CPU, where a whole batch may take minutes.
 FEW = 2
+# Images of which the boxes are looked for.
+SOME = 100
 
 
 class Trial:
@@ -102,12 +104,29 @@ class Trial:
         if batch is None:
             return
         loaders[part] = batch, built.dataset, loader.get('batch_size'), size
+        yield from self._boxes(key, built.dataset)
         text = f'{number(images, "image")}, batches of {size}'
         if part == 'train' and isinstance(size, int) and images < size and loader.get('drop_last'):
             text = f'{size}, but there are {images} images and drop_last=True: no batch is left'
             yield error(f'{key}.batch_size', text)
         else:
             yield note(f'{key}.dataset', text)
+
+    def _boxes(self, key: str, dataset) -> Iterator[Finding]:
+        """Whether a detection set of any kind has boxes of its classes."""
+        with self._tried(key):
+            places = range(0, len(dataset), max(1, len(dataset) // SOME))
+            found = [info.get('instances') for info in map(dataset.get_data_info, places)]
+            if found and all(isinstance(one, list) for one in found) and not any(found):
+                self.problem = error(
+                    f'{key}.dataset',
+                    f'none of {number(len(found), "image")} that were looked at has a box: do the names of the classes '
+                    'in the files differ from metainfo.classes?',
+                )
+        if self.problem is not None and self.problem.key == key:
+            # a dataset that does not tell
+            self.problem = None
+        yield from self._said()
 
     def _weights(self, runner: Runner) -> Iterator[Finding]:
         """Initialise the model as training does, and load what the config asks for; nothing is fetched."""

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 import mmsnn  # noqa: F401  before mmdet: it supplies mmcv's compiled ops where they are missing
 from mmsnn.engine.checks import Reader, check_coco, check_config, check_data
@@ -223,12 +224,21 @@ def test_polygons_of_large_files_are_not_read(content, check, monkeypatch):
 
 
 def test_missing_images(content, check, tmp_path):
-    (tmp_path / '0.png').touch()
+    Image.new('L', (96, 64)).save(tmp_path / '0.png')
     found = check(content, folder=str(tmp_path))
     assert '1 of the 2 images' in found['error'][0] and 'data_prefix.img' in found['error'][0]
     content['annotations'] = content['annotations'][:3]
     # what is filtered is never opened
     assert not check(content, folder=str(tmp_path), filter_empty=True)['error']
+    Image.new('L', (64, 96)).save(tmp_path / '0.png')
+    found = check(content, folder=str(tmp_path), filter_empty=True)
+    assert '1 of 1 images that were looked at (0.png is 64x96 and not 96x64)' in found['warning'][0]
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new('L', (64, 96)).save(tmp_path / '0.png', exif=turned)
+    assert not check(content, folder=str(tmp_path), filter_empty=True)['warning']
+    (tmp_path / '0.png').write_bytes(b'no image')
+    assert '0.png is no image' in check(content, folder=str(tmp_path), filter_empty=True)['error'][0]
 
 
 def test_config_of_a_detector(content, tmp_path):
