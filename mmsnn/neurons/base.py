@@ -1,9 +1,11 @@
 """What all neurons share: settings, T, and a call of the op."""
 
+import torch
 from torch import Tensor, nn
 
 from mmsnn.layers.time import TimeAware, check_encoded
 from mmsnn.ops import bn_lif, lif, reference
+from mmsnn.ops.library import always_holds
 from mmsnn.ops.lif import check_neuron
 from mmsnn.ops.surrogates import registered_derivative
 
@@ -140,4 +142,8 @@ class Neuron(TimeAware, nn.Module):
 def _pays(norm: nn.Module, x: Tensor) -> bool:
     """Whether one op takes less time than two."""
     # processes that share statistics must all take the same way, whatever the size of their batches
-    return x.numel() >= FUSE_FROM or isinstance(norm, nn.SyncBatchNorm)
+    if isinstance(norm, nn.SyncBatchNorm):
+        return True
+    large = x.numel() >= FUSE_FROM
+    # a graph for every size takes two ops
+    return always_holds(large) if torch.compiler.is_compiling() else large

@@ -93,16 +93,38 @@ def decode(kind: list[int], values: list[float], tau: Tensor | None) -> dict:
 def is_dense(x: Tensor) -> bool:
     """Whether the elements of ``x`` fill its memory without gaps or overlaps, in any order of dimensions."""
     expected = 1
-    for stride, size in sorted((s, n) for s, n in zip(x.stride(), x.shape) if n != 1):
-        if stride != expected:
+    dims = [(s, n) for s, n in zip(x.stride(), x.shape) if not _holds(n == 1)]
+    for stride, size in sorted(dims, key=lambda dim: (_number(dim[0]), _number(dim[1]))):
+        if not _holds(stride == expected):
             return False
         expected *= size
     return True
 
 
+def _number(n: int | torch.SymInt) -> int:
+    """``n``; of a symbol, which a compiler has for a size, the size that it stands for while it is traced."""
+    return n if isinstance(n, int) else n.node.hint
+
+
+def _holds(condition: bool | torch.SymBool) -> bool:
+    """``condition``; of one about symbols, what holds for the sizes of the trace, which the graph is not held to."""
+    if isinstance(condition, bool):
+        return condition
+    hint = condition.node.hint
+    return always_holds(condition) if hint is None else bool(hint)
+
+
+def always_holds(condition: bool | torch.SymBool) -> bool:
+    """Whether ``condition`` about the sizes of a trace holds for all sizes that its graph is meant for."""
+    # takes seconds, and only a compiler has use for it
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return statically_known_true(condition)
+
+
 def _dense(x: Tensor) -> Tensor:
     """``x`` where its memory is ``[T, N]`` with nothing in between, else a copy."""
-    outermost = x.shape[0] == 1 or x.stride(0) * x.shape[0] == x.numel()
+    outermost = _holds(x.shape[0] == 1) or _holds(x.stride(0) * x.shape[0] == x.numel())
     return x if outermost and is_dense(x) else x.contiguous()
 
 
@@ -113,7 +135,7 @@ def _membrane_type(x: Tensor) -> torch.dtype:
 def _potential(x: Tensor, T: int, wanted: bool) -> Tensor:
     if not wanted:
         return x.new_empty(0, dtype=_membrane_type(x))
-    step = x[0] if x.shape[0] == T else x[: x.shape[0] // T]
+    step = x[0] if _holds(x.shape[0] == T) else x[: x.shape[0] // T]
     return torch.empty_like(step, dtype=_membrane_type(x))
 
 

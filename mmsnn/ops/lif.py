@@ -20,6 +20,9 @@ SETTINGS = ('v_threshold', 'v_reset', 'decay_input', 'detach_reset', 'surrogate'
 
 
 def _check_number(name: str, value, *, positive: bool = False) -> None:
+    # what a compiler traces may be a symbol, and a check of it would hold the graph to this one number
+    if torch.compiler.is_compiling():
+        return
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f'{name} must be a number, got {value!r}')
     if not math.isfinite(value) or (positive and value <= 0):
@@ -55,16 +58,17 @@ def check_neuron(*, tau, v_threshold, v_reset, surrogate, alpha, levels, rounded
         ValueError: ``tau < 1``, ``v_threshold <= 0``, ``v_reset >= v_threshold``, an unknown surrogate, ``alpha <= 0``,
             ``levels`` outside 1..255, or a hard reset together with ``levels > 1`` or ``rounded``.
     """
+    compiling = torch.compiler.is_compiling()
     _check_number('v_threshold', v_threshold, positive=True)
     if isinstance(tau, Tensor):
         check_tau(tau)
     elif tau is not None:
         _check_number('tau', tau)
-        if tau < 1:
+        if tau < 1 and not compiling:
             raise ValueError(f'tau must be at least 1 time step (None for IF), got {tau}')
     if v_reset is not None:
         _check_number('v_reset', v_reset)
-        if v_reset >= v_threshold:
+        if v_reset >= v_threshold and not compiling:
             raise ValueError(f'v_reset must lie below v_threshold={v_threshold} (None for a soft reset), got {v_reset}')
     resolve_surrogate(surrogate)
     if alpha is not None:
@@ -85,6 +89,9 @@ def check_input(x: Tensor, T: int) -> None:
             'x must be a dense floating-point tensor (float16, bfloat16, float32 or float64), got '
             f'{getattr(x, "dtype", type(x).__name__)} {getattr(x, "layout", "")}'.rstrip()
         )
+    # in a compiled graph the op itself does, when it runs
+    if torch.compiler.is_compiling():
+        return
     if x.dim() == 0 or x.shape[0] % T or x.shape[0] == 0:
         raise ValueError(
             f'the first dimension of x must hold T={T} time steps (T*B, time outermost), got shape {tuple(x.shape)}'
@@ -263,7 +270,7 @@ def bn_lif(
             raise ValueError(f'{name} must be on the device of x, {x.device}, got {value.device}')
     _check_flag('training', training)
     _check_number('eps', eps)
-    if eps < 0:
+    if not torch.compiler.is_compiling() and eps < 0:
         raise ValueError(f'eps must be at least 0, got {eps}')
     _check_number('scale', scale)
     if training and running_mean is not None:
@@ -272,7 +279,7 @@ def bn_lif(
         raise ValueError('running_mean and running_var are needed unless training=True')
     if (running_mean is None) != (running_var is None):
         raise ValueError('running_mean and running_var go together: give both or neither')
-    if training and group is None and x.numel() <= channels:
+    if training and group is None and not torch.compiler.is_compiling() and x.numel() <= channels:
         raise ValueError(f'batch statistics need more than one value a channel in training, got shape {tuple(x.shape)}')
     settings = v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha, levels, rounded
     kind, values, learned = _neuron(x.device, tau, *settings)
@@ -291,7 +298,8 @@ def bn_lif(
         mean, var, count = _statistics(x.detach(), group)
         if running_mean is not None:
             with torch.no_grad():
-                unbiased = count / (count - 1).clamp(min=1) if isinstance(count, Tensor) else count / max(count - 1, 1)
+                # of a process alone there are at least two
+                unbiased = count / ((count - 1).clamp(min=1) if isinstance(count, Tensor) else count - 1)
                 _update(running_mean, mean, momentum)
                 _update(running_var, var * unbiased, momentum)
     out, v = _BatchNormLIF.apply(

@@ -47,12 +47,14 @@ class _PackedConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, geometry, bits):
         ctx.geometry, ctx.bits = geometry, bits
-        ctx.layout = x.shape, x.stride(), x.dtype
+        # a compiler cannot sort the strides of a batch of any size
+        spikes = x.contiguous() if torch.compiler.is_compiling() else x
+        ctx.layout = x.shape, spikes.stride(), x.dtype
         ctx.bias_size = None if bias is None else list(bias.shape)
         # what has gaps is packed in the default order
-        if not is_dense(x):
+        if not torch.compiler.is_compiling() and not is_dense(x):
             ctx.layout = x.shape, torch.empty(x.shape, device='meta').stride(), x.dtype
-        packed = torch.ops.mmsnn.pack(x, bits) if ctx.needs_input_grad[1] else x.new_empty(0, dtype=torch.uint8)
+        packed = torch.ops.mmsnn.pack(spikes, bits) if ctx.needs_input_grad[1] else x.new_empty(0, dtype=torch.uint8)
         ctx.save_for_backward(packed, weight)
         return F.conv2d(x, weight, bias, *geometry)
 
