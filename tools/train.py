@@ -3,14 +3,10 @@
 import argparse
 
 from mmsnn.engine import checks
-<<<<<<< HEAD
 from mmsnn.engine.building import is_distiller
 from mmsnn.engine.cli import add_arguments, build_runner, read_config
-=======
-from mmsnn.engine.cli import add_arguments, build_runner, is_distiller, read_config
 from mmsnn.engine.resuming import prepare_resume
 from mmsnn.engine.safety import make_room, make_safe
->>>>>>> 6a4b46f (A training loses nothing: exact resume, whole checkpoints, signals that save, and a stop at the first NaN)
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -66,16 +62,10 @@ def main(argv=None) -> None:
     """Run the command line ``argv`` (default: ``sys.argv``)."""
     args = parse_args(argv)
     cfg = prepare(read_config(args), args)
-<<<<<<< HEAD
-    found = checks.check_data(cfg, ('train', 'val'))
-    runner = build_runner(cfg, args.verbose)
-=======
-    check_amp(cfg)
     prepare_resume(cfg)
     found = checks.check_data(cfg, ('train', 'val'))
     make_room(cfg)
-    runner = build_runner(cfg)
->>>>>>> 6a4b46f (A training loses nothing: exact resume, whole checkpoints, signals that save, and a stop at the first NaN)
+    runner = build_runner(cfg, args.verbose)
     checks.log(found, runner.logger)
     runner.train()
 
