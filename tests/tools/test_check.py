@@ -78,6 +78,7 @@ def test_a_good_config(home, capsys):
     line(lines, 'ok', 'model.head.num_classes: 2 classes')
     line(lines, 'ok', 'train_dataloader.dataset: 6 images, batches of 4')
     line(lines, 'ok', 'one step with', 'loss')
+    line(lines, 'ok', 'every layer of neurons fires: ')
     line(lines, 'ok', 'one prediction')
     line(lines, 'ok', 'train_dataloader.batch_size: ', 'with 4 images')
     # nothing is written
@@ -112,6 +113,12 @@ def test_what_building_and_running_raise_is_named(home, capsys):
     assert code == 1
     line(lines, 'error', 'train_dataloader.dataset: ', 'Gone')
     line(lines, 'ok', 'one prediction')
+
+
+def test_silent_neurons_are_named(home, capsys):
+    code, lines = check(capsys, home / 'plain.py', '--cfg-options', 'model.backbone.neuron.v_threshold=500.0')
+    said = line(lines, 'warning', 'neuron layers are silent')
+    assert code == 0 and 'backbone.layer1.0.neuron1' in said and 'lower their v_threshold' in said.lower()
 
 
 def test_checkpoints(home, capsys, tmp_path):

@@ -18,6 +18,8 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
+from mmsnn.neurons import SpikeCounter
+
 from ..fitting import load_weights
 from .findings import Finding, error, note, number, some, warning
 
@@ -170,11 +172,12 @@ class Trial:
         if self.device == 'cuda':
             torch.cuda.reset_peak_memory_stats()
         kept = Kept(model)
+        inner = model.module if is_model_wrapper(model) else model
+        spikes = SpikeCounter(inner)
         logs, without = {}, []
         try:
             with self._tried('model'):
-                with wrapper.optim_context(model), kept:
-                    inner = model.module if is_model_wrapper(model) else model
+                with wrapper.optim_context(model), kept, spikes:
                     data = inner.data_preprocessor(batch, True)
                     losses = inner._run_forward(data, mode='loss')
                 loss, logs = inner.parse_losses(losses)
@@ -199,6 +202,12 @@ class Trial:
             yield error('model', f'{", ".join(infinite)} of the first step is not finite ({shown})')
         else:
             yield note('model', f'one step with {number(used, "image")}: {shown}')
+        rates = spikes.rates()
+        # few images leave many channels silent, but not all of a layer
+        if rates.silent:
+            yield warning('model', f'in this step {rates.warning(rates.silent)}')
+        elif rates:
+            yield note('model', f'every layer of neurons fires: {rates.mean:.3f} spikes a neuron and time step')
         if without:
             yield warning(
                 'model',
