@@ -7,7 +7,6 @@ from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 
 from mmsnn.compat import RESNET_VARIANTS
-
 from mmsnn.engine.loading import pretrained_from
 
 
