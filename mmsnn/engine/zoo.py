@@ -1,0 +1,260 @@
+"""Configs of the installed mmdet, mmseg and mmpretrain with mmsnn put into them: one training step, one prediction."""
+
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import MessageHub
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import OptimWrapper
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.utils import get_installed_path
+
+from mmsnn.models import Spikify, SpikingResNet
+from mmsnn.neurons import Neuron
+from mmsnn.neurons.firing import SpikeCounter
+
+from .noise import channels, noise_batch
+
+# sizes of images that are tried, the smallest first
+LIBRARIES = dict(mmdet=(64, 256, 512), mmseg=(64, 256, 512), mmpretrain=(64, 32, 224, 384))
+KINDS = ('ann', 'sew', 'spikify', 'distill')
+RESNETS = ('ResNet', 'ResNetV1c', 'ResNetV1d')
+T, BATCH = 2, 3
+# words with which a distillation term is refused; it is then left out
+REFUSALS = dict(transfer='weight transfer refused', response='loss_response', feature='loss_feature')
+RESPONSES = (
+    # the first module that a model has
+    ('decode_head.conv_seg', dict(type='PixelKL', student='decode_head.conv_seg', teacher='decode_head.conv_seg')),
+    ('rpn_head', dict(type='DenseResponse', head='rpn_head', student='rpn_head[0]', teacher='rpn_head[0]')),
+    ('bbox_head', dict(type='DenseResponse', student='bbox_head[0]', teacher='bbox_head[0]')),
+    ('head.fc', dict(type='LogitKL', student='head.fc', teacher='head.fc')),
+)
+
+
+def folders() -> list[str]:
+    """``library/folder`` of every folder that holds models."""
+    found = []
+    for library in LIBRARIES:
+        root = root_of(library)
+        names = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in ('_base_', 'common'))
+        found += [f'{library}/{name}' for name in names]
+    return found
+
+
+def root_of(library: str) -> Path:
+    """The folder of the configs that came with a library."""
+    return Path(get_installed_path(library)) / '.mim' / 'configs'
+
+
+def read(name: str) -> Config:
+    """The config ``library/folder/file.py``, without checkpoints, at most 50 layers deep and in one process."""
+    library, _, rest = name.partition('/')
+    cfg = Config.fromfile(str(root_of(library) / rest))
+    for node in nodes(cfg._cfg_dict):
+        for key in ('pretrained', 'teacher_ckpt', 'checkpoint'):
+            if isinstance(node.get(key), str):
+                node[key] = None
+        # they pad to the size of COCO's images
+        node.pop('batch_augments', None)
+        if isinstance(node.get('init_cfg'), dict) and node['init_cfg'].get('type') == 'Pretrained':
+            node['init_cfg'] = None
+        # named from the root of the library's repository
+        if isinstance(node.get('teacher_config'), str):
+            node['teacher_config'] = str(root_of(library).parent / node['teacher_config'])
+        if kind_of(node) in RESNETS and node.get('depth', 0) > 50:
+            node['depth'] = 50
+    return cfg
+
+
+def nodes(cfg) -> Iterator[dict]:
+    """All dicts inside a config."""
+    if isinstance(cfg, dict):
+        yield cfg
+    for value in cfg.values() if isinstance(cfg, dict) else cfg if isinstance(cfg, (list, tuple)) else ():
+        yield from nodes(value)
+
+
+def kind_of(cfg) -> str:
+    """The type of a config, without its scope."""
+    kind = cfg.get('type') or ''
+    return (kind if isinstance(kind, str) else kind.__name__).rpartition('.')[2]
+
+
+def backbones(cfg) -> Iterator[tuple[dict, str]]:
+    """Where a model's config names backbones: the dict and the key."""
+    for node in nodes(cfg):
+        for key in ('backbone', 'backbone_cfg'):
+            if isinstance(node.get(key), dict) and node[key].get('type'):
+                yield node, key
+
+
+def survey(folder: str) -> dict:
+    """What is in a folder: its first config, its first with a ResNet, and the first of each type of backbone."""
+    library, name = folder.split('/')
+    found = dict(first=None, resnet=None, types={})
+    # those in a subfolder, such as a self-supervised model's benchmarks, come last
+    for file in sorted((root_of(library) / name).rglob('*.py'), key=lambda path: (len(path.parts), path)):
+        config = f'{folder}/{file.relative_to(root_of(library) / name)}'
+        try:
+            cfg = Config.fromfile(str(file))
+        # some name files that did not come with the library
+        except Exception:
+            continue
+        if not cfg.get('model') or not cfg.model.get('type'):
+            continue
+        found['first'] = found['first'] or config
+        for node, key in backbones(cfg.model):
+            found['types'].setdefault(scoped(node[key], cfg), config)
+            if kind_of(node[key]) in RESNETS:
+                found['resnet'] = found['resnet'] or config
+    return found
+
+
+def scoped(backbone: dict, cfg: Config) -> str:
+    """``library.Type``."""
+    kind = backbone['type']
+    if not isinstance(kind, str):
+        return f'{kind.__module__.partition(".")[0]}.{kind.__name__}'
+    return kind if '.' in kind else f'{cfg.get("default_scope")}.{kind}'
+
+
+def change(cfg: Config, kind: str, terms: tuple[str, ...] = ()) -> Config:
+    """The config as a user changes it for ``kind``."""
+    plain = ConfigDict(cfg.model)
+    if kind == 'distill':
+        teacher = Config(dict(model=plain)).copy().model
+        resnet = any(kind_of(node[key]) in RESNETS for node, key in backbones(cfg.model))
+        change(cfg, 'sew' if resnet else 'spikify')
+        # as our own student configs: a frozen stage of random weights would learn nothing
+        for node in nodes(cfg.model):
+            node.update({key: value for key, value in dict(frozen_stages=-1, norm_eval=False).items() if key in node})
+        losses = {}
+        if 'feature' in terms:
+            losses['loss_feature'] = dict(type='FeatureMSE', student='backbone', teacher='backbone')
+        if 'response' in terms:
+            response = next((loss for name, loss in RESPONSES if name.split('.')[0] in plain), None)
+            losses.update(loss_response=response) if response else None
+        pre = dict(data_preprocessor=cfg.data_preprocessor) if cfg.get('data_preprocessor') else {}
+        cfg.model = ConfigDict(
+            type='mmsnn.Distiller', student={**pre, **cfg.model}, teacher={**pre, **teacher}, losses=losses,
+            transfer='transfer' in terms,
+        )  # fmt: skip
+    for node, key in list(backbones(cfg.model)) if kind in ('sew', 'spikify') else ():
+        if kind == 'spikify':
+            node[key] = ConfigDict(type='mmsnn.Spikify', backbone=node[key], T=T)
+        elif kind_of(node[key]) in RESNETS:
+            # as a child config is merged
+            node[key] = ConfigDict(Config._merge_a_into_b(dict(type='mmsnn.SEWResNet', T=T), node[key]))
+    return cfg
+
+
+def build(cfg: Config):
+    """The model, initialised at random, with norms that need no second process."""
+    if cfg.get('data_preprocessor'):
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    for module in model.modules():
+        init = getattr(module, 'init_cfg', None)
+        if isinstance(init, dict) and init.get('type') == 'Pretrained':
+            module.init_cfg = None
+    if getattr(model.data_preprocessor, 'size', None):
+        model.data_preprocessor.size = None
+        model.data_preprocessor.size_divisor = 32
+    model.init_weights()
+    return model
+
+
+def attempt(config: str, kind: str, size: int, terms: tuple[str, ...] = ()) -> dict:
+    """One step and one prediction; what was seen on the way.
+
+    Raises:
+        Exception: whatever goes wrong.
+    """
+    torch.manual_seed(0)
+    cfg = change(read(config), kind, terms)
+    hub = MessageHub.get_current_instance()
+    for key, value in dict(iter=0, epoch=0, max_iters=100, max_epochs=10).items():
+        hub.update_info(key, value)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        plain = cfg if kind != 'distill' else Config({**cfg, 'model': cfg.model.student})
+        model = build(cfg)
+        neurons = [m for m in model.modules() if isinstance(m, Neuron)]
+        if kind != 'ann' and not neurons:
+            raise RuntimeError('nothing spikes')
+        batch = noise_batch(plain, getattr(model, 'student', model) if kind == 'distill' else model, BATCH, size)
+        wrapper = OptimWrapper(torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4))
+        # that of some detectors returns nothing
+        model.train()
+        with SpikeCounter(model) as counter:
+            losses = model.train_step(batch, wrapper)
+        rates = counter.rates()
+        bad = [name for name, value in losses.items() if not torch.as_tensor(value).isfinite().all()]
+        if bad:
+            raise FloatingPointError(f'{", ".join(bad)} not finite after {BATCH} images of noise')
+        found = dict(size=size, silent=len(rates.silent), neurons=len(rates))
+        model.eval()
+        torch.manual_seed(1)
+        with torch.no_grad():
+            if type(model).__module__.startswith('mmpretrain.models.selfsup'):
+                model.extract_feat(torch.randn(BATCH, 3, *tensors(batch['inputs'])[0].shape[-2:]))
+            else:
+                model.test_step(noise_batch(plain, model, BATCH, size))
+            if kind in ('sew', 'spikify'):
+                check_independence(model, size)
+    return found
+
+
+def check_independence(model, size: int) -> None:
+    """RuntimeError where one image of a batch changes the features of another."""
+    images = torch.randn(BATCH, channels(model), size, size)
+    other = images.clone()
+    other[1] = torch.randn_like(images[1]) * 2
+    run = model.extract_feat if hasattr(model, 'backbone') else next(
+        m for m in model.modules() if isinstance(m, (SpikingResNet, Spikify))
+    )  # fmt: skip
+    for a, b in zip(tensors(run(images)), tensors(run(other))):
+        if a.shape[:1] == (BATCH,) and not torch.allclose(a[::2], b[::2], atol=1e-4, rtol=1e-3):
+            raise RuntimeError('one image of a batch changes the features of the others')
+
+
+def tensors(out) -> list[torch.Tensor]:
+    """All tensors in an output."""
+    if isinstance(out, torch.Tensor):
+        return [out]
+    values = out.values() if isinstance(out, dict) else out if isinstance(out, (tuple, list)) else ()
+    return [t for value in values for t in tensors(value)]
+
+
+def trial(config: str, kind: str, size: int | None) -> dict:
+    """`attempt`, as a result: at the smallest size that serves, with the most distillation terms that serve."""
+    start = time.process_time()
+    result, refused = {}, []
+    sizes = [size] if size else LIBRARIES[config.partition('/')[0]]
+    terms = ('transfer', 'feature', 'response') if kind == 'distill' else ()
+    while True:
+        for side in sizes:
+            try:
+                result = dict(ok=True, **attempt(config, kind, side, terms))
+                break
+            # whatever a model does, the walk goes on
+            except Exception as error:
+                words = ' '.join(str(error).split())
+                result = dict(ok=False, reason=f'{type(error).__name__}: {words}'[:600], where=place(error))
+        reason = result.get('reason', '')
+        gone = next((term for term, words in REFUSALS.items() if term in terms and words in reason), None)
+        if result['ok'] or gone is None or not reason.startswith('ValueError'):
+            break
+        terms = tuple(term for term in terms if term != gone)
+        refused.append(f'{gone}: {reason}')
+    if kind == 'distill':
+        result.update(terms=terms, refused=refused)
+    return dict(result, seconds=round(time.process_time() - start, 1))
+
+
+def place(error: Exception) -> str:
+    """The last three places of a traceback, without the folders they lie in."""
+    return ' < '.join(f'{Path(f.filename).name}:{f.lineno}' for f in traceback.extract_tb(error.__traceback__)[:-4:-1])

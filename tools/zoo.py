@@ -1,0 +1,285 @@
+"""Try mmsnn on one config of every folder of the installed mmdet, mmseg and mmpretrain, and say what does not work."""
+
+import argparse
+import importlib
+import importlib.metadata
+import json
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from mmsnn.engine.zoo import KINDS, LIBRARIES, folders, survey, trial
+
+# further configs of a backbone type, where the first does not run as an ANN
+CANDIDATES = 4
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--only', nargs='+', metavar='FOLDER', help='e.g. mmdet/detr mmseg; default: all')
+    parser.add_argument('--kinds', nargs='+', choices=KINDS, default=KINDS, help='what to try; default: all four')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/zoo.json'), help='results; what is there is kept')
+    parser.add_argument('--again', action='store_true', help='try again what failed; with --only, all of it')
+    parser.add_argument('--table', type=Path, metavar='FILE.md', help='also write the table there')
+    parser.add_argument('--workers', type=int, default=2, help='processes')
+    parser.add_argument('--timeout', type=float, default=120, help='CPU seconds for one step and one prediction')
+    parser.add_argument('--memory', type=float, default=6, help='gigabytes for one process')
+    return parser.parse_args(argv)
+
+
+def child(pipe, function, arguments: tuple, timeout: float, memory: float) -> None:
+    """Answer through ``pipe``, within limits."""
+    for what, limit in ((resource.RLIMIT_CPU, int(timeout)), (resource.RLIMIT_DATA, int(memory * 2**30))):
+        resource.setrlimit(what, (limit, limit + 1))
+    logging.disable(logging.WARNING)
+    with open(os.devnull, 'w') as null:
+        os.dup2(null.fileno(), 1)
+        os.dup2(null.fileno(), 2)
+    pipe.send(function(*arguments))
+
+
+def isolated(function, *arguments, timeout: float, memory: float):
+    """``function(*arguments)`` in a process of its own; None if that died, with its exit code."""
+    context = multiprocessing.get_context('fork')
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=child, args=(theirs, function, arguments, timeout, memory))
+    process.start()
+    theirs.close()
+    try:
+        answer = ours.recv()
+    except EOFError:
+        answer = None
+    process.join()
+    return answer, process.exitcode
+
+
+class Walk:
+    """The results so far, in a file, and what is still to do."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args = args
+        self.results: dict[str, dict] = {}
+        self.plan: dict[str, dict] = {}
+        if args.out.exists():
+            saved = json.loads(args.out.read_text())
+            self.results, self.plan = saved['results'], saved['plan']
+        self.lock = threading.Lock()
+
+    def wanted(self, folder: str) -> bool:
+        """Whether ``--only`` names it."""
+        only = self.args.only
+        return not only or any(folder == name or folder.startswith(f'{name.rstrip("/")}/') for name in only)
+
+    def save(self) -> None:
+        """Write the results."""
+        self.args.out.parent.mkdir(parents=True, exist_ok=True)
+        saved = dict(**circumstances(), plan=self.plan, results=self.results)
+        part = self.args.out.with_suffix('.part')
+        part.write_text(json.dumps(saved, indent=1) + '\n')
+        part.replace(self.args.out)
+
+    def look(self, folder: str) -> None:
+        """Survey a folder."""
+        with self.lock:
+            known = folder in self.plan
+        if not known:
+            found, _ = isolated(survey, folder, timeout=600, memory=self.args.memory)
+            with self.lock:
+                self.plan[folder] = found or dict(first=None, resnet=None, types={})
+                self.save()
+
+    def result(self, config: str, kind: str) -> dict:
+        """The result of one trial, from the file or from now."""
+        known = self.results.get(config, {}).get(kind)
+        again = self.args.again and (self.args.only or not (known or {}).get('ok'))
+        if known and (not again or (config, kind) in self.fresh):
+            return known
+        if kind not in self.args.kinds and kind != 'ann':
+            return {}
+        size = self.results[config]['ann'].get('size') if kind != 'ann' else None
+        found, code = isolated(trial, config, kind, size, timeout=self.args.timeout, memory=self.args.memory)
+        if found is None:
+            late = code in (-signal.SIGXCPU, -signal.SIGKILL)
+            found = dict(ok=False, reason=f'more than {self.args.timeout:.0f} seconds' if late else f'died with {code}')
+        with self.lock:
+            self.results.setdefault(config, {})[kind] = found
+            self.fresh.add((config, kind))
+            self.save()
+            words = 'ok' if found['ok'] else found['reason'][:150]
+            print(f'{kind:8}{config:70}{found.get("seconds", ""):>6} {words}', flush=True)
+        return found
+
+    def family(self, folder: str) -> None:
+        """One config of a folder: its own ANN, with SEWResNet where it has a ResNet, distilled."""
+        config = self.config_of(folder)
+        if config and self.result(config, 'ann')['ok']:
+            if self.plan[folder]['resnet']:
+                self.result(config, 'sew')
+            self.result(config, 'distill')
+
+    def config_of(self, folder: str) -> str | None:
+        """The config that stands for a folder."""
+        return self.plan[folder]['resnet'] or self.plan[folder]['first']
+
+    def types(self) -> dict[str, list[str]]:
+        """Configs of each type of backbone."""
+        found: dict[str, list[str]] = {}
+        for folder in self.folders():
+            for kind, config in self.plan[folder]['types'].items():
+                found.setdefault(kind, []).append(config)
+        # those in a subfolder, such as the benchmarks of a self-supervised model, come last
+        return {kind: sorted(configs, key=lambda config: config.count('/')) for kind, configs in found.items()}
+
+    def folders(self) -> list[str]:
+        """Those that were looked at and are wanted."""
+        return [folder for folder in self.plan if self.wanted(folder)]
+
+    def steps(self) -> list[str]:
+        """Folders whose ANN takes a step."""
+        configs = {folder: self.config_of(folder) for folder in self.folders()}
+        return [f for f, config in configs.items() if self.results.get(config, {}).get('ann', {}).get('ok')]
+
+    def spikified(self) -> Iterator[tuple[str, str, dict]]:
+        """Type, config and result of every type of backbone whose ANN runs."""
+        for kind, configs in sorted(self.types().items()):
+            for config in configs[:CANDIDATES]:
+                found = self.results.get(config, {})
+                if found.get('ann', {}).get('ok') and 'spikify' in found:
+                    yield kind, config, found['spikify']
+                    break
+
+    def outcomes(self, kind: str) -> list[bool]:
+        """Whether it went, for each that was tried and whose ANN runs."""
+        if kind == 'spikify':
+            return [found['ok'] for _, _, found in self.spikified()]
+        found = [self.results[self.config_of(folder)].get(kind) for folder in self.steps()]
+        return [result['ok'] for result in found if result]
+
+    def share(self, kind: str) -> float:
+        """Share of `outcomes` that are good."""
+        outcomes = self.outcomes(kind)
+        return sum(outcomes) / len(outcomes) if outcomes else 0.0
+
+    def spikify(self, configs: list[str]) -> None:
+        """Spikify in the first config whose ANN runs."""
+        for config in configs[:CANDIDATES]:
+            if self.result(config, 'ann')['ok']:
+                self.result(config, 'spikify')
+                return
+
+    def go(self) -> None:
+        """Do all of it."""
+        self.fresh: set[tuple[str, str]] = set()
+        names = [folder for folder in folders() if self.wanted(folder)]
+        with ThreadPoolExecutor(self.args.workers) as pool:
+            list(pool.map(self.look, names))
+            self.plan = {name: self.plan[name] for name in sorted(self.plan)}
+            # sorting is stable
+            list(pool.map(self.family, sorted(names, key=lambda name: not self.plan[name]['resnet'])))
+            if 'spikify' in self.args.kinds:
+                list(pool.map(self.spikify, self.types().values()))
+
+
+def circumstances() -> dict:
+    """When and with what."""
+    names = ('mmsnn', 'torch', 'onedl-mmengine', 'onedl-mmdetection', 'onedl-mmsegmentation', 'onedl-mmpretrain')
+    return dict(date=time.strftime('%Y-%m-%d'), versions={name: version(name) for name in names})
+
+
+def version(name: str) -> str:
+    """The version of a distribution, or none."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return 'none'
+
+
+def summary(walk: Walk) -> list[str]:
+    """N of M, a line a kind."""
+    tried = [folder for folder in walk.folders() if walk.results.get(walk.config_of(folder))]
+    lines = [f'ANN: {len(walk.steps())} of {len(tried)} folders take a step and make a prediction here']
+    kinds = dict(
+        sew=('SEWResNet', 'of these that have a ResNet'),
+        spikify=('Spikify', 'types of backbone whose ANN runs'),
+        distill=('distilled', 'of these'),
+    )
+    for kind, (name, of) in kinds.items():
+        good = walk.outcomes(kind)
+        lines.append(f'{name}: {sum(good)} of {len(good)} {of}')
+    return lines
+
+
+INTRODUCTION = """# The zoo: mmsnn in the configs of mmdet, mmseg and mmpretrain
+
+One config of every folder that came with the three libraries took one training step and made one prediction, on noise,
+at the smallest of a few sizes of image: as it is (ANN), with `type='mmsnn.SEWResNet', T=2` merged over its ResNet, with
+`mmsnn.Spikify` around its own backbone, and distilled from its own ANN: the student with SEWResNet, or Spikify where it
+has no ResNet. Checkpoints are left out, and ResNets deeper than 50 have 50 layers. A spiking network in which one image
+of a batch changes the features of another counts as failed. Of spiking networks those count whose ANN runs.
+
+Made by `python tools/zoo.py --table docs/zoo.md` on {date} with {versions}.
+"""
+
+
+def cell(result: dict) -> str:
+    """One word, and of distillation what goes."""
+    if not result.get('ok'):
+        return '**no**' if result else ''
+    names = dict(transfer='level 1', feature='feature', response='response')
+    return ', '.join(names[term] for term in result['terms']) if 'terms' in result else 'yes'
+
+
+def table(walk: Walk) -> str:
+    """The results as Markdown."""
+    now = circumstances()
+    versions = ', '.join(f'{name} {number}' for name, number in now['versions'].items())
+    lines = [INTRODUCTION.format(date=now['date'], versions=versions), *(f'- {line}' for line in summary(walk)), '']
+    lines += ['| folder | config | ANN | SEWResNet | distilled |', '|---|---|---|---|---|']
+    reasons = dict(ann=[], sew=[], spikify=[], distill=[])
+    for folder in walk.folders():
+        config = walk.config_of(folder)
+        found = walk.results.get(config, {})
+        cells = [cell(found.get(kind, {})) for kind in ('ann', 'sew', 'distill')]
+        lines.append(f'| {folder} | {Path(config or "none").name} | {" | ".join(cells)} |')
+        for kind in ('ann', 'sew', 'distill'):
+            reasons[kind].append((config, found.get(kind, {})))
+    lines += ['', '| backbone | config | Spikify | layers silent at the start |', '|---|---|---|---|']
+    for kind, config, found in walk.spikified():
+        silent = f'{found["silent"]} of {found["neurons"]}' if found['ok'] else ''
+        lines.append(f'| {kind} | {config} | {cell(found)} | {silent} |')
+        reasons['spikify'].append((config, found))
+    for kind, title in dict(sew='SEWResNet', spikify='Spikify', distill='Distilled', ann='ANN').items():
+        failed = [f'- {config}: {found["reason"]}' for config, found in reasons[kind] if not found.get('ok', True)]
+        lines += ['', f'## {title}: why not', '', *(failed or ['Nothing failed.'])]
+    return '\n'.join(lines) + '\n'
+
+
+def main(argv=None) -> None:
+    """Run the command line ``argv`` (default: ``sys.argv``)."""
+    args = parse_args(argv)
+    # what wants to be downloaded fails at once
+    os.environ.update(HF_HUB_OFFLINE='1', TRANSFORMERS_OFFLINE='1')
+    socket.setdefaulttimeout(5)
+    torch.set_num_threads(1)
+    for library in LIBRARIES:
+        importlib.import_module(f'{library}.models')
+    walk = Walk(args)
+    walk.go()
+    print('\n'.join(summary(walk)))
+    if args.table:
+        args.table.write_text(table(walk))
+
+
+if __name__ == '__main__':
+    main()
