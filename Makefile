@@ -24,7 +24,9 @@ $(BIN)/python:
 # mmsnn itself is compiled last, because that needs torch; without a compiler it goes on in plain PyTorch.
 # opencv comes twice, and the variant that draws windows wants system libraries which servers lack.
 $(STAMP): $(BIN)/python setup.py pyproject.toml constraints.txt $(wildcard mmsnn/ops/csrc/*)
+	@echo 'mmsnn: installing torch, OpenMMLab and their kin into .venv: some gigabytes to download, once'
 	$(INSTALL) setuptools -e '.[demo,dev]'
+	@echo "mmsnn: compiling the neurons' kernels: a minute or two, and more where nvcc and an NVIDIA driver are, for CUDA's"
 	$(INSTALL) --no-build-isolation --no-deps -e .
 	$(BIN)/python -c 'import cv2' || $(INSTALL) --force-reinstall --no-deps opencv-python-headless
 	touch $@

@@ -1,9 +1,12 @@
 """Packaging of mmsnn: the compiled kernels, and the ``.mim`` folder by which OpenMMLab finds configs and tools.
 
 The kernels need a C++ compiler, and torch at hand while they are built: ``pip install --no-build-isolation``. CUDA's
-are built where nvcc is, whether or not a GPU is. Without any of these mmsnn works in plain PyTorch, and says so.
+need nvcc, too, and minutes. A wheel, which may be for another machine, gets them wherever nvcc is, GPU or no GPU; an
+editable install, which is for this machine, only where there is an NVIDIA driver. ``MMSNN_CUDA=1`` asks for them,
+``MMSNN_CUDA=0`` refuses them. Without any of these mmsnn works in plain PyTorch, and says so.
 """
 
+import ctypes
 import hashlib
 import os
 import re
@@ -89,9 +92,13 @@ def kernels() -> tuple[list, dict]:
     kind, extra = cpp_extension.CppExtension, {}
     names = [p.name for p in sources if p.suffix == '.cpp']
     home = cpp_extension.CUDA_HOME
-    with_cuda = home and cpp_extension.torch.version.cuda and os.environ.get('MMSNN_CUDA', '1') != '0'
+    asked = os.environ.get('MMSNN_CUDA')
+    with_cuda = wants_cuda(sys.argv, asked, has_driver())
+    can_cuda = home and cpp_extension.torch.version.cuda and (Path(home) / 'bin' / 'nvcc').exists()
+    if with_cuda and asked and not can_cuda:
+        skipped('MMSNN_CUDA=1 needs nvcc and a torch with CUDA', kernels="CUDA's kernels", rest="the CPU's are built")
     compile_args = dict(cxx=flags)
-    if with_cuda and (Path(home) / 'bin' / 'nvcc').exists():
+    if with_cuda and can_cuda:
         os.environ['TORCH_CUDA_ARCH_LIST'] = CUDA_ARCHS
         kind = cpp_extension.CUDAExtension
         names += [p.name for p in sources if p.suffix == '.cu']
@@ -125,9 +132,32 @@ def cuda_headers() -> list[str]:
     return [str(p) for p in found if p.is_dir()]
 
 
-def skipped(reason: str) -> None:
-    """Say that the kernels are not built."""
-    print(f'mmsnn: the compiled kernels are skipped: {reason}; plain PyTorch will serve', file=sys.stderr)
+def wants_cuda(arguments: list[str], asked: str | None, driver: bool) -> bool:
+    """Whether to compile CUDA's kernels where nvcc is.
+
+    Args:
+        arguments: of the build's command line.
+        asked: the environment's ``MMSNN_CUDA``.
+        driver: whether this machine has an NVIDIA driver.
+    """
+    if asked:
+        return asked != '0'
+    editable = {'editable_wheel', 'develop', '--inplace', '-i'} & set(arguments)
+    return driver or not editable
+
+
+def has_driver() -> bool:
+    """Whether this machine has an NVIDIA driver; it may still have no GPU."""
+    try:
+        ctypes.CDLL('nvcuda.dll' if sys.platform == 'win32' else 'libcuda.so.1')
+    except OSError:
+        return Path('/proc/driver/nvidia/version').exists()
+    return True
+
+
+def skipped(reason: str, kernels: str = 'the compiled kernels', rest: str = 'plain PyTorch will serve') -> None:
+    """Say which kernels are not built, why, and what serves instead."""
+    print(f'mmsnn: {kernels} are skipped: {reason}; {rest}', file=sys.stderr)
 
 
 class BuildKernels:

@@ -28,6 +28,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # where the configs look for it
 DATA = Path('data/digit_scenes')
 PROGRESS = re.compile(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\]')
+WELCOME = """\
+Three networks learn to find handwritten digits: an ANN, a spiking network (SNN) by itself, and the same SNN taught by
+the ANN (SAKD). Their logs go to {folder}. You may stop at any time: started again, the demo goes on where it was."""
 # seconds that an epoch and a test take on two cores; only the time left is reckoned from them
 COSTS = dict(ann=(16, 15), snn=(30, 30), sakd=(40, 30))
 
@@ -154,7 +157,10 @@ def train(model: Model, clock: Clock) -> None:
     finished = model.checkpoint.is_file()
     if not finished:
         arguments = [model.config, '--resume', '--no-validate', '--seed', model.seed, '--cfg-options', *model.options()]
-        run_tool('train', arguments, model.folder, lambda n: clock.show(f'training the {model.name}', n / model.epochs))
+        what = f'training the {model.name}'
+        # before the first iteration, while libraries are loaded and the model is built
+        clock.show(what, 0.0)
+        run_tool('train', arguments, model.folder, lambda n: clock.show(what, n / model.epochs))
     clock.finish(skipped=finished)
 
 
@@ -209,7 +215,8 @@ def main(argv=None) -> None:
     # whoever ends the demo ends the tool that it runs
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     start = time.monotonic()
-    print(f'DigitScenes: {args.num_train} + 240 images in {DATA}')
+    print(WELCOME.format(folder=args.work_dir))
+    print(f'Images: drawing {args.num_train} to train and 240 to test on, in {DATA}', flush=True)
     make_digit_scenes(DATA, num_train=args.num_train)
     models = plan(args)
     if args.fresh:

@@ -1,6 +1,7 @@
 """What an installation holds: the configs, tools and demos that OpenMMLab and ``python -m mmsnn`` look for."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,13 @@ def source(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def setup(monkeypatch):
+    """The functions of setup.py, which builds nothing where it is asked for a name."""
+    monkeypatch.setattr(sys, 'argv', ['setup.py', '--name'])
+    return runpy.run_path(str(REPO / 'setup.py'))
+
+
 @pytest.fixture(scope='module')
 def wheel(source, tmp_path_factory):
     out = tmp_path_factory.mktemp('wheel')
@@ -89,6 +97,34 @@ def test_editable_install_links(source, tmp_path):
     for part in ('configs', 'tools', 'demo', 'model-index.yml'):
         link = source / 'mmsnn' / '.mim' / part
         assert link.is_symlink() and link.resolve() == (source / part).resolve()
+
+
+@pytest.mark.parametrize(
+    'command, asked, driver, wanted',
+    [
+        # A wheel is built for machines that are not this one.
+        ('bdist_wheel', None, False, True),
+        ('bdist_wheel', None, True, True),
+        ('bdist_wheel', '0', True, False),
+        # What is installed in place is for this one.
+        ('editable_wheel', None, False, False),
+        ('editable_wheel', None, True, True),
+        ('editable_wheel', '1', False, True),
+        ('editable_wheel', '0', True, False),
+        ('build_ext --inplace', '', False, False),
+    ],
+)
+def test_when_cuda_is_compiled(setup, command, asked, driver, wanted):
+    assert setup['wants_cuda'](['setup.py', *command.split()], asked, driver) is wanted
+
+
+def test_cuda_that_cannot_be_compiled_is_named(setup, monkeypatch, capsys):
+    cpp_extension = pytest.importorskip('torch.utils.cpp_extension')
+    monkeypatch.setattr(cpp_extension, 'CUDA_HOME', None)
+    for asked, said in (('1', True), ('0', False)):
+        monkeypatch.setenv('MMSNN_CUDA', asked)
+        assert [e.name for e in setup['kernels']()[0]] == ['mmsnn.ops._C']
+        assert ("CUDA's kernels are skipped: MMSNN_CUDA=1 needs nvcc" in capsys.readouterr().err) == said
 
 
 def test_installed_commands(installed, tmp_path):

@@ -58,6 +58,16 @@ def run(demo, *options):
         demo.test(model, clock)
 
 
+def test_it_says_what_it_waits_for(demo, tools, capsys, monkeypatch):
+    seconds = iter(range(0, 1000, 10))
+    monkeypatch.setattr(demo.time, 'monotonic', lambda: next(seconds))
+    run(demo)
+    lines = capsys.readouterr().out.splitlines()
+    # before a tool has loaded its libraries
+    assert lines[0].startswith('training the ANN teacher:   0%, about')
+    assert any(line.startswith('testing the undistilled SNN:   0%') for line in lines)
+
+
 def test_both_students_have_the_same_budget_and_one_teacher(demo):
     models = demo.plan(demo.parse_args(['--seeds', '2', '--epochs', '3']))
     assert [m.kind for m in models] == ['ann', 'snn', 'sakd', 'snn', 'sakd']
