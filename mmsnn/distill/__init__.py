@@ -25,8 +25,9 @@ from .losses import (
     TemporalSpatialSelf,
     WeightedSoftLabels,
 )
+from .recording import Recorder
 from .schedules import Progress, Schedule
-from .taps import Recorder, Tap
+from .taps import Tap
 from .teacher import Teacher
 from .transfer import TransferReport, transfer_weights
 

@@ -9,9 +9,9 @@ from mmsnn.layers import Readout, get_time_steps, read_prefix
 from mmsnn.models.wrapper import Transparent
 from mmsnn.registry import MODELS
 
-from . import taps as tapping
+from .recording import Recorder
+from .running import run
 from .schedules import Progress, Schedule
-from .taps import Recorder
 from .teacher import Teacher, renormalise, untouched_rng
 from .terms import Term, bind, draft, first, make_connectors, plain
 from .transfer import transfer_weights
@@ -201,7 +201,7 @@ class Distiller(Transparent, BaseModel):
             with torch.no_grad(), Recorder(teacher.model, taps, name, get_time_steps(teacher.model)) as recorder:
                 for images in views:
                     recorder.batch_size = len(images)
-                    tapping.run(teacher.model, renormalise(images, self.student, teacher.model), taps, name)
+                    run(teacher.model, renormalise(images, self.student, teacher.model), taps, name)
             with torch.no_grad():
                 recorder.follow_pipes()
             found[name] = recorder

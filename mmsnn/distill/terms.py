@@ -7,11 +7,12 @@ from torch import Tensor, nn
 from mmsnn.layers import blank_image, evaluating, get_time_steps, read_prefix
 from mmsnn.registry import build_own
 
-from . import taps as tapping
 from .losses import DistillLoss
 from .losses.base import REMEDY
+from .recording import Recorder
+from .running import HeadError, run
 from .schedules import Schedule
-from .taps import HeadError, Recorder, Tap
+from .taps import Tap, resolve
 
 # sides of the blank image that is tried before training
 SIZES = 64, 224, 320, 512
@@ -158,7 +159,7 @@ def bind(term: Term, models: dict[str, nn.Module]) -> None:
     try:
         for role in filter(None, ('student', term.of)):
             for tap in term.taps(role):
-                tapping.resolve(models[role], tap, role)
+                resolve(models[role], tap, role)
         term.loss.bind(models['student'], models[term.of] if term.of else None)
     except ValueError as error:
         raise ValueError(f'{term.key}: {error.args[0]}') from error
@@ -209,7 +210,7 @@ def _record(terms: list[Term], model: nn.Module, role: str, prefix: int | None, 
     with evaluating(model), read_prefix(model, prefix):
         try:
             with recorder:
-                tapping.run(model, blank_image(model, size), taps, role)
+                run(model, blank_image(model, size), taps, role)
         except HeadError as error:
             keys = [t.key for t in terms if any(tap.part == error.part for tap in t.taps(role))]
             raise ValueError(f'{", ".join(keys)}: {error.args[0]}') from error

@@ -1,0 +1,188 @@
+"""The recorder that reads taps during one forward."""
+
+import re
+from functools import partial, wraps
+
+import torch
+from torch import Tensor, nn
+
+from mmsnn.layers import Readout, unfold, with_prefix
+from mmsnn.neurons import Neuron
+from mmsnn.neurons.watched import SavedAside
+
+from .taps import FEATURES, Tap, resolve
+
+
+class Recorder:
+    """Context in which the outputs of the tapped modules are kept; afterwards `get` hands them out.
+
+    Outputs are copied (the time mean is one) as they appear, because a later in-place addition would change them.
+
+    Args:
+        model: the task model.
+        taps: what to record.
+        role: ``student`` or ``teacher``, for messages.
+        T: time steps of the model.
+        batch_size: images in the batch; a tensor whose first dimension is T times that holds time steps.
+        prefix: set while the model runs in `read_prefix`.
+        views: a list to which the backbone's images are added, call by call; ``batch_size`` is then theirs. For models
+            that train on several views of each image.
+
+    Raises:
+        ValueError: a tap names no module.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        taps,
+        role: str,
+        T: int = 1,
+        batch_size: int = 1,
+        prefix: int | None = None,
+        views: list[Tensor] | None = None,
+    ):
+        self.model, self.role, self.T, self.batch_size, self.prefix = model, role, T, batch_size, prefix
+        self.views = views
+        self.taps = set(taps)
+        self.found: dict[Tap, list[Tensor]] = {}
+        self.handles = []
+        for tap in self.taps:
+            resolve(model, tap, role)
+
+    def __enter__(self) -> 'Recorder':
+        if self.views is not None:
+            self.handles.append(self.model.backbone.register_forward_pre_hook(self._see))
+        for tap in self.taps:
+            module = resolve(self.model, tap, self.role)
+            if tap.potential:
+                self.handles.append(module.register_forward_hook(partial(self._keep_potential, tap)))
+            elif tap.part in FEATURES or not re.fullmatch(r'\w+(\.-?\d+)?', tap.module):
+                # with keyword arguments, because hooks without them part a neuron from its norm
+                keep = partial(self._keep_output, tap)
+                self.handles.append(module.register_forward_hook(keep, with_kwargs=True))
+            else:
+                # a cascade calls a head twice, and means the same
+                last = isinstance(getattr(self.model, tap.part), nn.ModuleList)
+                self.handles.append(_Listener(module, partial(self._keep, tap, last=last)))
+        return self
+
+    def __exit__(self, *_) -> None:
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+
+    def _see(self, _backbone: nn.Module, inputs: tuple) -> None:
+        self.views.append(inputs[0])
+        self.batch_size = len(inputs[0])
+
+    def _keep_potential(self, tap: Tap, neuron: Neuron, inputs: tuple, out) -> None:
+        spikes = out[0] if isinstance(out, tuple) else out
+        # of its last call: one neuron may serve at several sites
+        with SavedAside():
+            self.found[tap] = [self._view(tap, neuron.potentials(inputs[0], spikes).to(spikes.dtype))]
+
+    def _keep_output(self, tap: Tap, _module, _args, _kwargs, out) -> None:
+        self._keep(tap, out)
+
+    def _keep(self, tap: Tap, out, last: bool = False) -> None:
+        if tap.index is not None:
+            if not isinstance(out, (tuple, list)) or tap.index >= len(out):
+                raise ValueError(f'{self.role} tap {tap}: the output of {tap.module} has no item {tap.index}')
+            out = out[tap.index]
+        outs = list(out) if isinstance(out, (tuple, list)) else [out]
+        if not all(isinstance(o, Tensor) for o in outs):
+            kinds = [type(o).__name__ for o in outs] if isinstance(out, (tuple, list)) else type(out).__name__
+            raise ValueError(
+                f'{self.role} tap {tap} gives {kinds}, not tensors: '
+                + ('add an index' if isinstance(out, (tuple, list)) else f'tap a layer inside {tap.module}')
+            )
+        before = [] if last else self.found.get(tap, [])
+        self.found[tap] = before + [self._view(tap, o) for o in outs]
+
+    def _view(self, tap: Tap, out: Tensor) -> Tensor:
+        folded = self.T > 1 and out.shape[0] == self.T * self.batch_size
+        if self.prefix is not None:
+            # twice the batch behind the readout may be as much as T times in front of it
+            folded = folded and _before_readout(self.model, tap)
+            if tap.time == 'prefix':
+                return with_prefix(unfold(out, self.T), self.prefix) if folded else out.clone()
+            out = out if folded else out[self.batch_size :]
+        if tap.time == 'steps':
+            if self.T > 1 and not folded:
+                if self.role != 'student':
+                    # a mean teaches every step
+                    return out.clone().unsqueeze(0)
+                raise ValueError(
+                    f'{self.role} tap {tap} has no time steps left ({tuple(out.shape)}): tap a stage of the backbone, '
+                    "and go on from there: 'backbone.layer4|neck|head.fc'"
+                )
+            return unfold(out, self.T).clone()
+        return unfold(out, self.T).mean(0) if folded else out.clone()
+
+    def follow_pipes(self) -> None:
+        """Send what was read through the modules behind it; after the context, so that nothing is recorded twice."""
+        for tap in self.taps:
+            if not tap.pipe or tap not in self.found:
+                continue
+            if self.views and len(self.views) > 1:
+                raise ValueError(f'{self.role} tap {tap}: no modules behind what sees several views of each image')
+            found = self.found[tap]
+            steps = found[0].shape[:2] if tap.time == 'steps' else None
+            out = tuple(x.flatten(0, 1) for x in found) if steps else tuple(found)
+            for name in tap.pipe:
+                # necks and heads take a tuple of levels, what lies inside them a tensor
+                out = out if isinstance(out, (tuple, list)) else (out,)
+                out = resolve(self.model, Tap(name), self.role)(out[0] if '.' in name else tuple(out))
+            outs = out if isinstance(out, (tuple, list)) else [out]
+            self.found[tap] = [x.unflatten(0, steps) if steps else x for x in outs]
+
+    def get(self, tap: Tap) -> list[Tensor]:
+        """The tensors of a tap, one a call or item (feature levels).
+
+        Raises:
+            ValueError: the module did not run, or the student's tensor carries no gradient.
+        """
+        if tap not in self.found:
+            raise ValueError(
+                f'{self.role} tap {tap}: the module was not called in this forward; tap a layer inside it '
+                "(e.g. 'decode_head.conv_seg')"
+            )
+        out = self.found[tap]
+        if self.role == 'student' and torch.is_grad_enabled() and not all(o.requires_grad for o in out):
+            raise ValueError(
+                f'student tap {tap} carries no gradient, so its loss would train nothing: the stage is frozen '
+                '(frozen_stages), or runs under reentrant activation checkpointing'
+            )
+        return out
+
+
+class _Listener:
+    """Tells ``keep`` what a module returns, also where its ``forward`` is called directly, as segmentors do."""
+
+    def __init__(self, module: nn.Module, keep):
+        self.module, self.own = module, module.__dict__.get('forward')
+        forward = module.forward
+
+        @wraps(forward)
+        def listening(*args, **kwargs):
+            out = forward(*args, **kwargs)
+            keep(out)
+            return out
+
+        module.forward = listening
+
+    def remove(self) -> None:
+        if self.own is None:
+            del self.module.forward
+        else:
+            self.module.forward = self.own
+
+
+def _before_readout(model: nn.Module, tap: Tap) -> bool:
+    """Whether a tap lies inside the part that takes time out (a backbone, or a spiking head), or in an earlier part."""
+    part, _, inside = tap.module.partition('.')
+    parts = dict(model.named_children())
+    reading = [any(isinstance(m, Readout) and m.mode == 'mean' for m in child.modules()) for child in parts.values()]
+    i = list(parts).index(part)
+    return bool(inside) if reading[i] else any(reading[i:])
