@@ -10,6 +10,7 @@ from tiny import classifier, detector, runner
 
 from mmsnn.distill import Distiller
 from mmsnn.engine.checkpoint import load_file
+from mmsnn.engine.loading import CheckMatch
 
 STAGES = [f'backbone.layer{i}' for i in range(1, 5)]
 FEATURE = dict(type='FeatureMSE', student=STAGES, teacher=STAGES, connector=dict(type='ConvBN'), weight=0.1)
@@ -23,7 +24,8 @@ TASKS = dict(
         dict(loss_feature=FEATURE, response=dict(type='DenseResponse', student='bbox_head[0]', teacher='bbox_head[0]')),
     ),
 )
-HOOKS = [dict(type='mmsnn.DistillHook'), dict(type='EMAHook', momentum=0.1)]
+# the check that the tools add lets a student's file, its averages and its connectors pass
+HOOKS = [dict(type='mmsnn.DistillHook'), dict(type='EMAHook', momentum=0.1), dict(type=CheckMatch)]
 
 
 class Witness(Hook):
