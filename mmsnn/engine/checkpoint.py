@@ -1,6 +1,7 @@
 """Reading checkpoints of others: never a pickle that may run code."""
 
 import argparse
+import functools
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -134,11 +135,15 @@ def _mention_average(content: Mapping, read: str, source: str) -> None:
     # mmengine's EMAHook exchanges the two, so that what is read are the averages
     if others == ['ema_state_dict'] and 'message_hub' in content:
         kind, other = other, kind
-    print_log(
+    _say_once(
         f'{source} holds two sets of weights: {read}, {kind}, is read. For {others[0]}, {other}: python -m mmsnn '
-        f'convert {source} OTHER.pth --key {others[0]}',
-        logger='current',
+        f'convert {source} OTHER.pth --key {others[0]}'
     )
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    print_log(text, logger='current')
 
 
 def _torchvision_url(name: str) -> str:

@@ -91,6 +91,8 @@ def load_pretrained(module: nn.Module, source: str, prefix: str | None = None) -
         raise ValueError(f'{key}={source!r}: there are no weights of the name {error}') from None
     except ValueError as error:
         raise ValueError(f'{key}: {error}') from error
+    except ImportError as error:
+        raise ImportError(f'{key}: {error}') from None
     except OSError as error:
         raise OSError(f'{key}={source!r} could not be fetched ({error}): download it, and give the file') from error
     state = find_state(content, source)

@@ -44,6 +44,7 @@ class Match:
             ('unused in the source', self.unused),
         ]
         lines += [f'  {what}: {some(names, 8)}' for what, names in groups if names]
+        lines += [f'  read as {self.reading}'] if self.reading else []
         return '\n'.join(lines)
 
 
@@ -108,8 +109,9 @@ def misfit(found: Match, model: nn.Module, own: Mapping[str, Tensor]) -> str:
 
     A head may differ: fine-tuning begins so. A spiking backbone of mmsnn has to be filled but for what its neurons
     learn. Other modules may have parts that no checkpoint has (offsets of deformable convolutions, norms of more
-    outputs): half of their kernels have to be filled, and nine tenths where kernels of the same kind are lacking. In
-    neither may the source have more blocks in the same stages: it is a deeper network then.
+    outputs, SSD's layers behind a VGG): half of their kernels have to be filled, and where kernels of a kind that was
+    found are lacking, four fifths and some in every stage. In neither may the source have more blocks in the same
+    stages: it is a deeper network then.
 
     Args:
         found: as `compare` gives it.
@@ -128,8 +130,10 @@ def misfit(found: Match, model: nn.Module, own: Mapping[str, Tensor]) -> str:
     kinds, stages = {_kind(k) for k in filled}, {_stage(k, lead) for k in filled}
     refused = bool(lost)
     if not isinstance(part, TimeAware) or is_wrapper(part):
-        akin = any(_kind(k) in kinds for k in kernels - filled)
-        refused = len(filled) < (0.9 if akin else 0.5) * len(kernels)
+        akin = [k for k in kernels - filled if _kind(k) in kinds]
+        refused = len(filled) < (0.8 if akin else 0.5) * len(kernels) or any(
+            _stage(k, lead) not in stages for k in akin
+        )
     if refused:
         differing = [f'{k} {a} instead of {b}' for k, (a, b) in found.mismatched.items() if k in lost]
         missing = [k for k in lost if k not in found.mismatched]

@@ -33,6 +33,7 @@ class TestAverages:
     def said(self, monkeypatch):
         lines = []
         monkeypatch.setattr(checkpoint, 'print_log', lambda text, **_: lines.append(text))
+        checkpoint._say_once.cache_clear()
         return lines
 
     def load(self, tmp_path, **content):
@@ -44,6 +45,8 @@ class TestAverages:
         assert torch.equal(
             self.load(tmp_path, state_dict=STATE, state_dict_ema=average)['conv1.weight'], torch.arange(4.0)
         )
+        # once, however often the file is read
+        load_state(tmp_path / 'file.pth')
         assert len(said) == 1
         assert 'state_dict, the last weights, is read' in said[0] and '--key state_dict_ema' in said[0]
 

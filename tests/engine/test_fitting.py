@@ -135,6 +135,9 @@ class TestReadings:
         assert larger.pos_embed.shape == (1, 17, 8)
 
 
+THREE_STAGES = dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,))
+
+
 def kinds(state, pattern, replacement):
     return {re.sub(pattern, replacement, k): v for k, v in state.items()}
 
@@ -199,10 +202,32 @@ class TestOtherModules:
         assert said[0][0] == 'WARNING' and 'layer1.0.conv2.conv_offset.weight' in said[0][1]
 
     @pytest.mark.parametrize(
+        ('cfg', 'absent'),
+        [
+            # what the configs of the libraries start from
+            (dict(type='mmdet.SSDVGG', input_size=300, depth=16), r'features\.3\d'),
+            (
+                dict(type='mmpretrain.ConvNeXt', arch=dict(depths=[1] * 4, channels=[4] * 4), out_indices=range(4)),
+                r'norm[0-2]',
+            ),
+            (dict(type='mmdet.ResNet', depth=18, base_channels=8, **THREE_STAGES), 'nothing'),
+        ],
+    )
+    def test_partial_files_of_others(self, cfg, absent):
+        model = MODELS.build(cfg)
+        state = {k: v for k, v in state_of(model).items() if not re.match(absent, k)}
+        file = {**state, 'layer4.0.conv1.weight': torch.rand(8, 8, 3, 3), 'head.fc.weight': torch.rand(2, 2)}
+        same(fit(model, file, 'file.pth', 'start'), state)
+
+    @pytest.mark.parametrize(
         ('change', 'message'),
         [
             (lambda s: kinds(s, r'(layer\d\.\d)\.conv', r'\1.c'), r'4 of 20 kernels found'),
-            (lambda s: {k: v for k, v in s.items() if 'layer4' not in k}, r'15 of 20 kernels'),
+            (lambda s: {k: v for k, v in s.items() if 'layer1' not in k}, r'16 of 20 kernels'),
+            (
+                lambda s: {k: v for k, v in s.items() if '.1.conv2' not in k and 'layer2.1' not in k},
+                r'15 of 20 kernels',
+            ),
             (lambda s: {**s, 'layer2.2.conv1.weight': torch.rand(16, 16, 3, 3)}, 'deeper network'),
         ],
     )
