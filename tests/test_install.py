@@ -1,14 +1,18 @@
 """What an installation holds: the configs, tools and demos that OpenMMLab and ``python -m mmsnn`` look for."""
 
+import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mmengine.config import Config
 
@@ -94,6 +98,7 @@ def test_wheel_holds_what_openmmlab_looks_for(wheel):
 
 def test_editable_install_links(source, tmp_path):
     run('-c', f'from setuptools.build_meta import build_editable; build_editable({str(tmp_path)!r})', cwd=source)
+    assert 'mmsnn.pth' in zipfile.ZipFile(next(tmp_path.glob('*.whl'))).namelist()
     for part in ('configs', 'tools', 'demo', 'model-index.yml'):
         link = source / 'mmsnn' / '.mim' / part
         assert link.is_symlink() and link.resolve() == (source / part).resolve()
@@ -159,6 +164,125 @@ def own_base():
 def test_installed_configs_are_bases(installed, tmp_path):
     out = run('-c', SCRIPT.format(bases=[own_base(), *BASES]), cwd=tmp_path, env=installed)
     assert out.splitlines()[0].startswith(installed['PYTHONPATH'])
+
+
+@pytest.fixture(scope='module')
+def environment(wheel, tmp_path_factory):
+    """Python of a fresh environment that holds the wheel, beside the libraries that this one has."""
+    folder = tmp_path_factory.mktemp('environment')
+    run('-m', 'venv', '--without-pip', folder)
+    python = folder / 'bin' / 'python'
+    paths = sysconfig.get_paths()
+    # behind its own, and without the start-up hooks that lie there
+    site = next(folder.glob('lib/python*/site-packages'))
+    (site / 'libraries.pth').write_text('\n'.join({paths['purelib'], paths['platlib']}))
+    run('-m', 'pip', '--python', python, 'install', '--no-deps', '--no-index', '--no-compile', wheel)
+    assert (site / 'mmsnn.pth').is_file() and (folder / 'bin' / 'mmsnn').is_file()
+    yield python
+    run('-m', 'pip', '--python', python, 'uninstall', '-y', 'mmsnn')
+    assert not [path for path in site.iterdir() if 'mmsnn' in path.name] and not (folder / 'bin' / 'mmsnn').exists()
+
+
+def inside(python, *command, cwd, **variables):
+    """What a command says in the fresh environment; no path of this process leads into it."""
+    env = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+    env |= dict(MPLBACKEND='agg', OMP_NUM_THREADS='1', **variables)
+    done = subprocess.run([python, *map(str, command)], capture_output=True, text=True, cwd=cwd, env=env)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def test_console_script(environment, tmp_path):
+    listing = inside(environment.with_name('mmsnn'), cwd=tmp_path)
+    assert {'train', 'test', 'env'} <= {line.split()[0] for line in listing.splitlines() if line.startswith('  ')}
+
+
+@pytest.mark.parametrize('mmsnn_package', ['raise OSError', None])
+def test_start_up_survives_a_broken_package(environment, tmp_path, mmsnn_package):
+    (tmp_path / 'mmengine.py').write_text('print("imported")')
+    (tmp_path / 'mmsnn').mkdir()
+    if mmsnn_package is not None:
+        (tmp_path / 'mmsnn' / '__init__.py').write_text(mmsnn_package)
+    for code, said in (('pass', ''), ('import mmengine', 'imported\n')):
+        assert inside(environment, '-c', code, cwd=tmp_path, PYTHONPATH=str(tmp_path)) == said
+
+
+def coco(folder):
+    """Four pictures of noise with two boxes each, as COCO's files are laid out."""
+    import cv2
+    from mmdet.datasets import CocoDataset
+
+    rng = np.random.default_rng(0)
+    classes = CocoDataset.METAINFO['classes']
+    for part in ('train2017', 'val2017'):
+        (folder / part).mkdir(parents=True)
+        (folder / 'annotations').mkdir(exist_ok=True)
+        images, boxes = [], []
+        for i in range(4):
+            cv2.imwrite(str(folder / part / f'{i}.jpg'), rng.integers(0, 255, (64, 96, 3), dtype=np.uint8))
+            images.append(dict(id=i, file_name=f'{i}.jpg', height=64, width=96))
+            for c in range(2):
+                box = dict(bbox=[5 + 9 * c, 4, 40, 40], area=1600, iscrowd=0)
+                boxes.append(dict(id=2 * i + c + 1, image_id=i, category_id=c + 1, **box))
+        categories = [dict(id=i + 1, name=name) for i, name in enumerate(classes)]
+        content = dict(images=images, annotations=boxes, categories=categories)
+        (folder / 'annotations' / f'instances_{part}.json').write_text(json.dumps(content))
+
+
+OURS = """
+import torch
+from mmsnn.__main__ import main
+from mmsnn.engine.building import build_model, read
+
+teacher = build_model(read('mmsnn::ann/retinanet_r34_coco.py'))
+torch.save(dict(state_dict=teacher.state_dict()), 'teacher.pth')
+options = ['--cfg-options', 'model.backbone.T=2', 'model.teacher_checkpoint=teacher.pth', 'train_cfg.max_epochs=1']
+for part, i in (('train', 2), ('val', 1), ('test', 1)):
+    loader = f'{part}_dataloader'
+    options += [f'{loader}.num_workers=0', f'{loader}.dataset.pipeline.{i}.scale=(96,64)']
+main(['train', 'mine.py', *options])
+main(['test', 'mine.py', 'work_dirs/mine/epoch_1.pth', '--benchmark', *options])
+main(['image_demo', 'data/coco/val2017/0.jpg', 'mine.py', 'work_dirs/mine/epoch_1.pth', *options])
+print('its backbone is a', type(build_model(read('changed.py')).backbone).__name__)
+"""
+
+THEIRS = """
+import runpy, sys
+from pathlib import Path
+assert 'mmsnn' not in sys.modules
+import mmdet
+tools = Path(mmdet.__file__).parent / '.mim' / 'tools'
+
+def tool(name, *arguments):
+    sys.argv = [name, *arguments]
+    runpy.run_path(str(tools / name), run_name='__main__')
+
+small = ['test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False']
+small.append('test_dataloader.dataset.pipeline.1.scale=(96,64)')
+tool('test.py', 'mine.py', 'work_dirs/mine/epoch_1.pth', '--out', 'found.pkl', '--cfg-options', *small)
+tool('analysis_tools/browse_dataset.py', 'mine.py', '--not-show', '--output-dir', 'browsed')
+tool('analysis_tools/confusion_matrix.py', 'mine.py', 'found.pkl', 'matrix')
+from mmdet.apis import DetInferencer, init_detector
+for model in (init_detector('mine.py', 'work_dirs/mine/epoch_1.pth', device='cpu'),
+              DetInferencer('mine.py', 'work_dirs/mine/epoch_1.pth', device='cpu').model):
+    print('is a', type(model).__name__, type(model.backbone).__name__)
+"""
+
+
+def test_what_the_readme_shows(environment, tmp_path):
+    """From a wheel, in a folder that holds two configs of README.md and data: our tools, then mmdet's own."""
+    blocks = re.findall(r'```python\n(.*?)```', (REPO / 'README.md').read_text(encoding='utf-8'), re.DOTALL)
+    for file, mark in (('mine.py', 'mmsnn.Distiller'), ('changed.py', "'mmdet::")):
+        (tmp_path / file).write_text(next(block for block in blocks if mark in block))
+    coco(tmp_path / 'data' / 'coco')
+    said = inside(environment, '-c', OURS, cwd=tmp_path)
+    assert 'model.backbone.T is read as model.student.backbone.T' in said
+    assert re.search(r'Epoch\(train\).*loss_feature', said) and 'its backbone is a SEWResNet' in said
+    assert (tmp_path / 'work_dirs' / 'mine' / 'benchmark.json').is_file()
+    assert (tmp_path / 'work_dirs' / 'image_demo' / '0.png').is_file()
+    said = inside(environment, '-c', THEIRS, cwd=tmp_path)
+    assert said.count('is a RetinaNet SEWResNet') == 2
+    assert len([*(tmp_path / 'browsed').iterdir()]) == 4 and (tmp_path / 'matrix' / 'confusion_matrix.png').is_file()
 
 
 @pytest.mark.skipif(not (Path(mmsnn.__file__).parent / '.mim').is_dir(), reason='needs pip install -e .')
