@@ -187,11 +187,9 @@ class Annotations:
         left = len(self.sizes) - small - (empty if self.reader.filter_empty else 0)
         text = f'{self.path}: {left} of {len(self.sizes)} images, {self.kept.total()} of {total} boxes'
         if small:
-            text += f'; left out: {small} images with a side below {size} pixels'
+            text += f'; {number(small, "image")} with a side below {size} pixels left out'
         if empty:
-            text += (
-                f'; {"images left out:" if self.reader.filter_empty else "images with no box:"} {empty} without a box'
-            )
+            text += f'; {number(empty, "image")} without a box{" left out" if self.reader.filter_empty else ""}'
         bare = len(self.used - self.with_boxes)
         if bare:
             text += f'; {number(bare, "image")} without any of their boxes left, read as background'
