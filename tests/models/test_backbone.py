@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmsnn.layers import TimeFoldingError, fold, time_folded
-from mmsnn.models import SEWResNet, Spikify
+from mmsnn.layers import DirectEncoder, TimeFoldingError, fold, time_folded
+from mmsnn.models import SEWResNet, SpikingBackbone
 from mmsnn.neurons import LIF, Neuron
 
 T, B = 2, 4
@@ -141,21 +141,21 @@ class TestSubclass:
             WithoutEncoder(depth=18, T=T, base_channels=8, deep_stem=True)(torch.randn(B, 3, 32, 32))
 
 
-class Table(nn.Module):
-    """A backbone with an activation that images do not pass."""
+class Table(SpikingBackbone, nn.Module):
+    """A user's backbone with a neuron that images do not pass."""
 
     def __init__(self):
         super().__init__()
-        self.conv, self.act, self.table = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Parameter(torch.randn(T, 4))
+        self.encoder, self.neuron, self.table = DirectEncoder(T), LIF(T), nn.Parameter(torch.randn(T, 4))
+        self.claim_neurons()
 
     def forward(self, x):
-        return self.conv(x).sum((2, 3)) + self.act(self.table).sum(0)
+        return self.encoder(x).sum() + self.neuron(self.table).sum(0)
 
 
 def test_an_input_without_time():
-    model = Spikify(dict(type=Table), T=T)
-    with pytest.raises(TimeFoldingError, match=r'Spikify.*act \(T=2\) is given \(2, 4\).*8 rows'):
-        model(torch.randn(B, 3, 8, 8))
+    with pytest.raises(TimeFoldingError, match=r'Table.neuron \(T=2\) is given \(2, 4\).*8 rows'):
+        Table()(torch.randn(B, 3, 8, 8))
 
 
 def test_free_neurons():
