@@ -64,6 +64,14 @@ def _copy_output(_module: nn.Module, _inputs: tuple, out: Tensor) -> Tensor:
     return out.clone() if torch.is_grad_enabled() else out
 
 
+def _tensors(out) -> list[Tensor]:
+    """The tensors of an output, nested or not."""
+    if isinstance(out, Tensor):
+        return [out]
+    values = out.values() if isinstance(out, dict) else out if isinstance(out, (tuple, list)) else ()
+    return [tensor for value in values for tensor in _tensors(value)]
+
+
 @MODELS.register_module()
 class Spikify(Transparent, SpikingBackbone, BaseModule):
     """A backbone whose ReLU-family, GELU and SiLU modules became neurons; encoder in front, readout behind.
@@ -136,6 +144,7 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
     def _replace(self, neuron: dict, found: Trace | None) -> None:
         own = self.rate or any(True for _ in build_neuron(neuron, self.T).parameters())
         found = found or Trace()
+        self.blank_size = found.size
         spiking = {}
         for parent in list(self.backbone.modules()):
             for name, child in list(parent._modules.items()):
@@ -175,8 +184,7 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
     @property
     def out_channels(self) -> tuple[int, ...]:
         """Widths of the maps that the backbone returns, found by a forward of a blank image."""
-        outs = run_blank(self, 224)
-        return tuple(out.shape[1] for out in (outs if isinstance(outs, (tuple, list)) else [outs]))
+        return tuple(out.shape[1] for out in _tensors(run_blank(self, self.blank_size)) if out.dim() > 1)
 
     def init_weights(self) -> None:
         """Initialise the inner backbone by its own rules; warns of settings that silence it without a checkpoint."""

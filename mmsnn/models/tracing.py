@@ -17,7 +17,7 @@ FUNCTIONS = {
     F.hardswish, F.mish,
 }  # fmt: skip
 # height and width of the images that are tried, behind what the backbone itself names
-SIZES = (224, 64, 32, 256, 384, 512)
+SIZES = (64, 224, 32, 256, 384, 512)
 
 
 @dataclass
@@ -25,12 +25,14 @@ class Trace:
     """What `trace` saw.
 
     Attributes:
+        size: height and width of the images.
         uses: calls of each activation in one forward.
         off_path: activations whose input has no images in its first dimension, e.g. in an MLP of positions.
         changed_inputs, changed_outputs: activations whose input or output is changed in place afterwards.
         functions: activations called as functions, by name.
     """
 
+    size: int = SIZES[0]
     uses: Counter = field(default_factory=Counter)
     off_path: set[nn.Module] = field(default_factory=set)
     changed_inputs: set[nn.Module] = field(default_factory=set)
@@ -49,19 +51,25 @@ def trace(backbone: nn.Module, kinds: tuple[type, ...], cfg: dict) -> Trace:
     Raises:
         RuntimeError: it runs with no size of image.
     """
-    size = _size_that_runs(backbone, cfg)
-    found, calls = Trace(), {1: [], 2: []}
-    for images, each in calls.items():
-        counter = _Functions()
-        with _watching(backbone, kinds, each, counter), counter:
-            run_blank(backbone, size, images)
-        if images == 1:
-            found.functions = counter.found
-            found.uses.update(call[0] for call in each)
-    for (module, *one), (_, *two) in zip(calls[1], calls[2]):
-        if two[0].dim() == 0 or two[0].shape[0] != 2 * one[0].shape[0]:
+    found, errors = Trace(), []
+    for size in _sizes(backbone, cfg):
+        one, functions = [], _Functions()
+        try:
+            with _watching(backbone, kinds, one, functions), functions:
+                run_blank(backbone, size)
+            break
+        # whatever a backbone says to a size that it does not take
+        except Exception as error:
+            errors.append(f'{type(error).__name__}: {error}')
+    else:
+        raise RuntimeError(f'{type(backbone).__name__} runs with no blank image; the first error: {errors[0]}')
+    found.size, found.functions = size, functions.found
+    found.uses.update(call[0] for call in one)
+    with _watching(backbone, kinds, two := [], _Functions()):
+        run_blank(backbone, size, 2)
+    for (module, x, version_in, out, version_out), (_, y, *_) in zip(one, two):
+        if y.dim() == 0 or y.shape[0] != 2 * x.shape[0]:
             found.off_path.add(module)
-        x, version_in, out, version_out = one
         if x._version != version_in:
             found.changed_inputs.add(module)
         if out._version != version_out:
@@ -75,18 +83,11 @@ def run_blank(backbone: nn.Module, size: int, images: int = 1):
         return backbone(blank_image(backbone, size).repeat(images, 1, 1, 1))
 
 
-def _size_that_runs(backbone: nn.Module, cfg: dict) -> int:
+def _sizes(backbone: nn.Module, cfg: dict) -> list[int]:
+    """Sizes of images, those that the backbone names first."""
     named = [cfg.get('img_size'), getattr(backbone, 'img_size', None), getattr(backbone, 'init_resolution', None)]
     named = [n[0] if isinstance(n, (tuple, list)) else n for n in named]
-    errors = []
-    for size in dict.fromkeys([n for n in named if isinstance(n, int)] + list(SIZES)):
-        try:
-            run_blank(backbone, size)
-            return size
-        # whatever a backbone says to a size that it does not take
-        except Exception as error:
-            errors.append(f'{type(error).__name__}: {error}')
-    raise RuntimeError(f'{type(backbone).__name__} runs with no blank image; the first error: {errors[0]}')
+    return list(dict.fromkeys([n for n in named if isinstance(n, int)] + list(SIZES)))
 
 
 @contextmanager

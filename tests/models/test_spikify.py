@@ -312,6 +312,12 @@ class TestUnusualBackbones:
             torch.testing.assert_close(a[::2], b[::2])
         assert any(not torch.equal(a[1], b[1]) for a, b in zip(before, after))
 
+    def test_out_channels_at_the_size_that_it_takes(self):
+        model = Spikify(
+            dict(type='mmpretrain.DistilledVisionTransformer', arch='deit-t', img_size=32, patch_size=16), T=2
+        )
+        assert model.blank_size == 32 and model.out_channels == (192, 192)
+
     def test_tanh_is_none_that_could_spike(self):
         with pytest.raises(ValueError, match='LeNet5 has no activation module that could spike'):
             Spikify(OTHERS['LeNet'], T=2)
