@@ -1,5 +1,7 @@
 """Knowledge distillation around any OpenMMLab task model."""
 
+import copy
+
 import torch
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS as ROOT_MODELS
@@ -84,8 +86,9 @@ class Distiller(Transparent, BaseModel):
             meant = ', '.join(f'model.student.{key}' for key in unknown)
             raise TypeError(f"{misplaced}: a Distiller takes no such argument; if the student's is meant, set {meant}")
         del self._modules['data_preprocessor']  # the student's serves
+        # models write into their configs (DETR its class weights), and a teacher's may share dicts with it
+        student = copy.deepcopy(student)
         if data_preprocessor is not None:
-            student = {**student}
             student.setdefault('data_preprocessor', data_preprocessor)
         self.student = ROOT_MODELS.build(student)
         self.transfer = {} if transfer is True else plain(transfer) if isinstance(transfer, dict) else False

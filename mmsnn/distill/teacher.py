@@ -1,5 +1,6 @@
 """The teacher: a frozen task model that is no part of the student's module tree."""
 
+import copy
 import random
 from contextlib import contextmanager
 
@@ -49,7 +50,7 @@ class Teacher:
             if cfg.get('data_preprocessor') is not None:
                 config.setdefault('data_preprocessor', cfg.data_preprocessor)
         with DefaultScope.overwrite_default_scope(scope):
-            self.model: nn.Module = ROOT_MODELS.build(config)
+            self.model: nn.Module = ROOT_MODELS.build(copy.deepcopy(config))
         self.model.eval().requires_grad_(False)
         self.checkpoint = checkpoint
         self.loaded = False

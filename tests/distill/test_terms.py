@@ -305,6 +305,15 @@ class TestHeads:
         assert found['loss_a'] > 0 and found['loss_b'] > 0
         model.parse_losses(found)[0].backward()
 
+    def test_one_config_for_both(self):
+        """Models write into their configs; the given ones stay as they are, and may be shared."""
+        config = detr(False)
+        before = copy.deepcopy(config)
+        losses = dict(a=dict(type='PKD', student='neck', teacher='neck'))
+        for _ in range(2):
+            assert len(build('mmdet', losses, config, config).terms) == 1
+        assert config == before
+
     @pytest.mark.parametrize(
         'tap, near',
         [
