@@ -185,7 +185,8 @@ def attempt(config: str, kind: str, size: int, terms: tuple[str, ...] = ()) -> d
         neurons = [m for m in model.modules() if isinstance(m, Neuron)]
         if kind != 'ann' and not neurons:
             raise RuntimeError('nothing spikes')
-        batch = noise_batch(plain, getattr(model, 'student', model) if kind == 'distill' else model, BATCH, size)
+        task = model.student if kind == 'distill' else model
+        batch = noise_batch(plain, task, BATCH, size)
         wrapper = OptimWrapper(torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4))
         # that of some detectors returns nothing
         model.train()
@@ -199,7 +200,7 @@ def attempt(config: str, kind: str, size: int, terms: tuple[str, ...] = ()) -> d
         model.eval()
         torch.manual_seed(1)
         with torch.no_grad():
-            if type(model).__module__.startswith('mmpretrain.models.selfsup'):
+            if type(task).__module__.startswith('mmpretrain.models.selfsup'):
                 model.extract_feat(torch.randn(BATCH, 3, *tensors(batch['inputs'])[0].shape[-2:]))
             else:
                 model.test_step(noise_batch(plain, model, BATCH, size))
