@@ -12,6 +12,7 @@ from mmengine.registry import MODELS
 from mmsnn.distill import transfer_weights
 from mmsnn.engine.checkpoint import load_state
 from mmsnn.engine.conversion import convert_state
+from mmsnn.layers import time_folded
 from mmsnn.models import CIFARResNet, MSResNet, SEWResNet, SpikingResNet
 from mmsnn.models.cifar_resnet import ShortcutA
 
@@ -70,7 +71,8 @@ def test_sew_shortcut_has_no_neuron(lively):
     assert not [name for name, _ in model.named_modules() if 'downsample_neuron' in name]
     block = model.layer2[0]
     x = (torch.rand(4, 16, 8, 8) > 0.5).float()
-    with torch.no_grad():
+    # a block alone, without its backbone's encoder
+    with torch.no_grad(), time_folded(4):
         branch = block.last_neuron(block.last_norm(block.residual(x)))
         out = block(x)
     assert torch.equal(out[:, :8], branch[:, :8]) and torch.equal(out[:, 24:], branch[:, 24:])
