@@ -234,7 +234,7 @@ def trial(config: str, kind: str, size: int | None) -> dict:
     """`attempt`, as a result: at the smallest size that serves, with the most distillation terms that serve."""
     start = time.process_time()
     result, refused = {}, []
-    sizes = [size] if size else LIBRARIES[config.partition('/')[0]]
+    sizes = [size] if size else [*LIBRARIES[config.partition('/')[0]], *_named_sizes(config)]
     terms = ('transfer', 'feature', 'response') if kind == 'distill' else ()
     while True:
         for side in sizes:
@@ -254,6 +254,15 @@ def trial(config: str, kind: str, size: int | None) -> dict:
     if kind == 'distill':
         result.update(terms=terms, refused=refused)
     return dict(result, seconds=round(time.process_time() - start, 1))
+
+
+def _named_sizes(config: str) -> list[int]:
+    """Sizes of images that the config's backbones name; none where it cannot be read, of which `attempt` tells."""
+    try:
+        named = [node[key].get('img_size') for node, key in backbones(read(config).model)]
+    except Exception:
+        return []
+    return [n if isinstance(n, int) else max(n) for n in named if n]
 
 
 def place(error: Exception) -> str:
