@@ -28,17 +28,18 @@ LOOPS = {True: 'EpochBasedTrainLoop', False: 'IterBasedTrainLoop'}
 
 def make_safe(cfg: Config) -> Config:
     """Put our parts in the place of mmengine's in the config of a training; others are left as they are."""
-    # FSDP's runner saves by its strategy
+    # another runner, FSDP's for instance, saves by its strategy
     if cfg.get('runner_type', 'Runner') == 'Runner':
         hooks = cfg.setdefault('default_hooks', ConfigDict())
         checkpoint = hooks.setdefault('checkpoint', ConfigDict(type='CheckpointHook', interval=1))
         if checkpoint is not None and _is(checkpoint, 'CheckpointHook'):
             checkpoint.type = 'mmsnn.SafeCheckpointHook'
-        loop = cfg.train_cfg
-        name = LOOPS[bool(loop.get('by_epoch', True))] if 'type' not in loop else loop.type
-        if isinstance(name, str) and name.rpartition('.')[2] in LOOPS.values():
-            loop.pop('by_epoch', None)
-            loop.type = f'mmsnn.{name.rpartition(".")[2]}'
+    # a config without one is refused later, by name
+    loop = cfg.get('train_cfg') or {}
+    name = LOOPS[bool(loop.get('by_epoch', True))] if 'type' not in loop else loop.type
+    if loop and isinstance(name, str) and name.rpartition('.')[2] in LOOPS.values():
+        loop.pop('by_epoch', None)
+        loop.type = f'mmsnn.{name.rpartition(".")[2]}'
     hooks = list(cfg.get('custom_hooks') or [])
     missing = [name for name in ('FiniteHook', 'InterruptHook') if not any(_is(hook, name) for hook in hooks)]
     cfg.custom_hooks = hooks + [dict(type=f'mmsnn.{name}') for name in missing]

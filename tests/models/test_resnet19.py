@@ -77,7 +77,7 @@ class TestMaps:
         [
             (dict(depth=18), 'backbone.depth must be one of 19, got 18'),
             (dict(out_indices=(3,)), 'backbone.out_indices must name stages 0 to 2'),
-            (dict(num_stages=4), 'backbone.num_stages=4 needs as many strides'),
+            (dict(num_stages=4), 'backbone.num_stages=4: a ResNet-19 has 3 stages'),
             (dict(frozen_stages=4), 'backbone.frozen_stages must lie in -1 to 3, got 4'),
         ],
     )
