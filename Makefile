@@ -5,10 +5,16 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 STAMP := .venv/.mmsnn-installed
 
-.PHONY: test demo lint
+# each worker runs whole files, so that what a file prepares is prepared once
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+.PHONY: test test-fast demo lint
 
 test: $(STAMP)
-	$(BIN)/python -m pytest tests
+	$(PYTEST) tests
+
+test-fast: $(STAMP)
+	$(PYTEST) tests -m 'not (slow or configs or kernels or processes or tools)'
 
 demo: $(STAMP)
 	$(BIN)/python demo/digits_demo.py

@@ -187,7 +187,7 @@ extras = {
     'nir': ['nir>=1.0.7', 'nirtorch>=2.6'],
     'onnx': ['onnx>=1.16', 'onnxscript>=0.2', 'onnxruntime>=1.18'],
 }
-extras['dev'] = ['pytest>=8', 'ruff>=0.6', 'pre-commit>=3', *extras['spikingjelly']]
+extras['dev'] = ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.6', 'pre-commit>=3', *extras['spikingjelly']]
 
 ext_modules, commands = kernels()
 setup(

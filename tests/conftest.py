@@ -35,6 +35,29 @@ torch.set_num_threads(1)
 MODELS.import_from_location()
 
 
+# what takes long, by what it does; `make test-fast` leaves it out
+MARKERS = {
+    'configs': ('configs',),
+    'kernels': ('ops', 'mmcv_ops', *(f'reliability/test_{name}.py' for name in ('planted_faults', 'parity', 'cuda'))),
+    'processes': (
+        'engine/test_scale.py',
+        'engine/test_zoo.py',
+        *(f'reliability/test_{name}.py' for name in ('two_ranks', 'syncbn', 'kills', 'resume')),
+    ),
+    'tools': ('tools', 'demo', 'test_install.py', 'test_import_hook.py'),
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Mark tests by where they lie."""
+    here = Path(__file__).parent
+    for item in items:
+        path = item.path.relative_to(here)
+        for name, places in MARKERS.items():
+            if any(path.is_relative_to(place) for place in places):
+                item.add_marker(name)
+
+
 @pytest.fixture(autouse=True)
 def fixed_seeds():
     """Every test starts from the same random state."""
