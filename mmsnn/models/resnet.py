@@ -153,7 +153,8 @@ class SpikingResNet(SpikingBackbone, ResNet):
         encoder: how images become time steps; default ``dict(type='DirectEncoder')``, the image at every step;
             ``dict(type='PoissonEncoder', mean=..., std=...)`` draws spikes.
         packed_spikes: whether convolutions keep their input spikes as bits (sums of spikes as bytes) for the backward
-            pass; less memory, equal gradients. ``neuron=dict(fuse_norm=False)`` parts neurons from batch norms.
+            pass; less memory, equal gradients. ``neuron=dict(fuse_norm=False)`` runs batch norm and
+            neuron as two ops.
 
     Attributes:
         out_channels: widths of the returned maps.
