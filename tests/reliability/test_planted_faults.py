@@ -115,8 +115,8 @@ def compile_plants(folder: Path) -> None:
 
     csrc = folder / 'csrc'
     # one build of the kernels is enough
-    ops = csrc / 'ops.cpp'
-    ops.write_text(ops.read_text().replace('defined(__x86_64__)', '0'))
+    device = csrc / 'cpu_device.cpp'
+    device.write_text(device.read_text().replace('defined(__x86_64__)', '0'))
     sources = [p for p in csrc.glob('*.cpp') if 'avx' not in p.name]
     command = [compiler(), '-shared', '-fPIC', '-O1', '-g0', '-std=c++17', '-ffp-contract=off']
     command += ['-DMMSNN_SOURCES="planted"', f'-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}']

@@ -1,142 +1,18 @@
-// mmsnn's ops: arguments to jobs, the CPU as a device, and autograd. mmsnn/ops/library.py defines the schemas.
+// mmsnn's ops: the arguments of an op become a job, which a device runs. The schemas are defined in Python.
 #include "ops.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <c10/core/DeviceGuard.h>
-#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
-#include <atomic>
 #include <cstddef>
-#include <cstdlib>
-#include <list>
-#include <mutex>
-#include <string>
 #include <tuple>
 
-#include "cpu.h"
+#include "pool.h"
 
 namespace mmsnn {
 namespace {
-
-using at::Tensor;
-using Maybe = std::optional<Tensor>;
-using Three = std::tuple<Tensor, Tensor, Tensor>;
-using Two = std::tuple<Tensor, Tensor>;
-
-// The CPU as a device ------------------------------------------------------------------------------------------------
-
-enum Arch { kBaseline, kAvx2, kAvx512 };
-constexpr const char* kArchNames[] = {"baseline", "avx2", "avx512"};
-
-Arch choose_arch() {
-  int best = kBaseline;
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) best = kAvx2;
-  if (best == kAvx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    best = kAvx512;
-#endif
-  // a lesser one than the best may be asked for
-  const char* wish = std::getenv("MMSNN_CPU");
-  for (int arch = 0; wish && arch < best; ++arch)
-    if (std::string(wish) == kArchNames[arch]) return static_cast<Arch>(arch);
-  return static_cast<Arch>(best);
-}
-
-Arch arch() {
-  static const Arch chosen = choose_arch();
-  return chosen;
-}
-
-#if defined(__x86_64__)
-#define MMSNN_FOR_ARCH(what) (arch() == kAvx512 ? avx512::what : arch() == kAvx2 ? avx2::what : baseline::what)
-#else
-#define MMSNN_FOR_ARCH(what) baseline::what
-#endif
-
-template <typename F>
-struct Cpu {
-  static const Kernels<F>& kernels_here() { return MMSNN_FOR_ARCH(kernels<F>()); }
-
-  static i64 parts(const Job<F>& job) { return (job.N + kBlock - 1) / kBlock; }
-
-  // blocks that are worth a thread
-  static i64 grain(const Job<F>& job) { return std::max<i64>(1, 64 / job.T); }
-
-  static void forward(const Job<F>& job) {
-    at::parallel_for(0, parts(job), grain(job), [&](i64 begin, i64 end) { kernels_here().forward(job, begin, end); });
-  }
-
-  static void backward(const Job<F>& job) {
-    at::parallel_for(0, parts(job), grain(job), [&](i64 begin, i64 end) { kernels_here().backward(job, begin, end); });
-  }
-
-  // Every thread has sums of its own; they are added in order.
-  static Tensor sum(Job<F> job, void (*work)(const Job<F>&, i64, i64)) {
-    const i64 size = 2 * job.channels;
-    Tensor each = at::zeros({at::get_num_threads(), 2, job.channels}, at::kDouble);
-    double* sums = each.data_ptr<double>();
-    at::parallel_for(0, parts(job), grain(job), [&](i64 begin, i64 end) {
-      Job<F> mine = job;
-      mine.sums = sums + at::get_thread_num() * size;
-      work(mine, begin, end);
-    });
-    return each.sum(0);
-  }
-
-  static Tensor reduce(Job<F> job) { return sum(job, kernels_here().backward); }
-
-  static Two moments(const Tensor& x) {
-    Job<F> job{};
-    job.type = type_of(x);
-    job.T = x.size(0);
-    job.N = x.numel() / job.T;
-    job.x = x.data_ptr();
-    job.channels = x.size(1);
-    job.inner = std::max<i64>(1, x.stride(1));
-    // Around one value of each channel, so that the square of a large mean does not swallow the variance.
-    Tensor around = x.select(0, 0);
-    while (around.dim() > 1) around = around.select(1, 0);
-    around = around.to(c10::CppTypeToScalarType<F>::value).contiguous();
-    job.mean = around.template data_ptr<F>();
-    const Tensor sums = sum(job, kernels_here().moments) / (static_cast<double>(x.numel()) / job.channels);
-    return {(around + sums[0]).to(around.scalar_type()),
-            (sums[1] - sums[0] * sums[0]).clamp_min(0).to(around.scalar_type())};
-  }
-};
-
-void cpu_pack(const Tensor& x, int type, int bits, Tensor& out) {
-  const i64 n = x.numel(), element = x.element_size();
-  std::atomic<const char*> wrong{nullptr};
-  at::parallel_for(0, (n + kBlock - 1) / kBlock, 64, [&](i64 begin, i64 end) {
-    const i64 from = begin * kBlock, to = std::min(n, end * kBlock);
-    const char* in = static_cast<const char*>(x.data_ptr()) + from * element;
-    uint8_t* target = out.data_ptr<uint8_t>() + from * bits / 8;
-    const char* found = MMSNN_FOR_ARCH(pack(in, type, to - from, bits, target));
-    if (found) wrong = found;
-  });
-  const char* found = wrong;
-  TORCH_CHECK_VALUE(!found, "the input of a convolution that packs spikes holds ", found,
-                    ": set packed_spikes=False, or give it spikes");
-}
-
-void cpu_unpack(const Tensor& packed, int bits, Tensor& out, int type) {
-  const i64 n = out.numel(), element = out.element_size();
-  at::parallel_for(0, (n + kBlock - 1) / kBlock, 64, [&](i64 begin, i64 end) {
-    const i64 from = begin * kBlock, to = std::min(n, end * kBlock);
-    MMSNN_FOR_ARCH(unpack(packed.data_ptr<uint8_t>() + from * bits / 8, to - from, bits,
-                          static_cast<char*>(out.data_ptr()) + from * element, type));
-  });
-}
 
 template <typename F>
 const Device<F>* cuda_device = nullptr;
@@ -144,13 +20,11 @@ const Packing* cuda_packing = nullptr;
 
 template <typename F>
 const Device<F>& device_of(const Tensor& x) {
-  static const Device<F> cpu{Cpu<F>::forward, Cpu<F>::backward, Cpu<F>::parts, Cpu<F>::reduce, Cpu<F>::moments};
-  return x.is_cuda() ? *cuda_device<F> : cpu;
+  return x.is_cuda() ? *cuda_device<F> : cpu_device<F>();
 }
 
 const Packing& packing_of(const Tensor& x) {
-  static const Packing cpu{cpu_pack, cpu_unpack};
-  return x.is_cuda() ? *cuda_packing : cpu;
+  return x.is_cuda() ? *cuda_packing : cpu_packing();
 }
 
 // Arguments to jobs --------------------------------------------------------------------------------------------------
@@ -165,73 +39,6 @@ Tensor dense(const Tensor& x) {
 
 bool lies_as(const Tensor& t, const Tensor& x) {
   return t.scalar_type() == x.scalar_type() && t.strides() == x.strides() && t.device() == x.device();
-}
-
-// Large outputs on the CPU come from memory that earlier ones left, at most MMSNN_CPU_CACHE megabytes of it (512; 0: none):
-// the system takes longer to hand out new pages than the neurons take to fill them. New ones are asked for as huge pages.
-#if defined(__linux__)
-class Pool {
- public:
-  static constexpr size_t kHuge = size_t(1) << 21, kSmallest = 4 * kHuge;
-
-  static Pool& instance() {
-    static Pool* pool = new Pool;  // outlives the tensors that give back at exit
-    return *pool;
-  }
-
-  bool serves(size_t bytes) const { return bytes >= kSmallest && bytes <= most_; }
-
-  Tensor tensor_like(const Tensor& x) {
-    const size_t bytes = (x.nbytes() + kHuge - 1) / kHuge * kHuge;
-    void* memory = take(bytes);
-    if (!memory) memory = std::aligned_alloc(kHuge, bytes);
-    TORCH_CHECK(memory, "no memory for ", bytes, " bytes");
-    madvise(memory, bytes, MADV_HUGEPAGE);
-    const auto give = [this, bytes](void* used) { give_back(used, bytes); };
-    return at::from_blob(memory, x.sizes(), x.strides(), give, x.options());
-  }
-
- private:
-  Pool() {
-    const char* wish = std::getenv("MMSNN_CPU_CACHE");
-    most_ = (wish ? std::strtoull(wish, nullptr, 10) : 512) << 20;
-  }
-
-  void* take(size_t bytes) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    for (auto each = free_.begin(); each != free_.end(); ++each) {
-      if (each->second != bytes) continue;
-      void* found = each->first;
-      held_ -= bytes;
-      free_.erase(each);
-      return found;
-    }
-    return nullptr;
-  }
-
-  void give_back(void* memory, size_t bytes) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    free_.emplace_front(memory, bytes);
-    held_ += bytes;
-    while (held_ > most_) {
-      held_ -= free_.back().second;
-      std::free(free_.back().first);
-      free_.pop_back();
-    }
-  }
-
-  std::mutex mutex_;
-  std::list<std::pair<void*, size_t>> free_;  // latest first
-  size_t held_ = 0, most_;
-};
-#endif
-
-// An output in the strides of x.
-Tensor fresh(const Tensor& x) {
-#if defined(__linux__)
-  if (x.is_cpu() && Pool::instance().serves(x.nbytes())) return Pool::instance().tensor_like(x);
-#endif
-  return at::empty_like(x);
 }
 
 // t in the strides of x
@@ -396,6 +203,8 @@ Three backward(const Call& call, const Tensor& grad, const Maybe& grad_v) {
   return {grad_x, grad_tau, grad_first};
 }
 
+}  // namespace
+
 // Ops ----------------------------------------------------------------------------------------------------------------
 
 Two lif(const Tensor& x, int64_t T, at::IntArrayRef kind, at::ArrayRef<double> values, const Maybe& tau,
@@ -469,52 +278,6 @@ Tensor unpack(const Tensor& bytes, at::IntArrayRef size, at::IntArrayRef stride,
   return out;
 }
 
-// Autograd: x is all that is kept ------------------------------------------------------------------------------------
-
-struct LifFunction : torch::autograd::Function<LifFunction> {
-  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* ctx, const Tensor& x,
-                                                const Maybe& tau, const Maybe& v_init, int64_t T, at::IntArrayRef kind,
-                                                at::ArrayRef<double> values, bool return_v) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    static auto op = c10::Dispatcher::singleton().findSchemaOrThrow("mmsnn::lif", "").typed<decltype(lif)>();
-    auto [spikes, v] = op.call(x, T, kind, values, tau, v_init, return_v);
-    ctx->save_for_backward({x, tau.value_or(Tensor()), v_init.value_or(Tensor())});
-    ctx->saved_data["T"] = T;
-    ctx->saved_data["kind"] = kind.vec();
-    ctx->saved_data["values"] = values.vec();
-    ctx->saved_data["return_v"] = return_v;
-    ctx->set_materialize_grads(false);
-    if (!return_v) ctx->mark_non_differentiable({v});
-    return {spikes, v};
-  }
-
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
-                                                 torch::autograd::variable_list grads) {
-    const auto saved = ctx->get_saved_variables();
-    const Tensor &x = saved[0], &tau = saved[1], &v_init = saved[2];
-    const bool with_v = ctx->saved_data["return_v"].toBool() && grads[1].defined();
-    if (!grads[0].defined() && !with_v) return torch::autograd::variable_list(7);
-    const Tensor grad = grads[0].defined() ? grads[0] : at::zeros_like(x);
-    static auto op =
-        c10::Dispatcher::singleton().findSchemaOrThrow("mmsnn::lif_backward", "").typed<decltype(lif_backward)>();
-    const auto kind = ctx->saved_data["kind"].toIntVector();
-    const auto values = ctx->saved_data["values"].toDoubleVector();
-    const auto maybe = [](const Tensor& t) { return t.defined() ? Maybe(t) : Maybe(); };
-    auto [grad_x, grad_tau, grad_first] =
-        op.call(grad, with_v ? Maybe(grads[1]) : Maybe(), x, ctx->saved_data["T"].toInt(), kind, values, maybe(tau),
-                maybe(v_init));
-    // gradients in the shape and type of what was given
-    if (v_init.defined()) grad_first = grad_first.reshape_symint(v_init.sym_sizes()).to(v_init.scalar_type());
-    return {grad_x, tau.defined() ? grad_tau : Tensor(), v_init.defined() ? grad_first : Tensor(), {}, {}, {}, {}};
-  }
-};
-
-Two lif_autograd(const Tensor& x, int64_t T, at::IntArrayRef kind, at::ArrayRef<double> values, const Maybe& tau,
-                 const Maybe& v_init, bool return_v) {
-  auto out = LifFunction::apply(x, tau, v_init, T, kind, values, return_v);
-  return {out[0], out[1]};
-}
-
 #define MMSNN_KERNELS(m)                     \
   m.impl("lif", lif);                        \
   m.impl("lif_backward", lif_backward);      \
@@ -524,8 +287,6 @@ Two lif_autograd(const Tensor& x, int64_t T, at::IntArrayRef kind, at::ArrayRef<
   m.impl("bn_moments", bn_moments);          \
   m.impl("pack", pack);                      \
   m.impl("unpack", unpack);
-
-}  // namespace
 
 void register_cuda(const Device<float>& of_float, const Device<double>& of_double, const Packing& packing) {
   cuda_device<float> = &of_float;
@@ -537,17 +298,9 @@ void register_cuda(const Device<float>& of_float, const Device<double>& of_doubl
 
 TORCH_LIBRARY_IMPL(mmsnn, CPU, m) { MMSNN_KERNELS(m) }
 
-TORCH_LIBRARY_IMPL(mmsnn, Autograd, m) {
-  m.impl("lif", lif_autograd);
-  // a second derivative is an error, not a zero
-  for (const char* name : {"lif_backward", "bn_lif", "bn_lif_reduce", "bn_lif_backward", "bn_moments"})
-    m.impl(name, torch::autograd::autogradNotImplementedFallback());
-}
-
 }  // namespace mmsnn
 
-// What mmsnn/ops/library.py asks, through ctypes: the build needs no Python headers.
-extern "C" const char* mmsnn_cpu() { return mmsnn::kArchNames[mmsnn::arch()]; }
+// Python asks through ctypes: the build needs no Python headers.
 extern "C" const char* mmsnn_sources() { return MMSNN_SOURCES; }
 
 // The size of a job and where its members lie, for mmsnn/ops/nvrtc.py to compare with its own.
