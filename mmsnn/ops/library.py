@@ -342,10 +342,10 @@ def _load_cuda() -> str:
     if os.environ.get('MMSNN_CUDA', '1') == '0':
         return 'plain PyTorch (MMSNN_CUDA=0)'
     # needs what is defined above
-    from . import nvrtc
+    from . import cuda_host
 
     names = ['lif', 'lif_backward', 'bn_moments', 'bn_lif', 'bn_lif_reduce', 'bn_lif_backward', 'pack', 'unpack']
-    nvrtc.register(_library, {name: globals()[f'_{name}'] for name in names}, _without_nvrtc)
+    cuda_host.register(_library, {name: globals()[f'_{name}'] for name in names}, _without_nvrtc)
     return 'compiled at first use (NVRTC)'
 
 

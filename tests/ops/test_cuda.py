@@ -12,12 +12,12 @@ import ops_checks
 import pytest
 import torch
 
-from mmsnn.ops import library, nvrtc
+from mmsnn.ops import cuda_host, library, nvrtc
 
 HERE = Path(__file__).parent
 NAMES = ('lif', 'lif_backward', 'bn_lif', 'bn_lif_reduce', 'bn_lif_backward', 'pack', 'unpack')
 PLAIN = types.SimpleNamespace(**{name: getattr(library, f'_{name}') for name in NAMES})
-DTYPES = tuple(nvrtc.TYPES)
+DTYPES = tuple(cuda_host.TYPES)
 # one time step in front of batch norm
 IMAGES = ((3, 4, 7, 7), (2, 8, 4, 4), (5, 3, 2, 3), (2, 1, 3, 3), (3, 130, 1, 1))
 NORMED = (*IMAGES, *(('channels_last', *step) for step in IMAGES), (71, 5), (6, 64))
@@ -31,7 +31,7 @@ def launch(tmp_path_factory):
         pytest.skip('no g++')
     folder = tmp_path_factory.mktemp('cuda_on_cpu')
     source = '#include "cuda_on_cpu.h"\n#include "kernels.cuh"\n'
-    for kernel in nvrtc.every_kernel():
+    for kernel in cuda_host.every_kernel():
         name, real = nvrtc.symbol(kernel), 'double' if kernel[1] == 'double' else 'float'
         types_ = {
             'pack': ('const void*', 'long long', 'unsigned char*'),
@@ -70,7 +70,7 @@ def launch(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def ops(launch):
-    return nvrtc.Ops(launch)
+    return cuda_host.Ops(launch)
 
 
 class TestCompilers:
@@ -100,12 +100,12 @@ class TestCompilers:
                 # the membrane's type comes last
                 rest = [*rest[:2], fires[rest[2]], *rest[3:-1]]
             found.add((body, first, *rest))
-        assert found == set(nvrtc.every_kernel())
+        assert found == set(cuda_host.every_kernel())
 
     def test_nvrtc(self):
         _need_nvrtc()
-        code = nvrtc.compile_kernels(nvrtc.every_kernel(), 'compute_80').decode()
-        for kernel in nvrtc.every_kernel():
+        code = nvrtc.compile_kernels(cuda_host.every_kernel(), 'compute_80').decode()
+        for kernel in cuda_host.every_kernel():
             assert f'.entry {nvrtc.symbol(kernel)}(' in code
 
     @pytest.mark.parametrize('dtype', ['float', 'Half', 'BFloat16'])
@@ -191,7 +191,7 @@ class TestCache:
 @pytest.mark.skipif(library.extension is None, reason='the extension was not built')
 def test_job_structure():
     for wide, real in enumerate((torch.float32, torch.float64)):
-        job = nvrtc.JOBS[real]
+        job = cuda_host.JOBS[real]
         neuron = dict(job._fields_)['neuron']
         offsets = []
         for name, _ in job._fields_:
@@ -208,12 +208,12 @@ def test_fallback_says_why(monkeypatch):
     """Where compiling fails too, plain PyTorch serves from then on, after one line."""
     calls, lines, implemented = [], [], {}
     fake = types.SimpleNamespace(impl=lambda name, f, key: implemented.update({name: f}))
-    nvrtc.register(fake, {'pack': lambda x, bits: calls.append(bits) or x}, lines.append)
+    cuda_host.register(fake, {'pack': lambda x, bits: calls.append(bits) or x}, lines.append)
 
     def refuse():
         raise nvrtc.Unavailable('no driver')
 
-    monkeypatch.setattr(nvrtc, 'Driver', refuse)
+    monkeypatch.setattr(cuda_host, 'Driver', refuse)
     monkeypatch.setattr(torch.cuda, 'device', lambda device: torch.no_grad())
     x = torch.ones(3)
     assert implemented['pack'](x, 1) is x and implemented['pack'](x, 8) is x
@@ -330,7 +330,7 @@ class TestEmulated:
     def test_every_kernel_ran(self, launch, request):
         if not any('test_vectors' in item.name for item in request.session.items):
             pytest.skip('only after the others')
-        assert not set(nvrtc.every_kernel()) - launch.seen
+        assert not set(cuda_host.every_kernel()) - launch.seen
 
 
 def encode(tau, settings):

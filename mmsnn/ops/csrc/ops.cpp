@@ -303,7 +303,7 @@ TORCH_LIBRARY_IMPL(mmsnn, CPU, m) { MMSNN_KERNELS(m) }
 // Python asks through ctypes: the build needs no Python headers.
 extern "C" const char* mmsnn_sources() { return MMSNN_SOURCES; }
 
-// The size of a job and where its members lie, for mmsnn/ops/nvrtc.py to compare with its own.
+// The size of a job and where its members lie, for mmsnn/ops/cuda_host.py to compare with its own.
 extern "C" int mmsnn_job(int wide, int64_t* offsets) {
   const auto fill = [&](auto zero) {
     using F = decltype(zero);

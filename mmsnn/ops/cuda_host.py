@@ -1,0 +1,317 @@
+"""The ops on CUDA tensors without a compiler: arguments become jobs, and each job chooses its kernel.
+
+What ops.cpp and ops_cuda.cu do in C++ is done here in Python, on kernels that nvrtc.py compiles and launches.
+"""
+
+import ctypes
+from collections.abc import Callable
+from ctypes import c_double, c_float, c_int, c_longlong, c_void_p
+
+import torch
+from torch import Tensor
+
+from .library import _dense, _membrane_type, _potential, decode, is_dense
+from .nvrtc import THREADS, Driver, Unavailable
+
+# time steps of a chunk, and the most neurons of a thread
+STEPS = 16
+LONGEST, LONGEST_NORM = 8, 4
+TYPES = {torch.float32: 'float', torch.float64: 'double', torch.float16: 'Half', torch.bfloat16: 'BFloat16'}
+FIRES = ('kBinary', 'kLevels', 'kAnyFire')
+
+
+# The structures of job.h and kernels.cuh ------------------------------------------------------------------------------
+
+
+def _structure(name: str, **fields) -> type[ctypes.Structure]:
+    return type(name, (ctypes.Structure,), {'_fields_': list(fields.items())})
+
+
+def _job_structure(real) -> type[ctypes.Structure]:
+    names = ('leak', 'reset', 'surrogate', 'fire', 'detach_reset')
+    neuron = _structure(
+        'Neuron',
+        **dict.fromkeys(('rate', 'v_threshold', 'v_rest', 'alpha'), real),
+        levels=c_int,
+        **dict.fromkeys(names, c_int),
+    )
+    pointers = ['x', 'out', 'tau', 'v_init', 'v_last', 'grad_s', 'grad_v', 'grad_v_init', 'grad_rate', 'starts']
+    return _structure(
+        'Job',
+        T=c_longlong,
+        N=c_longlong,
+        **dict.fromkeys(pointers, c_void_p),
+        channels=c_longlong,
+        inner=c_longlong,
+        **dict.fromkeys(['scale', 'shift', 'mean', 'offset', 'slope', 'sums'], c_void_p),
+        neuron=neuron,
+        type=c_int,
+    )
+
+
+JOBS = {torch.float32: _job_structure(c_float), torch.float64: _job_structure(c_double)}
+Walk = _structure('Walk', columns=c_longlong, runs=c_longlong, rows=c_longlong, width=c_int)
+
+
+# Which kernel ---------------------------------------------------------------------------------------------------------
+
+
+def width_of(itemsize: int, T: int, longest: int) -> int:
+    """Neurons of a thread: 16 bytes of a step, as long as the registers hold all steps."""
+    width = 16 // itemsize
+    while width > 1 and (width * T > 32 or width > longest):
+        width //= 2
+    return width
+
+
+def every_kernel() -> list[tuple[str, ...]]:
+    """All kernels that may be asked for."""
+    found = []
+    for dtype, name in TYPES.items():
+        for body in ('forward', 'backward', 'reduce'):
+            for norm in ('true',) if body == 'reduce' else ('false', 'true'):
+                longest = LONGEST_NORM if norm == 'true' else LONGEST
+                choices = [(0, 1, 'kAnyFire')]
+                if name != 'double':
+                    wide = width_of(dtype.itemsize, STEPS, longest)
+                    choices += [(T, width_of(dtype.itemsize, T, longest), 'kBinary') for T in (1, 2, 4, 8, 16)]
+                    choices += [(0, wide, 'kBinary'), (0, 1, 'kBinary'), (0, wide, 'kLevels')]
+                for T, width, fire in choices:
+                    last = () if body == 'reduce' else (norm,)
+                    found.append((body, name, str(T), str(width), fire, *last))
+        found += [(b, name, bits, rows) for b in ('pack', 'unpack') for bits in '18' for rows in ('false', 'true')]
+    return found
+
+
+# The ops --------------------------------------------------------------------------------------------------------------
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _blocks(threads: int) -> tuple[int, int]:
+    return _ceil_div(threads, THREADS), 1
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _lies_as(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.stride() == b.stride() and a.device == b.device
+
+
+def _match(grad: Tensor, x: Tensor) -> Tensor:
+    """``grad`` in the strides of ``x``."""
+    if grad.shape != x.shape:
+        raise ValueError(f'the gradient of spikes {tuple(x.shape)} has the shape {tuple(grad.shape)}')
+    return grad if _lies_as(grad, x) else torch.empty_like(x).copy_(grad)
+
+
+def _fit(v: Tensor | None, x: Tensor, T: int) -> Tensor | None:
+    """A potential, or its gradient, in the memory order of one time step of ``x``."""
+    if v is None:
+        return None
+    if v.numel() * T != x.numel():
+        raise ValueError(f'a potential must hold one time step of x {tuple(x.shape)}, got {tuple(v.shape)}')
+    out = _potential(x, T, True)
+    shaped = v.reshape(out.shape)
+    return shaped if _lies_as(shaped, out) else out.copy_(shaped)
+
+
+class _Call:
+    """The arguments of an op as a job, and the tensors it points to."""
+
+    def __init__(self, x, T, kind, values, tau, v_init, **norm):
+        decode(kind, values, tau)
+        if T < 1 or x.dim() < 1 or x.shape[0] % T:
+            raise ValueError(f'the first dimension of x must hold T={T} time steps, got shape {tuple(x.shape)}')
+        if x.dtype not in TYPES:
+            raise TypeError(f'expected float16, bfloat16, float32 or float64, got {x.dtype}')
+        self.x, self.T = x, T = _dense(x), T
+        real = _membrane_type(x)
+        wide = dict(device=x.device, dtype=real)
+        self.v_init = _fit(v_init, x, T)
+        self.tau = None if tau is None else tau.to(**wide)
+        self.norm = {name: value.to(**wide).contiguous() for name, value in norm.items()}
+        for value in self.norm.values():
+            if x.dim() < 2 or value.numel() != x.shape[1]:
+                raise ValueError(f'batch norm of x {tuple(x.shape)} needs one number a channel, got {value.numel()}')
+        leak, reset, surrogate, fire, levels, detach_reset = kind
+        self.job = JOBS[real](
+            T=T,
+            N=x.numel() // T,
+            x=x.data_ptr(),
+            tau=_address(self.tau),
+            v_init=_address(self.v_init),
+            neuron=(*values, levels, leak, reset, surrogate, fire, detach_reset),
+            **{name: value.data_ptr() for name, value in self.norm.items()},
+        )
+        if norm:
+            self.job.channels, self.job.inner = x.shape[1], max(1, x.stride(1))
+
+    def choice(self, length: int) -> tuple[int, int, str]:
+        """T, width and fire of the kernel, for neurons in memory runs of ``length``; as ops_cuda.cu chooses."""
+        job, itemsize = self.job, self.x.element_size()
+        fire = FIRES[job.neuron.fire]
+        if itemsize == 8:
+            return 0, 1, 'kAnyFire'
+        pointers = (job.x, job.out, job.grad_s, job.v_init, job.v_last, job.grad_v, job.grad_v_init)
+        rows = all((p or 0) % 16 == 0 for p in pointers)
+        longest = LONGEST_NORM if self.norm else LONGEST
+        width = width_of(itemsize, self.T, longest)
+        if fire == 'kBinary' and self.T in (1, 2, 4, 8, 16) and rows and length % width == 0:
+            return self.T, width, fire
+        width = width_of(itemsize, STEPS, longest)
+        if fire != 'kAnyFire' and rows and length % width == 0:
+            return 0, width, fire
+        return 0, 1, fire if fire == 'kBinary' else 'kAnyFire'
+
+    def starts(self) -> Tensor:
+        """Room for potentials between chunks of steps."""
+        out = self.x.new_empty((self.T - 1) // STEPS * self.job.N, dtype=_membrane_type(self.x))
+        self.job.starts = out.data_ptr()
+        return out
+
+
+class Ops:
+    """The ops of library.py, on kernels that ``launch(kernel, grid, *arguments)`` runs."""
+
+    def __init__(self, launch: Callable[..., None]):
+        self.launch = launch
+
+    def _run(self, body: str, call: _Call, choice: tuple[int, int, str]) -> None:
+        T, width, fire = choice
+        kernel = (body, TYPES[call.x.dtype], str(T), str(width), fire, 'true' if call.norm else 'false')
+        self.launch(kernel, _blocks(call.job.N // width), call.job)
+
+    def _forward(self, call: _Call, return_v: bool) -> tuple[Tensor, Tensor]:
+        x = call.x
+        out, v_last = torch.empty_like(x), _potential(x, call.T, return_v)
+        if x.numel():
+            call.job.out = out.data_ptr()
+            call.job.v_last = v_last.data_ptr() if return_v else None
+            self._run('forward', call, call.choice(call.job.N))
+        return out, v_last
+
+    def _backward(self, call: _Call, grad: Tensor, grad_v: Tensor | None, tau: Tensor | None):
+        x, job = call.x, call.job
+        grad, grad_v = _match(grad, x), _fit(grad_v, x, call.T)
+        grad_x, grad_first = torch.empty_like(x), _potential(x, call.T, call.v_init is not None)
+        grad_tau = grad_first.new_empty(0) if tau is None else torch.zeros_like(tau)
+        if x.numel():
+            job.out, job.grad_s, job.grad_v = grad_x.data_ptr(), grad.data_ptr(), _address(grad_v)
+            job.grad_v_init = None if call.v_init is None else grad_first.data_ptr()
+            choice, keep = call.choice(job.N), call.starts()
+            if tau is not None:
+                rates = x.new_empty(_blocks(job.N // choice[1])[0], dtype=torch.float64)
+                job.grad_rate = rates.data_ptr()
+            self._run('backward', call, choice)
+            del keep
+            if tau is not None:
+                grad_tau.copy_((-rates.sum() / call.tau.double().square()).view_as(tau))
+        return grad_x, grad_tau, grad_first
+
+    def lif(self, x, T, kind, values, tau, v_init, return_v):
+        return self._forward(_Call(x, T, kind, values, tau, v_init), return_v)
+
+    def lif_backward(self, grad, grad_v, x, T, kind, values, tau, v_init):
+        return self._backward(_Call(x, T, kind, values, tau, v_init), grad, grad_v, tau)
+
+    def bn_moments(self, x):
+        mean, invstd = torch.batch_norm_stats(_dense(x), 0.0)
+        # 0 stands for a variance of 0
+        return mean, torch.where(invstd > 0, invstd.square().reciprocal(), 0.0).to(mean.dtype)
+
+    def bn_lif(self, x, scale, shift, T, kind, values, tau, v_init, return_v):
+        return self._forward(_Call(x, T, kind, values, tau, v_init, scale=scale, shift=shift), return_v)
+
+    def bn_lif_reduce(self, grad, grad_v, x, scale, shift, mean, T, kind, values, tau, v_init):
+        call = _Call(x, T, kind, values, tau, v_init, scale=scale, shift=shift, mean=mean)
+        x, job, channels = call.x, call.job, call.x.shape[1]
+        grad, grad_v = _match(grad, x), _fit(grad_v, x, T)
+        if not x.numel():
+            return tuple(x.new_zeros(2, channels, dtype=_membrane_type(x)))
+        job.grad_s, job.grad_v = grad.data_ptr(), _address(grad_v)
+        if channels == 1:
+            job.inner = job.N
+        keep = call.starts()
+        together = job.inner > 1
+        steps, width, fire = call.choice(job.inner if together else channels)
+        columns = channels if together else channels // width
+        rows = job.N // width // columns
+        across = 1 if together else min(THREADS, 1 << (columns - 1).bit_length())
+        grid_x = _ceil_div(columns, across)
+        grid_y = max(1, min(1024 // grid_x, _ceil_div(rows, 4 * (THREADS // across))))
+        sums = x.new_empty(grid_y, 2, channels, dtype=torch.float64)
+        job.sums = sums.data_ptr()
+        walk = Walk(columns, job.inner // width if together else 1, rows, across)
+        self.launch(('reduce', TYPES[x.dtype], str(steps), str(width), fire), (grid_x, grid_y), job, walk)
+        del keep
+        total, product = sums.sum(0).to(_membrane_type(x))
+        return total.clone(), product.clone()
+
+    def bn_lif_backward(self, grad, grad_v, x, scale, shift, mean, offset, slope, T, kind, values, tau, v_init):
+        norm = dict(scale=scale, shift=shift, mean=mean, offset=offset, slope=slope)
+        return self._backward(_Call(x, T, kind, values, tau, v_init, **norm), grad, grad_v, tau)
+
+    def pack(self, x, bits):
+        if bits not in (1, 8):
+            raise ValueError(f'bits must be 1 (spikes) or 8 (integers up to 255), got {bits}')
+        # any order of the dimensions, as long as nothing lies in between
+        dense = x if is_dense(x) else x.contiguous()
+        count = dense.numel()
+        out = x.new_empty((count + 7) // 8 if bits == 1 else count, dtype=torch.uint8)
+        self._move('pack', dense.dtype, bits, dense, count, out)
+        return out
+
+    def unpack(self, packed, size, stride, dtype, bits):
+        if bits not in (1, 8):
+            raise ValueError(f'bits must be 1 (spikes) or 8 (integers up to 255), got {bits}')
+        packed = packed.contiguous()
+        out = torch.empty_strided(size, stride, dtype=dtype, device=packed.device)
+        count = out.numel()
+        held = (count + 7) // 8 if bits == 1 else count
+        if packed.dtype != torch.uint8 or packed.numel() != held:
+            raise ValueError(f'{packed.dtype} {tuple(packed.shape)} does not hold size {size} with strides {stride}')
+        self._move('unpack', dtype, bits, packed, count, out)
+        return out
+
+    def _move(self, body: str, dtype: torch.dtype, bits: int, source: Tensor, count: int, target: Tensor) -> None:
+        if count:
+            aligned = source.data_ptr() % 16 == target.data_ptr() % 16 == 0
+            kernel = (body, TYPES[dtype], str(bits), 'true' if aligned else 'false')
+            pointers = c_void_p(source.data_ptr()), c_void_p(target.data_ptr())
+            self.launch(kernel, _blocks(_ceil_div(count, 8)), pointers[0], c_longlong(count), pointers[1])
+
+
+def register(library: torch.library.Library, fallbacks: dict[str, Callable], on_failure: Callable[[str], None]) -> None:
+    """Serve the ops on CUDA tensors with kernels compiled at first use.
+
+    Args:
+        library: that of the ops.
+        fallbacks: by name, the ops in plain PyTorch, which serve once compiling has failed.
+        on_failure: called with the reason, once.
+    """
+    ops: Ops | None = None
+    failed = False
+
+    def implement(name: str):
+        def op(*arguments):
+            nonlocal ops, failed
+            if not failed:
+                device = next(a.device for a in arguments if isinstance(a, Tensor))
+                try:
+                    with torch.cuda.device(device):
+                        ops = ops or Ops(Driver())
+                        return getattr(ops, name)(*arguments)
+                except Unavailable as error:
+                    failed = True
+                    on_failure(str(error))
+            return fallbacks[name](*arguments)
+
+        library.impl(name, op, 'CUDA')
+
+    for name in fallbacks:
+        implement(name)
