@@ -2,12 +2,13 @@
 
 import argparse
 import functools
+import pickle
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from mmengine.logging import print_log
+from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner.checkpoint import get_torch_safe_globals
 
 # where files of training scripts keep the weights, and where those that keep two kinds keep their moving averages
@@ -94,7 +95,8 @@ def _download(url: str) -> Mapping:
 def safely(load, source, **settings) -> Mapping:
     """What ``load(source)`` reads with ``weights_only=True`` on the CPU; ValueError where it is refused or damaged."""
     # besides tensors, mmengine keeps its log buffers and numpy scalars in a checkpoint, others their command line
-    inert = [*get_torch_safe_globals(), argparse.Namespace]
+    inert = [each for each in get_torch_safe_globals() if each is not getattr]
+    inert += [argparse.Namespace, _statistic]
     try:
         with torch.serialization.safe_globals(inert):
             return load(source, **{**settings, 'map_location': 'cpu', 'weights_only': True})
@@ -106,6 +108,17 @@ def safely(load, source, **settings) -> Mapping:
             f'{str(error).partition(chr(10))[0]}). Only tensors and plain containers are read: where you trust the '
             'file, save its state dict alone with the code that wrote it'
         ) from error
+
+
+def _statistic(owner: type, name: str):
+    """What mmengine's log buffers ask of ``getattr``, their methods; `getattr` itself leads a file to any code."""
+    if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
+        return getattr(owner, name)
+    raise pickle.UnpicklingError(f'it asks for {name!r} of {owner!r}')
+
+
+# so that files find it
+_statistic.__module__, _statistic.__name__, _statistic.__qualname__ = 'builtins', 'getattr', 'getattr'
 
 
 def find_state(content, source: str, key: str | None = None) -> dict:

@@ -7,6 +7,7 @@ import types
 
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 
 from mmsnn.engine import checkpoint
 from mmsnn.engine.checkpoint import load_file, load_state
@@ -102,3 +103,25 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
         archive.add(__file__, 'inside.py')
     with pytest.raises(ValueError, match='file.pth is no checkpoint but a tar archive: unpack it'):
         load_file(file)
+
+
+class Asks:
+    """An object whose pickle calls ``getattr``."""
+
+    def __init__(self, owner, name):
+        self.arguments = owner, name
+
+    def __reduce__(self):
+        return getattr, self.arguments
+
+
+def test_getattr_in_a_file(tmp_path):
+    """mmengine allows it for its log buffers, and any object's attributes are a way to code; the buffers still load."""
+    path = tmp_path / 'x.pth'
+    buffer = HistoryBuffer([1.0, 3.0], [1, 1])
+    torch.save(dict(state_dict=dict(a=torch.ones(1)), history=buffer), path)
+    assert load_file(path)['history'].mean() == 2
+    for owner, name in ((HistoryBuffer, '__init__'), (HistoryBuffer, 'register_statistics'), (buffer, 'mean')):
+        torch.save(dict(state_dict=dict(a=torch.ones(1)), history=Asks(owner, name)), path)
+        with pytest.raises(ValueError, match='could run code'):
+            load_file(path)
