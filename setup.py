@@ -209,8 +209,8 @@ setup(
     packages=find_packages(include=['mmsnn', 'mmsnn.*']),
     python_requires='>=3.10',
     install_requires=[
-        'torch>=2.4',
-        'torchvision>=0.19',
+        'torch>=2.6',
+        'torchvision>=0.21',
         'numpy>=1.26',
         # The maintained OpenMMLab packages; they keep the import names mmengine, mmcv, mmdet, mmseg and mmpretrain.
         'onedl-mmengine>=0.10.8',

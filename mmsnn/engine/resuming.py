@@ -4,6 +4,7 @@ import ast
 import logging
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from mmengine.config import Config
@@ -21,8 +22,19 @@ FREE = (
 
 
 def checkpoints(folder: str | Path) -> list[Path]:
-    """The checkpoints of a training, the newest first; the best ones, which cannot be resumed, are left out."""
-    found = [p for p in Path(folder).glob('*.pth') if p.name.startswith(('epoch_', 'iter_', 'interrupted'))]
+    """The checkpoints of a training, the newest first; the best ones, which cannot be resumed, are left out.
+
+    The one that ``last_checkpoint`` names may have any name. It lies elsewhere (the hook's ``out_dir``) only where the
+    folder holds none: in a copy of a folder, the pointer still leads to the original.
+    """
+    found = {p for p in Path(folder).glob('*.pth') if p.name.startswith(('epoch_', 'iter_', 'interrupted'))}
+    with suppress(OSError, ValueError):
+        last = Path(Path(folder, 'last_checkpoint').read_text().strip())
+        here = Path(folder, last.name)
+        if here.is_file():
+            found.add(here)
+        elif not found and last.is_file():
+            found.add(last)
     return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 

@@ -16,6 +16,7 @@ A user of plain OpenMMLab configs has each of them by its type, for instance
 
 import logging
 import re
+from itertools import count
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
@@ -59,14 +60,14 @@ def make_room(cfg: Config) -> None:
     there = [] if cfg.get('resume') else checkpoints(folder)
     if not there:
         return
-    begins = Path(cfg.get('load_from') or '')
-    if cfg.get('launcher', 'none') != 'none' or begins.resolve().parent == folder.resolve():
+    begins = cfg.get('load_from')
+    inside = begins and Path(begins).expanduser().resolve().parent == folder.resolve()
+    if cfg.get('launcher', 'none') != 'none' or inside:
         raise ValueError(
             f'work_dir: {folder} holds another training ({there[0].name}). Go on with it (--resume), choose another '
             'folder (--work-dir FOLDER), or move this one away'
         )
-    number = 1 + len(list(folder.glob('earlier_*')))
-    aside = folder / f'earlier_{number}'
+    aside = next(path for n in count(1) if not (path := folder / f'earlier_{n}').exists())
     aside.mkdir()
     for path in list(folder.iterdir()):
         if path.suffix == '.pth' or path.name == 'last_checkpoint' or re.fullmatch(r'\d{8}_\d{6}', path.name):

@@ -1,6 +1,8 @@
 """R17: NaN and infinity stop a training in the iteration in which they appear, and reach no weight and no file."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -143,6 +145,34 @@ def test_learning_rate(tmp_path):
             parameter.data.mul_(1e30)
 
     fails(spoil(runner(tmp_path), where), 'loss is|the gradient of', spoilt=True)
+
+
+@pytest.mark.parametrize('skipped, ends', [(4, False), (5, True)])
+def test_steps_that_loss_scaling_skips(tmp_path, skipped, ends):
+    """Gradients that overflow leave the loss finite; so many skipped steps in a row end the training, not fewer."""
+
+    class Scaler:
+        scale = 2.0**16
+
+        def get_scale(self):
+            return self.scale
+
+    built = runner(tmp_path)
+    hook = next(h for h in built.hooks if type(h).__name__ == 'FiniteHook')
+    hook.runner = SimpleNamespace(iter=0, epoch=0, seed=0, work_dir=str(tmp_path))
+    hook.most_skipped = 4
+    hook.scalers, hook.scales = [Scaler()], [Scaler.scale]
+
+    def iterations(count, factor):
+        for _ in range(count):
+            hook.scalers[0].scale *= factor
+            hook.after_train_iter(built, 0)
+
+    iterations(3, 0.5)
+    # a step that was made
+    iterations(1, 1)
+    with pytest.raises(NonFiniteError, match='5 steps in a row') if ends else nullcontext():
+        iterations(skipped, 0.5)
 
 
 def test_files(tmp_path):

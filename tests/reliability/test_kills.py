@@ -277,6 +277,20 @@ def test_the_pointer_is_not_needed(folder, pointer):
     assert newest_whole(folder)[1]['meta']['iter'] == STEPS
 
 
+@pytest.mark.parametrize('where', ['another name', 'another folder'])
+def test_the_pointer_finds_what_a_hook_named_otherwise(tmp_path, where):
+    other = dict(filename_tmpl='at_{}.pth') if where == 'another name' else dict(out_dir=str(tmp_path / 'elsewhere'))
+    train(tmp_path / 'run', **other)
+    assert newest_whole(tmp_path / 'run')[1]['meta']['iter'] == STEPS
+
+
+def test_numbers_of_folders_set_aside(folder):
+    """A gap is filled, and nothing is overwritten."""
+    (folder / 'earlier_2').mkdir()
+    make_room(config(folder))
+    assert resuming.checkpoints(folder / 'earlier_1') and not resuming.checkpoints(folder / 'earlier_2')
+
+
 def test_full_disk(tmp_path, monkeypatch):
     """The message names the checkpoint that is left, and nothing half written stays."""
     calls = []

@@ -43,7 +43,6 @@ class FiniteHook(Hook):
     def __init__(self, most_skipped: int = 50):
         self.most_skipped = most_skipped
         self.skipped = 0
-        self.stepped = True
         self.batch = None
         self.losses: Mapping = {}
         self.log: Mapping = {}
@@ -57,7 +56,8 @@ class FiniteHook(Hook):
         several = hasattr(wrapper, 'optim_wrappers')
         wrappers = wrapper.optim_wrappers.values() if several else [wrapper]
         self.handles = [w.optimizer.register_step_pre_hook(self._before_step) for w in wrappers]
-        self.scaled = any(hasattr(w, 'loss_scaler') for w in wrappers)
+        self.scalers = [w.loss_scaler for w in wrappers if hasattr(w, 'loss_scaler')]
+        self.scales = [scaler.get_scale() for scaler in self.scalers]
 
     def after_train(self, runner) -> None:
         for handle in self.handles:
@@ -65,18 +65,16 @@ class FiniteHook(Hook):
         del self.model.parse_losses
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        self.batch, self.stepped = data_batch, False
+        self.batch = data_batch
         for name, value in tensors(data_batch):
             if value.device.type == 'cpu' and not _is_finite(value):
                 self._stop(f'the data: {name} holds {_what(value)}')
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        if self.stepped or not self.scaled:
-            self.skipped = 0
-            return
-        # accumulation of gradients does not step either
-        if self.losses and not _is_finite(self._total()):
-            self.skipped += 1
+        # a scaler lowers its scale where it has skipped a step, and there alone
+        before, self.scales = self.scales, [scaler.get_scale() for scaler in self.scalers]
+        lowered = any(now < then for now, then in zip(self.scales, before))
+        self.skipped = self.skipped + 1 if lowered else 0
         if self.skipped > self.most_skipped:
             self._stop(f'loss scaling skipped {self.skipped} steps in a row')
 
@@ -102,7 +100,6 @@ class FiniteHook(Hook):
         return sum(v.detach().float().mean() for k, v in self.log.items() if k == 'loss')
 
     def _before_step(self, optimizer, *_) -> None:
-        self.stepped = True
         grads = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads) if grads else torch.zeros(())
         if _is_finite(norm + self._total().to(norm.device)):

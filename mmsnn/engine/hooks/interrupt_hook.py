@@ -1,11 +1,13 @@
 """Signals that end a training: it saves what it has, and says so by its exit code."""
 
 import logging
+import os
 import signal
 import threading
 
 import torch
 import torch.distributed as dist
+from mmengine.dist import barrier, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 
@@ -22,8 +24,8 @@ class InterruptHook(Hook):
     """On SIGINT, SIGTERM or SIGUSR1 the training saves ``interrupted.pth`` after the present iteration and leaves.
 
     ``--resume`` goes on from there, also in the middle of an epoch. The exit code is 128 plus the signal's number, as
-    shells count. Of several processes one signal is enough: they agree after every iteration. A second signal ends the
-    process at once. The next regular checkpoint takes the file's place.
+    shells count. Of several processes one signal is enough: they agree after every iteration. A second Ctrl-C
+    ends a single process at once. The next regular checkpoint takes the file's place.
 
     Needs mmsnn's loops to go on in the middle of an epoch (`mmsnn.engine.loops`), and a checkpoint hook.
     """
@@ -33,6 +35,7 @@ class InterruptHook(Hook):
 
     def __init__(self):
         self.number = 0
+        self.process = os.getpid()
         self.before: dict[int, object] = {}
 
     def before_train(self, runner) -> None:
@@ -49,13 +52,17 @@ class InterruptHook(Hook):
         self.before = {}
 
     def _note(self, number: int, _) -> None:
-        if self.number:
+        # workers that load data inherit this, and have nothing to save
+        if os.getpid() != self.process:
+            return
+        # a launcher hands the signal on to processes that had it already
+        if self.number == number == signal.SIGINT and get_world_size() == 1:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.number = number
         print_log(
-            f'{signal.Signals(number).name}: the training saves after this iteration and leaves; a second signal '
-            'ends it at once',
+            f'{signal.Signals(number).name}: the training saves after this iteration and leaves'
+            + ('; Ctrl-C once more ends it at once' if number == signal.SIGINT else ''),
             logger='current',
             level=logging.WARNING,
         )
@@ -75,6 +82,8 @@ class InterruptHook(Hook):
         folder = runner.work_dir
         runner.save_checkpoint(folder, INTERRUPTED, meta=meta, by_epoch=False)
         print_log(f'saved {folder}/{INTERRUPTED}; --resume goes on from it', logger='current', level=logging.WARNING)
+        # a launcher ends the others as soon as one has left
+        barrier()
         self.after_train(runner)
         raise SystemExit(128 + number)
 
