@@ -13,8 +13,11 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from mmengine.model import BaseModule  # noqa: E402
 from mmengine.registry import DefaultScope  # noqa: E402
+from mmengine.runner import checkpoint as mmengine_checkpoint  # noqa: E402
+from mmengine.runner.checkpoint import CheckpointLoader  # noqa: E402
 
 import mmsnn  # noqa: E402, F401  first: it supplies mmcv's compiled ops where they are missing
+from mmsnn.engine import loading  # noqa: E402
 from mmsnn.layers import TimeAware  # noqa: E402
 from mmsnn.neurons import Neuron  # noqa: E402
 from mmsnn.registry import MODELS  # noqa: E402
@@ -72,6 +75,19 @@ def no_scope_left_over():
     DefaultScope._instance_dict.clear()
     yield
     DefaultScope._instance_dict.clear()
+
+
+READERS = {name: getattr(mmengine_checkpoint, name) for name in ('load_url', '_safe_torch_load')}
+SCHEMES = CheckpointLoader._schemes.copy()
+
+
+@pytest.fixture(autouse=True)
+def tools_left_nothing_over():
+    """The tools have mmengine read files safely for good; no test may see that another, or its fixture, ran one."""
+    for name, read in READERS.items():
+        setattr(mmengine_checkpoint, name, read)
+    CheckpointLoader._schemes = SCHEMES.copy()
+    loading._checks.of_anns = False
 
 
 @pytest.fixture(autouse=True)
