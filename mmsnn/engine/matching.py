@@ -104,14 +104,20 @@ def learned_by_neurons(model: nn.Module) -> set[str]:
     return {f'{name}.{key}' for name, m in neurons for key in m.state_dict()}
 
 
+def added_to_plain(model: nn.Module) -> tuple[str, ...]:
+    """Lead names of what spiking blocks have beyond a plain ResNet's: plugins, offsets of deformable convolutions."""
+    blocks = [(f'{name}.' if name else '', m) for name, m in model.named_modules()]
+    return tuple(f'{lead}{child}.' for lead, m in blocks for child in getattr(m, 'beyond_plain', ()))
+
+
 def misfit(found: Match, model: nn.Module, own: Mapping[str, Tensor]) -> str:
     """Why a model should not start from what was found for it; empty if it may.
 
     A head may differ: fine-tuning begins so. A spiking backbone of mmsnn has to be filled but for what its neurons
-    learn. Other modules may have parts that no checkpoint has (offsets of deformable convolutions, norms of more
-    outputs, SSD's layers behind a VGG): half of their kernels have to be filled, and where kernels of a kind that was
-    found are lacking, four fifths and some in every stage. In neither may the source have more blocks in the same
-    stages: it is a deeper network then.
+    learn and for what was added to a plain ResNet. Other modules may have parts that no checkpoint has (offsets of
+    deformable convolutions, norms of more outputs, SSD's layers behind a VGG): half of their kernels have to be filled,
+    and where kernels of a kind that was found are lacking, four fifths and some in every stage. In neither may the
+    source have more blocks in the same stages: it is a deeper network then.
 
     Args:
         found: as `compare` gives it.
@@ -124,6 +130,7 @@ def misfit(found: Match, model: nn.Module, own: Mapping[str, Tensor]) -> str:
     part = model.backbone if lead and hasattr(model, 'backbone') else model
     what = f'the backbone of {type(model).__name__}' if lead else type(model).__name__
     learned = learned_by_neurons(model)
+    learned |= {k for k in own if k.startswith(added_to_plain(model))}
     kernels = {k for k, v in own.items() if k.startswith(lead) and len(shape_of(v)) > 1 and k not in learned}
     filled = kernels.intersection(found.matched)
     lost = [k for k in (*found.missing, *found.mismatched) if k.startswith(lead) and k not in learned]

@@ -9,9 +9,14 @@ from mmsnn.registry import MODELS
 
 # 6n + 2 layers: n basic blocks in each of three stages
 CIFAR_DEPTHS = {depth: (BasicBlock, ((depth - 2) // 6,) * 3) for depth in (20, 32, 44, 56, 110)}
-# what goes with these depths, where the user says nothing else
-CIFAR_DEFAULTS = dict(stem='cifar', base_channels=16, num_stages=3, strides=(1, 2, 2), shortcut='A')
 SHORTCUTS = ('A', 'B')
+
+
+def shape_of_depth(depth: int) -> dict:
+    """What a spiking ResNet of this depth is like where the user says nothing else."""
+    if depth in CIFAR_DEPTHS:
+        return dict(stem='cifar', base_channels=16, num_stages=3, strides=(1, 2, 2), shortcut='A')
+    return dict(stem='imagenet', base_channels=64, num_stages=4, strides=(1, 2, 2, 2), shortcut='B')
 
 
 class ShortcutA(nn.Module):

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from mmsnn.registry import MODELS
 
 from .cifar_resnet import CIFAR_DEPTHS
-from .resnet import SpikingBlock, SpikingResNet, _pack
+from .residual import SpikingBlock, pack
+from .resnet import SpikingResNet
 
 
 class MSBlock(SpikingBlock):
@@ -16,7 +17,7 @@ class MSBlock(SpikingBlock):
     def pack_spikes(self, bits_in: int, bits: int) -> None:
         """Let the branch's convolutions keep their inputs packed; what enters the block and its shortcut is analog."""
         for name in ('conv1', 'conv2'):
-            _pack(self, name, bits)
+            pack(self, name, bits)
 
     def block(self, x: Tensor) -> Tensor:
         norm1, norm2 = (getattr(self, name) for name in self.norm_names)

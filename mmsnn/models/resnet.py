@@ -2,124 +2,20 @@
 
 import re
 
-import torch.utils.checkpoint as cp
 from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmengine.model import BaseModule, constant_init
-from mmpretrain.models.backbones.resnet import ResLayer, ResNet
+from mmpretrain.models.backbones.resnet import BasicBlock, ResLayer, ResNet
 from torch import Tensor, nn
 
-from mmsnn.layers import Readout, SpikeConv2d
+from mmsnn.layers import Readout
 from mmsnn.neurons import build_neuron, neuron_config
 from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import MODELS, build_own
 
 from .arguments import check_frozen_stages, default_stages, refuse_unknown, stage_indices, variant_of
 from .backbone import SpikingBackbone
-from .cifar_resnet import CIFAR_DEFAULTS, CIFAR_DEPTHS, SHORTCUTS, choose_shortcut
-from .transformer import DropPath
-
-
-class SpikingBlock(BaseModule):
-    """Residual block, basic (two 3x3 convolutions) or bottleneck (1x1, 3x3, 1x1), on ``[T*B, C, H, W]``.
-
-    conv-norm-neuron for every convolution but the last, whose neuron follows the addition of the shortcut. One neuron
-    a site: ``neuron1`` ... behind ``conv1`` ...
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        expansion: int,
-        make_neuron,
-        stride: int = 1,
-        dilation: int = 1,
-        downsample: nn.Module | None = None,
-        style: str = 'pytorch',
-        with_cp: bool = False,
-        conv_cfg: dict | None = None,
-        norm_cfg: dict | None = None,
-        drop_path_rate: float = 0.0,
-        T: int = 1,
-        **_,
-    ):
-        super().__init__()
-        self.out_channels = out_channels
-        self.drop_path = DropPath(drop_path_rate, T) if drop_path_rate else nn.Identity()
-        self.with_cp = with_cp
-        self.downsample = downsample
-        mid = out_channels // expansion
-        if expansion == 1:
-            convs = [(in_channels, mid, 3, stride, dilation), (mid, mid, 3, 1, 1)]
-        else:
-            first, second = (1, stride) if style == 'pytorch' else (stride, 1)
-            convs = [(in_channels, mid, 1, first, 1), (mid, mid, 3, second, dilation), (mid, out_channels, 1, 1, 1)]
-        self.norm_names = []
-        for i, (c_in, c_out, kernel, step, dil) in enumerate(convs, start=1):
-            padding = dil * (kernel // 2)
-            conv = build_conv_layer(
-                conv_cfg, c_in, c_out, kernel, stride=step, padding=padding, dilation=dil, bias=False
-            )
-            self.add_module(f'conv{i}', conv)
-            name, norm = build_norm_layer(norm_cfg, c_out, postfix=i)
-            self.add_module(name, norm)
-            self.norm_names.append(name)
-            self.add_module(f'neuron{i}', make_neuron(joint=i == len(convs)))
-
-    def pack_spikes(self, bits_in: int, bits: int) -> None:
-        """Let the convolutions keep their inputs packed: the block's input, and what its neurons emit."""
-        for i in range(1, len(self.norm_names) + 1):
-            _pack(self, f'conv{i}', bits_in if i == 1 else bits)
-        for name, module in self.downsample.named_children() if self.downsample is not None else ():
-            if isinstance(module, nn.AvgPool2d):
-                break  # no spikes behind it
-            _pack(self.downsample, name, bits_in)
-
-    @property
-    def last_norm(self) -> nn.Module:
-        """The norm behind the last convolution."""
-        return getattr(self, self.norm_names[-1])
-
-    def residual(self, x: Tensor) -> Tensor:
-        """The branch up to the last convolution."""
-        for i, name in enumerate(self.norm_names, start=1):
-            x = getattr(self, f'conv{i}')(x)
-            if i < len(self.norm_names):
-                # norms are looked up by name, because SyncBN conversion swaps the modules
-                x = getattr(self, f'neuron{i}').after(getattr(self, name), x)
-        return x
-
-    @property
-    def last_neuron(self) -> nn.Module:
-        """The neuron behind the addition (SEW: behind the last norm)."""
-        return getattr(self, f'neuron{len(self.norm_names)}')
-
-    def block(self, x: Tensor) -> Tensor:
-        """The whole block without checkpointing."""
-        identity = x if self.downsample is None else self.downsample(x)
-        return self.last_neuron(self.drop_path(self.last_norm(self.residual(x))) + identity)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.with_cp and x.requires_grad:
-            return cp.checkpoint(self.block, x, use_reentrant=False)
-        return self.block(x)
-
-
-def _bits(neuron: nn.Module) -> int:
-    return 1 if neuron.settings['levels'] == 1 else 8
-
-
-def _pack(parent: nn.Module, name: str, bits: int) -> None:
-    conv = getattr(parent, name)
-    if type(conv) is nn.Conv2d:
-        parent.add_module(name, SpikeConv2d.like(conv, bits))
-
-
-def _defaults(depth: int) -> dict:
-    """What a ResNet of this depth is like where the user says nothing else."""
-    if depth in CIFAR_DEPTHS:
-        return CIFAR_DEFAULTS
-    return dict(stem='imagenet', base_channels=64, num_stages=4, strides=(1, 2, 2, 2), shortcut='B')
+from .cifar_resnet import CIFAR_DEPTHS, SHORTCUTS, choose_shortcut, shape_of_depth
+from .residual import SpikingBlock, check_additions, pack, spike_bits
 
 
 @MODELS.register_module()
@@ -127,9 +23,8 @@ class SpikingResNet(SpikingBackbone, ResNet):
     """Spiking ResNet: conv-norm-neuron, and a neuron after every addition (SAKD's Spiking-ResNet).
 
     A static image passes the stem's convolution and norm once and is then repeated T times. Takes every argument of
-    mmpretrain's, mmdet's and mmseg's ResNet; what has no spiking meaning (``dcn``, ``plugins``, ``drop_path_rate``) is
-    refused by name. Defaults differ where an ANN's would hurt: ``norm_eval=False``, ``zero_init_residual=False``,
-    ``stem_channels=base_channels``.
+    mmpretrain's, mmdet's and mmseg's ResNet. Defaults differ where an ANN's would hurt: ``norm_eval=False``,
+    ``zero_init_residual=False``, ``stem_channels=base_channels``.
 
     Args:
         depth: 18, 34, 50, 101 or 152; 20, 32, 44, 56 or 110 are CIFAR's ResNets of three stages, for which ``stem``,
@@ -149,6 +44,11 @@ class SpikingResNet(SpikingBackbone, ResNet):
             rises linearly from 0 in the first block.
         shortcut: where the width changes, ``B`` (a 1x1 convolution and a norm) or ``A`` (no parameters, `ShortcutA`).
         strides, dilations, contract_dilation, multi_grid: as in mmseg's ResNet.
+        dcn, stage_with_dcn: deformable 3x3 convolutions in bottleneck blocks, as in mmdet's ResNet. They sample spikes
+            between pixels, so the sums are no longer of spikes alone.
+        plugins: modules in bottleneck blocks, as in mmdet's ResNet (ContextBlock, GeneralizedAttention, NonLocal2d).
+            ``after_conv1`` and ``after_conv2`` hand analog maps to the next convolution, ``after_conv3`` to the last
+            neuron.
         readout: ``mean`` returns rates ``[B, C, H, W]``; ``none`` returns ``[T*B, C, H, W]``.
         encoder: how images become time steps; default ``dict(type='DirectEncoder')``, the image at every step;
             ``dict(type='PoissonEncoder', mean=..., std=...)`` draws spikes.
@@ -212,16 +112,10 @@ class SpikingResNet(SpikingBackbone, ResNet):
         if depth not in self.arch_settings:
             raise ValueError(f'backbone.depth must be one of {", ".join(map(str, self.arch_settings))}, got {depth!r}')
         named = dict(stem=stem, base_channels=base_channels, num_stages=num_stages, strides=strides, shortcut=shortcut)
-        named = _defaults(depth) | {key: value for key, value in named.items() if value is not None}
+        named = shape_of_depth(depth) | {key: value for key, value in named.items() if value is not None}
         stem, base_channels, num_stages, strides, shortcut = named.values()
         dilations = (1,) * num_stages if dilations is None else dilations
         out_indices = default_stages(num_stages) if out_indices is None else out_indices
-        # an empty list of plugins, or dcn for no stage, changes nothing
-        for key, value in dict(dcn=any(stage_with_dcn) and (dcn or stage_with_dcn), plugins=plugins).items():
-            if value:
-                raise ValueError(
-                    f'backbone.{key} has no spiking form: remove {key}={value!r} (inherited? set it to None)'
-                )
         if not 0 <= drop_path_rate < 1 or (drop_path_rate and packed_spikes):
             raise ValueError(
                 f'backbone.drop_path_rate={drop_path_rate} must lie in 0 to 1 (1 excluded), and be 0 with '
@@ -247,6 +141,8 @@ class SpikingResNet(SpikingBackbone, ResNet):
         if pretrained:
             init_cfg = dict(type='Pretrained', checkpoint=pretrained)
         check_frozen_stages(frozen_stages, num_stages, init_cfg)
+        basic = self.arch_settings[depth][0] is BasicBlock
+        self.stage_dcn, self.stage_plugins = check_additions(dcn, stage_with_dcn, plugins, num_stages, basic, conv_cfg)
         if init_cfg is None:
             init_cfg = [
                 dict(type='Kaiming', layer='Conv2d'),
@@ -305,7 +201,7 @@ class SpikingResNet(SpikingBackbone, ResNet):
             self.stem = nn.Sequential(*layers)
             if self.packed_spikes:
                 for i in (3, 6):
-                    _pack(self.stem, str(i), _bits(layers[2]))
+                    pack(self.stem, str(i), spike_bits(layers[2]))
         else:
             kernel, stride = (7, 2) if self.stem_type == 'imagenet' else (3, 1)
             self.conv1, self.norm1_name, norm1 = conv_norm(in_channels, stem_channels, kernel, stride)
@@ -320,11 +216,12 @@ class SpikingResNet(SpikingBackbone, ResNet):
         dilations = [first] + [dilation] * (num_blocks - 1)
         if self.multi_grid is not None and len(self.res_layers) == self.num_stages - 1:
             dilations = list(self.multi_grid)
-        each = iter(dilations)
+        each, stage = iter(dilations), len(self.res_layers)
+        added = dict(dcn=self.stage_dcn[stage], plugins=self.stage_plugins[stage])
 
         def block(**block_kwargs):
-            block_kwargs = choose_shortcut(block_kwargs, self.shortcut)
-            return self.block_type(make_neuron=self._make_neuron, dilation=next(each), T=self.T, **block_kwargs)
+            own = dict(make_neuron=self._make_neuron, dilation=next(each), T=self.T, **added)
+            return self.block_type(**choose_shortcut(block_kwargs, self.shortcut), **own)
 
         layer = ResLayer(**{**kwargs, 'block': block, 'num_blocks': num_blocks})
         del layer.block  # no pickle takes a local function
@@ -334,7 +231,7 @@ class SpikingResNet(SpikingBackbone, ResNet):
             layer[0].downsample = nn.Sequential(nn.Identity(), *down)
         if self.packed_spikes:
             for block in layer:
-                bits = _bits(block.last_neuron)
+                bits = spike_bits(block.last_neuron)
                 from_stem = not self.res_layers and block is layer[0]
                 block.pack_spikes(bits if from_stem else max(bits, self.block_bits), bits)
         return layer
@@ -391,7 +288,8 @@ class SpikingResNet(SpikingBackbone, ResNet):
                 'or set init_cfg=None (mmseg: pretrained=None) to start from scratch'
             )
         BaseModule.init_weights(self)
-        if self.zero_init_residual and source is None:
-            for module in self.modules():
-                if isinstance(module, SpikingBlock):
+        for module in self.modules() if source is None else ():
+            if isinstance(module, SpikingBlock):
+                module.init_added()
+                if self.zero_init_residual:
                     constant_init(module.last_norm, 0)

@@ -5,7 +5,8 @@ from torch import Tensor
 from mmsnn.registry import MODELS
 
 from .cifar_resnet import ShortcutA
-from .resnet import SpikingBlock, SpikingResNet
+from .residual import SpikingBlock
+from .resnet import SpikingResNet
 
 CONNECT = {
     'ADD': lambda shortcut, branch: shortcut + branch,
@@ -28,7 +29,11 @@ class SEWBlock(SpikingBlock):
             self.downsample_neuron = make_neuron()
 
     def block(self, x: Tensor) -> Tensor:
-        branch = self.drop_path(self.last_neuron.after(self.last_norm, self.residual(x)))
+        if self.plugin_names[-1]:
+            spikes = self.last_neuron(self.normed(x))
+        else:
+            spikes = self.last_neuron.after(self.last_norm, self.residual(x))
+        branch = self.drop_path(spikes)
         shortcut = x if self.downsample is None else self._shorten(x)
         return CONNECT[self.connect](shortcut=shortcut, branch=branch)
 

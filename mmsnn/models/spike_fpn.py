@@ -11,7 +11,7 @@ from mmsnn.neurons import Neuron, build_neuron, neuron_config
 from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import MODELS
 
-from .resnet import _pack
+from .residual import pack
 
 
 class ConvNormAct(nn.Module):
@@ -133,7 +133,7 @@ class SpikeFPN(FPN):
             for i, layer in enumerate(layers):
                 layers[i] = ConvNormAct(layer, build_neuron(neuron, T))
                 if packed_spikes:
-                    _pack(layers[i], 'conv', 8)
+                    pack(layers[i], 'conv', 8)
         used = range(self.start_level, self.backbone_end_level) if fire_inputs else ()
         self.input_neurons = nn.ModuleList(build_neuron(neuron, T) for _ in used)
         self.readout = Readout(T, readout)

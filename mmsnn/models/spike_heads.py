@@ -11,7 +11,7 @@ from mmsnn.neurons import build_neuron, neuron_config
 from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import MODELS
 
-from .resnet import _bits, _pack
+from .residual import pack, spike_bits
 from .spike_fpn import ConvNormAct, check_folded, check_images
 
 
@@ -78,10 +78,10 @@ class SpikeRetinaHead(JointNormRetinaHead):
             for layer in tower:
                 layer.activate = build_neuron(neuron_config(neuron), T)
                 if packed_spikes:
-                    _pack(layer, 'conv', bits)
-                bits = _bits(layer.activate)
+                    pack(layer, 'conv', bits)
+                bits = spike_bits(layer.activate)
             if packed_spikes:
-                _pack(self, last, bits)
+                pack(self, last, bits)
         self.readout = Readout(T)
 
     def forward(self, x: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
@@ -146,8 +146,8 @@ class SpikeFPNHead(FPNHead):
                     continue
                 head[i] = ConvNormAct(layer, build_neuron(neuron_config(neuron), T))
                 if packed_spikes:
-                    _pack(head[i], 'conv', bits)
-                bits = _bits(head[i].activate)
+                    pack(head[i], 'conv', bits)
+                bits = spike_bits(head[i].activate)
         self.readout = Readout(T)
 
     def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
