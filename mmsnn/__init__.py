@@ -14,7 +14,7 @@ NAMES = dict(
     register_surrogate='ops.surrogates',
     set_time_steps='layers.time',
 )
-PACKAGES = ('analysis', 'datasets', 'distill', 'engine', 'layers', 'models', 'neurons', 'ops')
+PACKAGES = ('analysis', 'checkpoints', 'datasets', 'distill', 'engine', 'layers', 'models', 'neurons', 'ops')
 
 __all__ = ['__version__', *NAMES]
 

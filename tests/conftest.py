@@ -17,13 +17,13 @@ from mmengine.runner import checkpoint as mmengine_checkpoint  # noqa: E402
 from mmengine.runner.checkpoint import CheckpointLoader  # noqa: E402
 
 import mmsnn  # noqa: E402, F401  first: it supplies mmcv's compiled ops where they are missing
-from mmsnn.engine import loading  # noqa: E402
+from mmsnn.checkpoints import loading  # noqa: E402
 from mmsnn.layers import TimeAware  # noqa: E402
 from mmsnn.neurons import Neuron  # noqa: E402
 from mmsnn.registry import MODELS  # noqa: E402
 
 REPO = Path(__file__).parents[1]
-NAN_FILLED = ('ops', 'neurons', 'layers', 'models', 'distill', 'reliability')
+NAN_FILLED = ('ops', 'neurons', 'layers', 'checkpoints', 'models', 'distill', 'reliability')
 
 # what a backbone needs beyond the smallest values of `depth`, `arch` and `base_channels`
 NEEDS = {

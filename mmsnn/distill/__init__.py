@@ -1,5 +1,7 @@
 """Knowledge distillation: a student and a teacher around any task model."""
 
+from mmsnn.checkpoints.transfer import TransferReport, transfer_weights
+
 from .connectors import Affine, BlurRestore, ConvBN, Resize, WeakHead
 from .distiller import Distiller
 from .losses import (
@@ -29,7 +31,6 @@ from .recording import Recorder
 from .schedules import Progress, Schedule
 from .taps import Tap
 from .teacher import Teacher
-from .transfer import TransferReport, transfer_weights
 
 __all__ = [
     'Affine',

@@ -7,6 +7,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
+from mmsnn.checkpoints.transfer import transfer_weights
 from mmsnn.layers import Readout, get_time_steps, read_prefix
 from mmsnn.models.wrapper import Transparent
 from mmsnn.registry import MODELS
@@ -16,7 +17,6 @@ from .running import run
 from .schedules import Progress, Schedule
 from .teacher import Teacher, renormalise, untouched_rng
 from .terms import Term, bind, draft, first, make_connectors, plain
-from .transfer import transfer_weights
 
 
 @MODELS.register_module()

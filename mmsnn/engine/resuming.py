@@ -10,8 +10,8 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from .checkpoint import load_file
-from .loading import check_source
+from mmsnn.checkpoints.loading import check_source
+from mmsnn.checkpoints.reading import load_file
 
 # what may differ without a word: where and how long it runs, what it shows
 FREE = (

@@ -1,6 +1,6 @@
 """Spiking backbones, and spiking necks and heads."""
 
-from mmsnn.engine.loading import check_what_mmengine_loads
+from mmsnn.checkpoints.loading import check_what_mmengine_loads
 
 from .backbone import SpikingBackbone
 from .balance import balance_thresholds

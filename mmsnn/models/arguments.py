@@ -6,8 +6,8 @@ import re
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 
+from mmsnn.checkpoints.loading import pretrained_from
 from mmsnn.compat import RESNET_VARIANTS
-from mmsnn.engine.loading import pretrained_from
 
 
 def refuse_unknown(backbone: object, unknown: dict) -> None:

@@ -5,7 +5,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor
 
-from mmsnn.engine.loading import init_inner
+from mmsnn.checkpoints.loading import init_inner
 from mmsnn.registry import MODELS
 
 from .wrapper import Transparent

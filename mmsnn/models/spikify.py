@@ -13,7 +13,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
-from mmsnn.engine.loading import init_inner, pretrained_from
+from mmsnn.checkpoints.loading import init_inner, pretrained_from
 from mmsnn.layers import Readout, unfold
 from mmsnn.neurons import Neuron, build_neuron, neuron_config
 from mmsnn.neurons.firing import SpikeCounter

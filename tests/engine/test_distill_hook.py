@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import Noise, classifier, runner
 
-from mmsnn.engine.checkpoint import load_file
+from mmsnn.checkpoints.reading import load_file
 from mmsnn.engine.hooks import distill_hook
 
 LOSSES = dict(loss_kl=dict(type='LogitKL', student='head', teacher='head'))

@@ -15,7 +15,7 @@ from mmengine.registry import MODELS, DefaultScope
 from tiny import classifier, runner
 from torch import nn
 
-from mmsnn.engine.checkpoint import load_file
+from mmsnn.checkpoints.reading import load_file
 from mmsnn.models import SEWResNet
 from mmsnn.neurons import Neuron
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 
+from mmsnn.checkpoints.conversion import convert_state
+from mmsnn.checkpoints.reading import load_state
 from mmsnn.distill import transfer_weights
-from mmsnn.engine.checkpoint import load_state
-from mmsnn.engine.conversion import convert_state
 from mmsnn.layers import time_folded
 from mmsnn.models import CIFARResNet, MSResNet, SEWResNet, SpikingResNet
 from mmsnn.models.cifar_resnet import ShortcutA

@@ -7,7 +7,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import nn
 
-from mmsnn.engine.fitting import fit
+from mmsnn.checkpoints.fitting import fit
 from mmsnn.layers import unfold
 from mmsnn.models import MSResNet, SEWResNet, SpikingResNet
 from mmsnn.neurons import Neuron

@@ -8,9 +8,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import MODELS, DefaultScope
 from tiny import classifier, detector, runner
 
+from mmsnn.checkpoints.loading import CheckMatch
+from mmsnn.checkpoints.reading import load_file
 from mmsnn.distill import Distiller
-from mmsnn.engine.checkpoint import load_file
-from mmsnn.engine.loading import CheckMatch
 
 STAGES = [f'backbone.layer{i}' for i in range(1, 5)]
 FEATURE = dict(type='FeatureMSE', student=STAGES, teacher=STAGES, connector=dict(type='ConvBN'), weight=0.1)

@@ -17,7 +17,7 @@ from mmengine.runner import FlexibleRunner, Runner
 from tiny import Noise, classifier
 
 import mmsnn  # noqa: F401
-from mmsnn.engine.loading import CheckMatch
+from mmsnn.checkpoints.loading import CheckMatch
 from mmsnn.layers import PoissonEncoder
 from mmsnn.models import SEWResNet
 

@@ -20,9 +20,9 @@ from mmengine.registry import MODELS
 from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer
 
-from mmsnn.engine import checkpoint
-from mmsnn.engine.checkpoint import load_state
-from mmsnn.engine.conversion import check_fit, convert_state, find_layout
+from mmsnn.checkpoints import reading
+from mmsnn.checkpoints.conversion import check_fit, convert_state, find_layout
+from mmsnn.checkpoints.reading import load_state
 from mmsnn.models import MetaSpikeFormer, QKFormer, Spikformer, Spikingformer, SpikingResNet, SpikingVGG
 from mmsnn.models.spikformer import CIFAR
 
@@ -651,7 +651,7 @@ class TestNames:
         monkeypatch.setattr(torch.hub, 'load_state_dict_from_url', download)
         with pytest.raises(ValueError, match='https://host/file.pth was not loaded: .*could run code'):
             load_state('https://host/file.pth')
-        assert checkpoint.find_state(dict(net=dict(a=torch.rand(1))), 'x')
+        assert reading.find_state(dict(net=dict(a=torch.rand(1))), 'x')
 
 
 def test_every_layout_is_found_by_itself():

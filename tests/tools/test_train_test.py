@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmsnn.engine.checkpoint import load_file
+from mmsnn.checkpoints.reading import load_file
 from mmsnn.ops import library
 
 pytest.importorskip('mmpretrain', reason='the smallest task that trains is a classification')

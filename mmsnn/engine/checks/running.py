@@ -18,9 +18,9 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
+from mmsnn.checkpoints.fitting import load_weights
 from mmsnn.neurons import SpikeCounter
 
-from ..fitting import load_weights
 from .findings import Finding, error, note, number, some, warning
 
 # Images in a step on a CPU, where a whole batch may take minutes.

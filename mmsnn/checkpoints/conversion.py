@@ -323,7 +323,7 @@ def convert_state(state: Mapping[str, Tensor], layout: str | None = None) -> tup
     Spike-driven Transformer V2 has a second head, whose answers its release averages, the head is the mean of both.
 
     Args:
-        state: as `mmsnn.engine.checkpoint.load_state` gives it; what DDP, ``torch.compile`` and FSDP put into names is
+        state: as `load_state` gives it; what DDP, ``torch.compile`` and FSDP put into names is
             dropped.
         layout: name of one of ``LAYOUTS``; found by itself.
 

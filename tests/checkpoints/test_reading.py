@@ -9,8 +9,8 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from mmsnn.engine import checkpoint
-from mmsnn.engine.checkpoint import load_file, load_state
+from mmsnn.checkpoints import reading
+from mmsnn.checkpoints.reading import load_file, load_state
 
 STATE = {'conv1.weight': torch.arange(4.0)}
 
@@ -33,8 +33,8 @@ class TestAverages:
     @pytest.fixture
     def said(self, monkeypatch):
         lines = []
-        monkeypatch.setattr(checkpoint, 'print_log', lambda text, **_: lines.append(text))
-        checkpoint._say_once.cache_clear()
+        monkeypatch.setattr(reading, 'print_log', lambda text, **_: lines.append(text))
+        reading._say_once.cache_clear()
         return lines
 
     def load(self, tmp_path, **content):

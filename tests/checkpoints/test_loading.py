@@ -13,7 +13,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner import load_checkpoint
 from tiny import SPIKING, classifier, detector
 
-from mmsnn.engine.loading import anns_are_checked, load_pretrained, safe_reading
+from mmsnn.checkpoints.loading import anns_are_checked, load_pretrained, safe_reading
 
 ANN = dict(type='mmdet.ResNet', depth=18, base_channels=8)
 SPIKIFIED = dict(type='mmsnn.Spikify', T=2, backbone=ANN)

@@ -11,7 +11,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 from tiny import SPIKING, classifier
 
-from mmsnn.engine.fitting import fit, load_weights, match
+from mmsnn.checkpoints.fitting import fit, load_weights, match
 
 
 def build(**backbone):

@@ -17,9 +17,9 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
-from .checkpoint import find_state, load_file, safely
 from .fitting import below, fit, unwrapped
 from .matching import compare, is_spiking, is_wrapper, misfit, plain_name, some
+from .reading import find_state, load_file, safely
 
 # whether ANNs are checked as well, which the tools switch on, and what mmengine read last
 _checks = SimpleNamespace(of_anns=False, read='')

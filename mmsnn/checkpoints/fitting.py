@@ -7,9 +7,9 @@ from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
-from .checkpoint import load_state
 from .conversion import convert_state
 from .matching import Match, compare, is_wrapper, learned_by_neurons, misfit, plain_name, some
+from .reading import load_state
 
 # what training scripts wrap a network in
 LEADS = ('model.', 'net.', 'network.')

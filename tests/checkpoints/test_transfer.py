@@ -195,7 +195,7 @@ class TestRefusals:
 
     def test_report_is_logged(self, resnet18, monkeypatch):
         said = []
-        monkeypatch.setattr('mmsnn.distill.transfer.print_log', lambda text, **_: said.append(text))
+        monkeypatch.setattr('mmsnn.checkpoints.transfer.print_log', lambda text, **_: said.append(text))
         transfer_weights(resnet18, SEWResNet(18, T=2), verbose=False)
         assert not said
         transfer_weights(resnet18, SEWResNet(18, T=2))

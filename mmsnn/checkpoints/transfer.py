@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from mmsnn.engine.checkpoint import find_state, load_state
-from mmsnn.engine.fitting import match
-from mmsnn.engine.matching import COUNTERS, Match, learned_by_neurons
+from mmsnn.checkpoints.fitting import match
+from mmsnn.checkpoints.matching import COUNTERS, Match, learned_by_neurons
+from mmsnn.checkpoints.reading import find_state, load_state
 
 
 class TransferReport(Match):
