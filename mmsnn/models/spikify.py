@@ -23,7 +23,8 @@ from mmsnn.registry import MODELS, build_own
 from .arguments import refuse_unknown
 from .backbone import SpikingBackbone
 from .balance import RATE, add_gain, finish, start
-from .tracing import Trace, run_blank, trace
+from .drawing import SameDraws
+from .tracing import Trace, run_blank, tensors_in, trace
 from .wrapper import Transparent
 
 REPLACED = (
@@ -64,12 +65,8 @@ def _copy_output(_module: nn.Module, _inputs: tuple, out: Tensor) -> Tensor:
     return out.clone() if torch.is_grad_enabled() else out
 
 
-def _tensors(out) -> list[Tensor]:
-    """The tensors of an output, nested or not."""
-    if isinstance(out, Tensor):
-        return [out]
-    values = out.values() if isinstance(out, dict) else out if isinstance(out, (tuple, list)) else ()
-    return [tensor for value in values for tensor in _tensors(value)]
+class _StepsDiffer(ValueError):
+    """Outputs that have to be the same at every time step are not."""
 
 
 @MODELS.register_module()
@@ -80,6 +77,8 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
     are run through it first. They show which activations see no images (the MLP of Swin V2's positions): these stay
     analog, as sigmoid gates and softmax do, and activations that are called as functions. All of that is logged. Where
     the neuron has parameters (PLIF), or ``balance`` is set, each use of a shared activation gets a neuron of its own.
+
+    A backbone that draws masks (masked pre-training) draws them once an image, for all time steps: `SameDraws`.
 
     After the first batch layers of neurons that stayed silent are named once.
 
@@ -95,7 +94,7 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
 
     Raises:
         ValueError: nothing to replace, or ``T < 1``; in the forward pass, where the backbone gives what is no map of
-            time steps, or draws anew in every time step (masked pre-training).
+            time steps.
         TypeError: other keys, such as the inner backbone's; the message names all of them.
     """
 
@@ -123,6 +122,8 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
         self.rate = RATE if balance is True else float(balance)
         # what remains to be done in the first batch
         self.unseen, self.unbalanced = True, bool(balance)
+        # whether an image keeps its random numbers in all time steps, which the first masks tell
+        self.same_draws = False
         if balance:
             # under the inner backbone's names, as everything in a state dict of this module
             self.backbone.register_buffer('balanced', torch.tensor(False))
@@ -144,7 +145,7 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
     def _replace(self, neuron: dict, found: Trace | None) -> None:
         own = self.rate or any(True for _ in build_neuron(neuron, self.T).parameters())
         found = found or Trace()
-        self.blank_size = found.size
+        self.blank_size, self.fixed = found.size, found.fixed
         spiking = {}
         for parent in list(self.backbone.modules()):
             for name, child in list(parent._modules.items()):
@@ -184,7 +185,7 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
     @property
     def out_channels(self) -> tuple[int, ...]:
         """Widths of the maps that the backbone returns, found by a forward of a blank image."""
-        return tuple(out.shape[1] for out in _tensors(run_blank(self, self.blank_size)) if out.dim() > 1)
+        return tuple(out.shape[1] for out in tensors_in(run_blank(self, self.blank_size)) if out.dim() > 1)
 
     def init_weights(self) -> None:
         """Initialise the inner backbone by its own rules; warns of settings that silence it without a checkpoint."""
@@ -208,14 +209,17 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
         The outputs may be nested, and None among them. Further arguments are handed on, with tensors of B entries
         repeated for every time step.
         """
-        for module in self.modules():
-            if isinstance(module, NeuronPerUse):
-                module.restart()
+        self._restart()
         first = (self.unseen or (self.unbalanced and self.training)) and not torch.compiler.is_compiling()
         # a blank image, by which the shapes of maps are found, tells nothing
         if first and x.device.type != 'meta' and bool((x != x.flatten()[:1]).any()):
             return self._first(x, args, kwargs)
         return self._run(x, args, kwargs)
+
+    def _restart(self) -> None:
+        for module in self.modules():
+            if isinstance(module, NeuronPerUse):
+                module.restart()
 
     def _run(self, x: Tensor, args: tuple, kwargs: dict):
         batch = len(x)
@@ -224,8 +228,15 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
             fits = isinstance(value, Tensor) and value.dim() and len(value) == batch
             return value.repeat(self.T, *[1] * (value.dim() - 1)) if fits else value
 
-        args, kwargs = [in_time(v) for v in args], {k: in_time(v) for k, v in kwargs.items()}
-        return self._read(self.backbone(self.encoder(x), *args, **kwargs), batch)
+        args, kwargs, x = [in_time(v) for v in args], {k: in_time(v) for k, v in kwargs.items()}, self.encoder(x)
+        if not self.same_draws:
+            try:
+                return self._read(self.backbone(x, *args, **kwargs), batch)
+            except _StepsDiffer:
+                self.same_draws = True
+                self._restart()
+        with SameDraws(self.T, batch):
+            return self._read(self.backbone(x, *args, **kwargs), batch)
 
     def _read(self, out, batch: int):
         if isinstance(out, dict):
@@ -233,7 +244,8 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
         if isinstance(out, (tuple, list)):
             values = [self._read(value, batch) for value in out]
             return type(out)(*values) if hasattr(out, '_fields') else tuple(values)
-        if not isinstance(out, Tensor) or out.dim() == 0 or self.readout.mode == 'none':
+        fixed = not isinstance(out, Tensor) or out.dim() == 0 or tuple(out.shape) in self.fixed
+        if fixed or self.readout.mode == 'none':
             return out
         if len(out) != self.T * batch:
             raise ValueError(
@@ -244,10 +256,9 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
             return self.readout(out)
         steps = unfold(out, self.T)
         if not torch.equal(steps, steps[:1].expand_as(steps)):
-            raise ValueError(
-                f'backbone.backbone: {type(self.backbone).__name__} draws its masks anew in every time step, so its '
-                'steps cannot be averaged: masked pre-training has no spiking form, take the backbone of the '
-                'classifier or detector'
+            raise _StepsDiffer(
+                f'backbone.backbone: {type(self.backbone).__name__} gives whole numbers that differ from one time step '
+                'to the next (does it draw masks?), so its steps cannot be averaged: take another backbone'
             )
         return steps[0]
 

@@ -30,6 +30,7 @@ class Trace:
         off_path: activations whose input has no images in its first dimension, e.g. in an MLP of positions.
         changed_inputs, changed_outputs: activations whose input or output is changed in place afterwards.
         functions: activations called as functions, by name.
+        fixed: shapes of outputs that do not grow with the number of images, such as weights.
     """
 
     size: int = SIZES[0]
@@ -38,6 +39,7 @@ class Trace:
     changed_inputs: set[nn.Module] = field(default_factory=set)
     changed_outputs: set[nn.Module] = field(default_factory=set)
     functions: Counter = field(default_factory=Counter)
+    fixed: set[tuple] = field(default_factory=set)
 
 
 def trace(backbone: nn.Module, kinds: tuple[type, ...], cfg: dict) -> Trace:
@@ -56,7 +58,7 @@ def trace(backbone: nn.Module, kinds: tuple[type, ...], cfg: dict) -> Trace:
         one, functions = [], _Functions()
         try:
             with _watching(backbone, kinds, one, functions), functions:
-                run_blank(backbone, size)
+                outs = run_blank(backbone, size)
             break
         # whatever a backbone says to a size that it does not take
         except Exception as error:
@@ -66,7 +68,9 @@ def trace(backbone: nn.Module, kinds: tuple[type, ...], cfg: dict) -> Trace:
     found.size, found.functions = size, functions.found
     found.uses.update(call[0] for call in one)
     with _watching(backbone, kinds, two := [], _Functions()):
-        run_blank(backbone, size, 2)
+        outs_of_two = run_blank(backbone, size, 2)
+    pairs = zip(tensors_in(outs), tensors_in(outs_of_two))
+    found.fixed = {tuple(a.shape) for a, b in pairs if a.shape == b.shape}
     for (module, x, version_in, out, version_out), (_, y, *_) in zip(one, two):
         if y.dim() == 0 or y.shape[0] != 2 * x.shape[0]:
             found.off_path.add(module)
@@ -81,6 +85,14 @@ def run_blank(backbone: nn.Module, size: int, images: int = 1):
     """The outputs for blank images of ``size``; random numbers and modes stay as they are."""
     with evaluating(backbone), torch.random.fork_rng(devices=[]):
         return backbone(blank_image(backbone, size).repeat(images, 1, 1, 1))
+
+
+def tensors_in(out) -> list[Tensor]:
+    """The tensors of an output, nested or not."""
+    if isinstance(out, Tensor):
+        return [out]
+    values = out.values() if isinstance(out, dict) else out if isinstance(out, (tuple, list)) else ()
+    return [tensor for value in values for tensor in tensors_in(value)]
 
 
 def _sizes(backbone: nn.Module, cfg: dict) -> list[int]:

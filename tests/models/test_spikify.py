@@ -359,13 +359,36 @@ class TestUnusualBackbones:
 
             def forward(self, x):
                 x = self.relu(self.conv(x))
-                return (x, torch.randint(100, (len(x), 50))) if self.random else x.flatten(2).permute(2, 0, 1)
+                return (x, torch.empty(len(x), 50).random_(99).long()) if self.random else x.flatten(2).permute(2, 0, 1)
 
         cfg, x = register(Odd), torch.randn(3, 3, 8, 8)
         with pytest.raises(ValueError, match=r'Odd gives \(64, 6, 4\), which does not hold 2 time steps of 3 images'):
             Spikify(cfg, T=2)(x)
-        with pytest.raises(ValueError, match='Odd draws its masks anew in every time step'):
+        with pytest.raises(ValueError, match='Odd gives whole numbers that differ from one time step'):
             Spikify({**cfg, 'random': True}, T=2)(x)
+
+    @pytest.mark.parametrize('kind', ['MAEViT', 'MFFViT', 'MILANViT'])
+    def test_masked_pretraining(self, kind):
+        """An image keeps its mask in all time steps; what is no output of the images passes as it is."""
+        arch = dict(embed_dims=12, num_layers=6, num_heads=2, feedforward_channels=24)
+        cfg = dict(type=f'mmpretrain.{kind}', arch=arch, img_size=32, patch_size=8, mask_ratio=0.5)
+        # as many as the rows of folded images
+        more = dict(out_indices=[0, 1, 2, 3, 4, 5]) if kind == 'MFFViT' else {}
+        model = Spikify(dict(**cfg, **more), T=2).train()
+        x, seen = torch.randn(3, 3, 32, 32), []
+        model.backbone.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(unfold(inputs[0], 2)))
+        importance = [torch.rand(3, 16)] if kind == 'MILANViT' else []
+        outs = model(x, *importance)
+        latent, restore = outs[0], outs[1 if importance else 2]
+        assert latent.shape == (3, 9, 12) and torch.equal(restore.sort(1)[0], torch.arange(16).expand(3, 16))
+        assert not torch.equal(restore[0], restore[1])
+        steps = seen[-1]
+        assert torch.equal(steps[0], steps[1])
+        if kind == 'MFFViT':
+            assert torch.equal(outs[3], torch.full((6,), 1 / 6))
+            return
+        # without masks all tokens are there; mmpretrain's MFFViT masks always
+        assert model.eval()(x, None)[0].shape[0] == 3 and seen[-1].shape[2] == 17
 
     def test_hosts_that_change_maps_in_place(self, register):
         class InPlace(nn.Module):
