@@ -2,23 +2,23 @@
 
 from mmsnn.checkpoints.loading import check_what_mmengine_loads
 
-from .backbone import SpikingBackbone
+from .backbones.base import SpikingBackbone
+from .backbones.cifar_resnet import CIFARResNet
+from .backbones.meta_spikeformer import MetaSpikeFormer, SpikingPooling
+from .backbones.ms_resnet import MSResNet
+from .backbones.qkformer import QKFormer
+from .backbones.resnet import SpikingResNet
+from .backbones.resnet19 import ResNet19, SpikingResNet19, SpikingStackedLinearClsHead
+from .backbones.sew_resnet import SEWResNet
+from .backbones.spikformer import Spikformer
+from .backbones.spiking_vgg import SpikingVGG
+from .backbones.spikingformer import Spikingformer
 from .balance import balance_thresholds
-from .cifar_resnet import CIFARResNet
 from .data_preprocessor import EventDataPreprocessor
-from .meta_spikeformer import MetaSpikeFormer, SpikingPooling
-from .ms_resnet import MSResNet
-from .qkformer import QKFormer
+from .heads.spike_heads import JointNormRetinaHead, SpikeFPNHead, SpikeRetinaHead
+from .necks.spike_fpn import SpikeFPN
 from .resized import Resized
-from .resnet import SpikingResNet
-from .resnet19 import ResNet19, SpikingResNet19, SpikingStackedLinearClsHead
-from .sew_resnet import SEWResNet
-from .spike_fpn import SpikeFPN
-from .spike_heads import JointNormRetinaHead, SpikeFPNHead, SpikeRetinaHead
-from .spikformer import Spikformer
 from .spikify import Spikify
-from .spiking_vgg import SpikingVGG
-from .spikingformer import Spikingformer
 
 check_what_mmengine_loads()
 

@@ -20,8 +20,8 @@ from mmsnn.neurons.firing import SpikeCounter
 from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import MODELS, build_own
 
-from .arguments import refuse_unknown
-from .backbone import SpikingBackbone
+from .backbones.arguments import refuse_unknown
+from .backbones.base import SpikingBackbone
 from .balance import RATE, add_gain, finish, start
 from .drawing import SameDraws
 from .tracing import Trace, run_blank, tensors_in, trace

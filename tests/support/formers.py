@@ -294,7 +294,7 @@ class Questions:
 
     def test_freezing_random_stages_is_reported(self, monkeypatch):
         said = []
-        monkeypatch.setattr('mmsnn.models.arguments.print_log', lambda text, **_: said.append(text))
+        monkeypatch.setattr('mmsnn.models.backbones.arguments.print_log', lambda text, **_: said.append(text))
         self.cls(self.arch, frozen_stages=0, init_cfg=dict(type='Pretrained', checkpoint='a.pth'))
         assert not said
         self.cls(self.arch, frozen_stages=0)

@@ -24,7 +24,7 @@ from mmsnn.checkpoints import reading
 from mmsnn.checkpoints.conversion import check_fit, convert_state, find_layout
 from mmsnn.checkpoints.reading import load_state
 from mmsnn.models import MetaSpikeFormer, QKFormer, Spikformer, Spikingformer, SpikingResNet, SpikingVGG
-from mmsnn.models.spikformer import CIFAR
+from mmsnn.models.backbones.spikformer import CIFAR
 
 ROOT = Path(__file__).parents[2]
 CLASSES, T, B = 5, 3, 2

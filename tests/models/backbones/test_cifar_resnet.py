@@ -14,7 +14,7 @@ from mmsnn.checkpoints.reading import load_state
 from mmsnn.distill import transfer_weights
 from mmsnn.layers import time_folded
 from mmsnn.models import CIFARResNet, MSResNet, SEWResNet, SpikingResNet
-from mmsnn.models.cifar_resnet import ShortcutA
+from mmsnn.models.backbones.cifar_resnet import ShortcutA
 
 SPIKING = (SpikingResNet, SEWResNet, MSResNet)
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmsnn.models import MetaSpikeFormer, SpikingPooling
-from mmsnn.models.meta_spikeformer import NormAndPad
+from mmsnn.models.backbones.meta_spikeformer import NormAndPad
 from mmsnn.neurons import LIF
 
 

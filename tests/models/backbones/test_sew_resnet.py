@@ -5,7 +5,7 @@ import torch
 
 from mmsnn.layers import time_folded, unfold
 from mmsnn.models import SEWResNet
-from mmsnn.models.sew_resnet import SEWBlock
+from mmsnn.models.backbones.sew_resnet import SEWBlock
 
 # biases under which products of many spikes are still alive
 BIAS = dict(ADD=(0.5, 2.0), AND=(2.0, 5.0), IAND=(0.5, 2.0))

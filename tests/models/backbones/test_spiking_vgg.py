@@ -256,7 +256,7 @@ class TestModule:
 
     def test_freezing_random_stages_is_reported(self, monkeypatch):
         said = []
-        monkeypatch.setattr('mmsnn.models.arguments.print_log', lambda text, **_: said.append(text))
+        monkeypatch.setattr('mmsnn.models.backbones.arguments.print_log', lambda text, **_: said.append(text))
         small(frozen_stages=0)
         small(frozen_stages=1, init_cfg=dict(type='Pretrained', checkpoint='a.pth'))
         assert not said

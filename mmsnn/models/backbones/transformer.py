@@ -17,7 +17,7 @@ from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import build_own
 
 from .arguments import check_frozen_stages, refuse_unknown, stage_indices
-from .backbone import SpikingBackbone
+from .base import SpikingBackbone
 
 # every release uses it; its SpikingJelly's default surrogate is the sigmoid
 NEURON = dict(type='LIF', tau=2.0, detach_reset=True, surrogate='sigmoid')

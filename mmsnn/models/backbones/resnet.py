@@ -13,7 +13,7 @@ from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import MODELS, build_own
 
 from .arguments import check_frozen_stages, default_stages, refuse_unknown, stage_indices, variant_of
-from .backbone import SpikingBackbone
+from .base import SpikingBackbone
 from .cifar_resnet import CIFAR_DEPTHS, SHORTCUTS, choose_shortcut, shape_of_depth
 from .residual import SpikingBlock, check_additions, pack, spike_bits
 

@@ -12,7 +12,7 @@ from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import MODELS, build_own
 
 from .arguments import check_frozen_stages, refuse_unknown, stage_indices
-from .backbone import SpikingBackbone
+from .base import SpikingBackbone
 
 POOLS = {'max': nn.MaxPool2d, 'avg': nn.AvgPool2d}
 

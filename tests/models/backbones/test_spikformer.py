@@ -4,7 +4,7 @@ import torch
 from formers import DOUBLE, Questions, Steps, pooled
 
 from mmsnn.models import Spikformer
-from mmsnn.models.spikformer import CIFAR
+from mmsnn.models.backbones.spikformer import CIFAR
 
 
 def site(steps, name, x):
