@@ -243,8 +243,11 @@ def trial(config: str, kind: str, size: int | None) -> dict:
                 break
             # whatever a model does, the walk goes on
             except Exception as error:
-                words = ' '.join(str(error).split())
+                words, before = ' '.join(str(error).split()), result.get('reason')
                 result = dict(ok=False, reason=f'{type(error).__name__}: {words}'[:600], where=place(error))
+                # it does not hang on the size
+                if result['reason'] == before:
+                    break
         reason = result.get('reason', '')
         gone = next((term for term, words in REFUSALS.items() if term in terms and words in reason), None)
         if result['ok'] or gone is None or not reason.startswith('ValueError'):
