@@ -56,6 +56,16 @@ class TestTrial:
         assert zoo.trial('mmdet/a/b.py', 'ann', None)['size'] == 256
         assert zoo.trial('mmdet/a/b.py', 'sew', 64)['reason'] == 'RuntimeError: too small'
 
+    def test_no_further_size_where_it_is_not_the_size(self, monkeypatch):
+        tried = []
+
+        def attempt(config, kind, size, terms):
+            tried.append(size)
+            raise RuntimeError('no such op')
+
+        monkeypatch.setattr(zoo, 'attempt', attempt)
+        assert zoo.trial('mmdet/a/b.py', 'ann', None)['reason'] == 'RuntimeError: no such op' and tried == [64, 256]
+
     def test_terms_that_do_not_go_are_left_out(self, monkeypatch):
         def attempt(config, kind, size, terms):
             if 'response' in terms:
