@@ -20,9 +20,9 @@ from mmengine.registry import init_default_scope
 
 from mmsnn import get_time_steps, set_time_steps
 from mmsnn.analysis import firing_rates
+from mmsnn.building import build_model, read, use_student
 from mmsnn.checkpoints.fitting import fit
 from mmsnn.checkpoints.reading import find_state, load_file
-from mmsnn.engine.building import build_model, read, use_student
 from mmsnn.engine.cli import read_config
 from mmsnn.engine.options import add_cfg_options
 from mmsnn.neurons import Neuron

@@ -8,7 +8,8 @@ import runpy
 import sys
 from pathlib import Path
 
-from .compat import home, torchvision_version
+from .compat import torchvision_version
+from .shipped import home
 
 
 def scripts() -> dict[str, Path]:

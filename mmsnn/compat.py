@@ -12,6 +12,8 @@ import re
 import warnings
 from pathlib import Path
 
+from .shipped import find_config
+
 CONFIG_FILES = ('.py', '.json', '.yaml', '.yml')
 
 # what a name implies that the arguments of a ResNet say in mmsnn
@@ -48,23 +50,6 @@ def find_bases(config) -> None:
     config.Config._get_cfg_path = staticmethod(find_base)
 
 
-def find_config(name: str) -> Path | None:
-    """The file of the config ``PACKAGE::PATH``; None where there is none, or ``name`` is no such name."""
-    package, there, path = name.partition('::')
-    spec = importlib.util.find_spec(package) if there and package.isidentifier() else None
-    if spec is None or spec.origin is None:
-        return None
-    folder = home() if package == 'mmsnn' else Path(spec.origin).parent / '.mim'
-    file = folder / 'configs' / path
-    return file if file.is_file() else None
-
-
-def home() -> Path:
-    """The folder that holds ``configs``, ``tools`` and ``demo``: ``.mim`` where mmsnn is installed, else the clone."""
-    mim = Path(__file__).parent / '.mim'
-    return mim if mim.is_dir() else mim.parents[1]
-
-
 def keep_variants(config) -> None:
     """Let a spiking ResNet that replaces a ResNetV1c or V1d in a config keep its shape (mmengine.config.config).
 
@@ -97,7 +82,7 @@ def build_own_models(hub) -> None:
     def get(cfg_path, pretrained=False, **kwargs):
         if not cfg_path.startswith('mmsnn::') or pretrained:
             return get_model(cfg_path, pretrained, **kwargs)
-        from mmsnn.engine.building import build_model
+        from mmsnn.building import build_model
 
         cfg = hub.get_config(cfg_path)
         for key, value in kwargs.items():
@@ -169,7 +154,7 @@ def student_of(config):
     """The config of a distillation config's student, read from a file where one is named; all else as it is."""
     from mmengine.config import Config, ConfigDict
 
-    from mmsnn.engine.building import read, use_student
+    from mmsnn.building import read, use_student
 
     is_name = isinstance(config, (str, os.PathLike))
     if is_name and ('::' in str(config) or (Path(config).suffix in CONFIG_FILES and Path(config).is_file())):

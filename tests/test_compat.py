@@ -5,7 +5,7 @@ from mmengine.config import Config
 from mmengine.hub import get_model
 from mmengine.registry import DefaultScope
 
-from mmsnn import compat
+from mmsnn import compat, shipped
 
 DETECTOR = 'mmsnn::sakd/retinanet_sew18_bccd.py'
 SEGMENTOR = 'mmsnn::sakd/fcn_sew18_camvid.py'
@@ -60,7 +60,7 @@ class TestDistillationConfig:
 
 
 def test_other_configs_are_handed_on_as_they_are():
-    cfg = Config.fromfile(str(compat.find_config(DETECTOR.replace('sakd', 'spiking'))))
+    cfg = Config.fromfile(str(shipped.find_config(DETECTOR.replace('sakd', 'spiking'))))
     assert compat.student_of(cfg).to_dict() == cfg.to_dict()
     assert compat.student_of('resnet18_8xb32_in1k') == 'resnet18_8xb32_in1k'
     assert compat.student_of(None) is None
@@ -83,4 +83,4 @@ def test_inherited_visualizer():
 
 @pytest.mark.parametrize('name', ['mmdet::nothing.py', 'mmsnn::nothing.py', 'nothing::a/b.py', 'a/b.py', '../x::y'])
 def test_no_such_config(name):
-    assert compat.find_config(name) is None
+    assert shipped.find_config(name) is None

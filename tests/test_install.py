@@ -232,7 +232,7 @@ def coco(folder):
 OURS = """
 import torch
 from mmsnn.__main__ import main
-from mmsnn.engine.building import build_model, read
+from mmsnn.building import build_model, read
 
 teacher = build_model(read('mmsnn::ann/retinanet_r34_coco.py'))
 torch.save(dict(state_dict=teacher.state_dict()), 'teacher.pth')

@@ -12,8 +12,8 @@ from rich.console import Console
 
 import mmsnn
 from mmsnn.analysis import benchmark
+from mmsnn.building import use_student
 from mmsnn.engine import checks
-from mmsnn.engine.building import use_student
 from mmsnn.engine.cli import add_arguments, build_runner, read_config
 from mmsnn.engine.testing import ProgressBar, draw_results, use_tta
 

@@ -2,8 +2,8 @@
 
 import argparse
 
+from mmsnn.building import is_distiller
 from mmsnn.engine import checks
-from mmsnn.engine.building import is_distiller
 from mmsnn.engine.cli import add_arguments, build_runner, read_config
 from mmsnn.engine.resuming import prepare_resume
 from mmsnn.engine.safety import make_room, make_safe

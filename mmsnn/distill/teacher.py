@@ -10,9 +10,9 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
+from mmsnn.building import read
 from mmsnn.checkpoints.fitting import load_weights
 from mmsnn.checkpoints.loading import anns_are_checked, pretrained_from
-from mmsnn.engine.building import read
 
 
 @contextmanager

@@ -10,10 +10,10 @@ from mmengine.config import Config
 from mmengine.dist import is_distributed
 from mmengine.runner import Runner
 
+from mmsnn.building import read
 from mmsnn.checkpoints.loading import CheckMatch, check_source, install_safe_loading
 
 from . import console
-from .building import read
 from .options import add_cfg_options, apply_options
 
 

@@ -13,7 +13,7 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 from mmengine.runner import FlexibleRunner, Runner
 
-from .building import is_distiller
+from mmsnn.building import is_distiller
 
 # the entries of a config that the tools read beside the runners
 READ_BY_TOOLS = {'model', 'work_dir', 'runner_type', 'tta_model', 'tta_pipeline'}

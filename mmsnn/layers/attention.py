@@ -1,4 +1,4 @@
-"""Attention of spikes, without softmax. ``kit`` makes the layers, `mmsnn.models.backbones.transformer.Kit`."""
+"""Attention of spikes, without softmax. ``kit`` makes the layers, `mmsnn.layers.transformer.Kit`."""
 
 from torch import Tensor, nn
 

@@ -40,3 +40,15 @@ class SpikeConv2d(nn.Conv2d):
             return super()._conv_forward(x, weight, bias)
         geometry = self.stride, self.padding, self.dilation, self.groups
         return packed_conv2d(x, weight, bias, *geometry, bits=self.bits)
+
+
+def spike_bits(neuron: nn.Module) -> int:
+    """Bits that hold what a neuron emits."""
+    return 1 if neuron.settings['levels'] == 1 else 8
+
+
+def pack(parent: nn.Module, name: str, bits: int) -> None:
+    """Have the convolution ``name`` of ``parent`` keep its input in ``bits`` bits, if it is a plain one."""
+    conv = getattr(parent, name)
+    if type(conv) is nn.Conv2d:
+        parent.add_module(name, SpikeConv2d.like(conv, bits))

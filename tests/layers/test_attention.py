@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmsnn.layers import SpikingSelfAttention, TokenQKAttention, spiking_attention, unfold
-from mmsnn.models.backbones.transformer import Kit
+from mmsnn.layers.transformer import Kit
 from mmsnn.neurons import build_neuron
 
 DOUBLE = torch.float64

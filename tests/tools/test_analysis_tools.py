@@ -13,7 +13,7 @@ from torchvision.models import get_model_weights, resnet50
 
 from mmsnn import get_time_steps
 from mmsnn.analysis import count_energy, count_macs, count_parameters
-from mmsnn.engine.building import build_model, image_size
+from mmsnn.building import build_model, image_size
 from mmsnn.layers import DirectEncoder, Readout
 from mmsnn.models import QKFormer, SEWResNet, SpikingVGG
 from mmsnn.neurons import IF

@@ -15,8 +15,8 @@ from rich.console import Console
 import mmsnn
 from mmsnn.analysis import count_energy
 from mmsnn.analysis.energy import EnergyReport
+from mmsnn.building import build_model, image_size
 from mmsnn.checkpoints.fitting import load_weights
-from mmsnn.engine.building import build_model, image_size
 from mmsnn.engine.cli import read_config
 from mmsnn.engine.options import add_cfg_options
 from mmsnn.layers import get_time_steps, image_channels

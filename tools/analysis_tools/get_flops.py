@@ -10,7 +10,7 @@ from rich.console import Console
 import mmsnn
 from mmsnn.analysis import count_macs
 from mmsnn.analysis.macs import MacReport
-from mmsnn.engine.building import build_model, image_size
+from mmsnn.building import build_model, image_size
 from mmsnn.engine.cli import read_config
 from mmsnn.engine.options import add_cfg_options
 

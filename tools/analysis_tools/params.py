@@ -8,7 +8,7 @@ from rich.console import Console
 
 from mmsnn.analysis import count_parameters
 from mmsnn.analysis.parameters import ParameterReport
-from mmsnn.engine.building import build_model
+from mmsnn.building import build_model
 from mmsnn.engine.cli import read_config
 from mmsnn.engine.options import add_cfg_options
 

@@ -20,8 +20,8 @@ from rich.progress import track
 
 import mmsnn
 from mmsnn.analysis.saliency import KINDS, ROLES, ImageSaliency, compare
+from mmsnn.building import build_model, is_distiller
 from mmsnn.checkpoints.fitting import load_weights
-from mmsnn.engine.building import build_model, is_distiller
 from mmsnn.engine.checks import check_data
 from mmsnn.engine.cli import read_config
 from mmsnn.engine.options import add_cfg_options

@@ -14,8 +14,8 @@ from mmengine.runner import Runner
 from rich.progress import track
 
 from mmsnn.analysis import pairing
+from mmsnn.building import is_distiller
 from mmsnn.distill import Distiller
-from mmsnn.engine.building import is_distiller
 from mmsnn.engine.cli import complete_loaders
 from mmsnn.engine.options import add_cfg_options, apply_options
 from mmsnn.neurons import SpikeCounter

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from mmsnn import __version__
+from mmsnn.building import build_model
 from mmsnn.checkpoints.conversion import LAYOUTS, ConversionReport, check_fit, convert_state
 from mmsnn.checkpoints.reading import load_state
-from mmsnn.engine.building import build_model
 from mmsnn.engine.cli import read_config
 from mmsnn.engine.options import add_cfg_options
 

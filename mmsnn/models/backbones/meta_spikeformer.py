@@ -7,13 +7,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmsnn.layers import Readout
 from mmsnn.layers.attention import check_heads, spiking_attention
-from mmsnn.neurons import build_neuron, neuron_config
+from mmsnn.layers.transformer import Kit, SpikingMLP, TransformerBlock
 from mmsnn.ops.lif import _statistics
 from mmsnn.registry import MODELS
 
-from .transformer import NEURON, Kit, SpikingMLP, SpikingTransformer, TransformerBlock
+from .transformer import SpikingTransformer
 
 
 class NormAndPad(nn.Module):
@@ -265,22 +264,3 @@ class MetaSpikeFormer(SpikingTransformer):
             [self.downsample3, *self.block3],
             [self.downsample4, *self.block4],
         ]
-
-
-@MODELS.register_module()
-class SpikingPooling(nn.Module):
-    """Neck in front of Meta-SpikeFormer's classifier: mean over positions, neuron, mean over time.
-
-    Args:
-        T: time steps of the backbone, whose ``readout`` must be ``none``.
-        neuron: as the backbone's.
-    """
-
-    def __init__(self, T: int = 4, neuron: dict | None = None):
-        super().__init__()
-        self.lif = build_neuron(neuron_config(neuron, NEURON), T)
-        self.readout = Readout(T)
-
-    def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Maps ``[T*B, C, H, W]``, one a level, to vectors ``[B, C]``."""
-        return tuple(self.readout(self.lif(x.flatten(2).mean(2))) for x in inputs)

@@ -4,10 +4,11 @@ from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmpretrain.models.backbones.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
+from mmsnn.layers.conv import pack
 from mmsnn.registry import MODELS
 
 from .cifar_resnet import CIFAR_DEPTHS
-from .residual import SpikingBlock, pack
+from .residual import SpikingBlock
 from .resnet import SpikingResNet
 
 

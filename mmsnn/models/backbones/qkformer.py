@@ -3,9 +3,10 @@
 from torch import Tensor, nn
 
 from mmsnn.layers.attention import Sites, SpikingSelfAttention, TokenQKAttention
+from mmsnn.layers.transformer import Kit, SpikingMLP, TransformerBlock
 from mmsnn.registry import MODELS
 
-from .transformer import Kit, SpikingMLP, SpikingTransformer, TransformerBlock
+from .transformer import SpikingTransformer
 
 
 class SpikingPatchEmbedding(Sites):

@@ -8,9 +8,8 @@ from mmcv.cnn import build_conv_layer, build_norm_layer, build_plugin_layer
 from mmengine.model import BaseModule, constant_init
 from torch import Tensor, nn
 
-from mmsnn.layers import SpikeConv2d
-
-from .transformer import DropPath
+from mmsnn.layers.conv import pack
+from mmsnn.layers.transformer import DropPath
 
 POSITIONS = tuple(f'after_conv{i}' for i in (1, 2, 3))
 
@@ -151,18 +150,6 @@ class SpikingBlock(BaseModule):
 def _fit_step(conv: nn.Module, inputs: tuple, most: int) -> None:
     # mmcv wants a divisor of the number of images, which here are T*B
     conv.im2col_step = math.gcd(len(inputs[0]), most)
-
-
-def spike_bits(neuron: nn.Module) -> int:
-    """Bits that hold what a neuron emits."""
-    return 1 if neuron.settings['levels'] == 1 else 8
-
-
-def pack(parent: nn.Module, name: str, bits: int) -> None:
-    """Have the convolution ``name`` of ``parent`` keep its input in ``bits`` bits, if it is a plain one."""
-    conv = getattr(parent, name)
-    if type(conv) is nn.Conv2d:
-        parent.add_module(name, SpikeConv2d.like(conv, bits))
 
 
 def check_additions(

@@ -8,6 +8,7 @@ from mmpretrain.models.backbones.resnet import BasicBlock, ResLayer, ResNet
 from torch import Tensor, nn
 
 from mmsnn.layers import Readout
+from mmsnn.layers.conv import pack, spike_bits
 from mmsnn.neurons import build_neuron, neuron_config
 from mmsnn.ops.lif import check_time_steps
 from mmsnn.registry import MODELS, build_own
@@ -15,7 +16,7 @@ from mmsnn.registry import MODELS, build_own
 from .arguments import check_frozen_stages, default_stages, refuse_unknown, stage_indices, variant_of
 from .base import SpikingBackbone
 from .cifar_resnet import CIFAR_DEPTHS, SHORTCUTS, choose_shortcut, shape_of_depth
-from .residual import SpikingBlock, check_additions, pack, spike_bits
+from .residual import SpikingBlock, check_additions
 
 
 @MODELS.register_module()

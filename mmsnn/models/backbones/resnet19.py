@@ -7,11 +7,7 @@ with a neuron between them. The paper's stem is 128 wide. The code that later pa
 
 from mmpretrain.models.backbones.resnet import BasicBlock
 from mmpretrain.models.backbones.resnet_cifar import ResNet_CIFAR
-from mmpretrain.models.heads import StackedLinearClsHead
-from torch import Tensor
 
-from mmsnn.layers import Readout
-from mmsnn.neurons import build_neuron, neuron_config
 from mmsnn.registry import MODELS
 
 from .resnet import SpikingResNet
@@ -75,55 +71,3 @@ class SpikingResNet19(SpikingResNet):
     ):
         shape = {**_shape(base_channels, stem_channels), **kwargs}
         super().__init__(depth, T, neuron, stem=stem, out_indices=out_indices, **shape)
-
-
-@MODELS.register_module()
-class SpikingStackedLinearClsHead(StackedLinearClsHead):
-    """Linear layers with a neuron behind each but the last; the logits are the mean over time.
-
-    Behind a backbone with ``readout='none'``: the features are ``[T*B, C]``. Parameter names are those of mmpretrain's
-    StackedLinearClsHead.
-
-    Args:
-        T: time steps.
-        neuron: neuron behind the hidden layers.
-        args, kwargs: as for ``mmpretrain.StackedLinearClsHead``, without ``act_cfg``.
-
-    Raises:
-        TypeError: ``act_cfg`` is given.
-        ValueError: in ``loss`` and ``predict``, where time is not folded into the features.
-    """
-
-    def __init__(self, *args, T: int = 4, neuron: dict | None = None, **kwargs):
-        if kwargs.pop('act_cfg', None) is not None:
-            raise TypeError('head.act_cfg: set head.neuron instead, the neuron behind the hidden layers')
-        super().__init__(*args, act_cfg=None, **kwargs)
-        for layer in self.layers[:-1]:
-            layer.act = build_neuron(neuron_config(neuron), T)
-        self.readout = Readout(T)
-
-    def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
-        """Features ``[T*B, C]`` to logits ``[B, num_classes]``."""
-        return self.readout(super().forward(feats))
-
-    def loss(self, feats: tuple[Tensor, ...], data_samples: list, **kwargs) -> dict:
-        """As the parent's."""
-        self._check(feats, data_samples)
-        return super().loss(feats, data_samples, **kwargs)
-
-    def predict(self, feats: tuple[Tensor, ...], data_samples: list | None = None) -> list:
-        """As the parent's."""
-        if data_samples is not None:
-            self._check(feats, data_samples)
-        return super().predict(feats, data_samples)
-
-    def _check(self, feats: tuple[Tensor, ...], data_samples: list) -> None:
-        # the images of a batch would pass for time steps, in silence
-        T, rows = self.readout.T, feats[-1].shape[0]
-        # inside `read_prefix` every image is answered twice
-        images = len(data_samples) // (1 if self.readout.prefix is None else 2)
-        if rows != T * images:
-            raise ValueError(
-                f"head: {rows} features for {images} images in T={T} steps: set backbone.readout='none' and "
-                'the same T in backbone and head'
-            )

@@ -3,9 +3,10 @@
 from torch import Tensor, nn
 
 from mmsnn.layers.attention import Sites, SpikingSelfAttention
+from mmsnn.layers.transformer import Kit, SpikingMLP, TransformerBlock
 from mmsnn.registry import MODELS
 
-from .transformer import Kit, SpikingMLP, SpikingTransformer, TransformerBlock
+from .transformer import SpikingTransformer
 
 # which of the four convolutions of the patch embedding a pooling halves: stride 16 on ImageNet, 4 on CIFAR
 IMAGENET = (True, True, True, True)

@@ -5,10 +5,11 @@ Network", 2023).
 from torch import Tensor, nn
 
 from mmsnn.layers.attention import Sites, SpikingSelfAttention
+from mmsnn.layers.transformer import Kit, SpikingMLP, TransformerBlock
 from mmsnn.registry import MODELS
 
 from .spikformer import CIFAR, IMAGENET
-from .transformer import Kit, SpikingMLP, SpikingTransformer, TransformerBlock
+from .transformer import SpikingTransformer
 
 
 class SpikingTokenizer(Sites):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmsnn.layers import Readout
-from mmsnn.models.backbones.residual import pack, spike_bits
+from mmsnn.layers.conv import pack, spike_bits
 from mmsnn.models.necks.spike_fpn import ConvNormAct, check_folded, check_images
 from mmsnn.neurons import build_neuron, neuron_config
 from mmsnn.ops.lif import check_time_steps

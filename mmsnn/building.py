@@ -6,7 +6,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmsnn.compat import find_config
+from .shipped import find_config
 
 # H, W of data sets whose pipelines need not say it
 SIZES = {

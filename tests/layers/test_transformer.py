@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmsnn.layers import unfold
-from mmsnn.models.backbones.transformer import DropPath
+from mmsnn.layers.transformer import DropPath
 
 
 class TestDropPath:
