@@ -54,6 +54,25 @@ def test_longer(methods, tmp_path):
     assert cfg.param_scheduler[-1].type == 'CosineAnnealingLR'
 
 
+def test_given_teacher(methods, tmp_path, monkeypatch):
+    """Published weights are tested, once, and taught with; nothing is trained."""
+    monkeypatch.setenv('MMSNN_DATA_ROOT', str(tmp_path))
+    runs = methods.plan('r20', 1, ['undistilled', 'SAKD', 'BKD, no blur'], tmp_path / 'work', epochs=5)
+    (teacher,) = runs['teacher']
+    assert teacher.weights == tmp_path / 'cifar_resnets/resnet20-12fca82f.th'
+    commands = []
+    monkeypatch.setattr(methods.subprocess, 'run', lambda command, **_: (commands.append(command), teacher)[1])
+    monkeypatch.setattr(teacher, 'returncode', 0, raising=False)
+    teacher.train(1)
+    assert commands[0][1].endswith('tools/test.py') and commands[0][-1] == str(teacher.weights)
+    assert (teacher.folder / 'teacher.pth').readlink() == teacher.weights
+    (teacher.folder / '20260101').mkdir()
+    (teacher.folder / '20260101/20260101.json').write_text(json.dumps({'accuracy/top1': 91.7}))
+    result = methods.summary('r20', runs)
+    assert result['final']['teacher'] == [91.7] and result['epochs']['teacher'] == 0
+    assert runs['BKD, no blur'][0].options[1] == 'model.losses.loss_blur.connector.ratio=0'
+
+
 def test_other_students(methods, tmp_path):
     runs = methods.plan('backbones', 1, list(methods.METHODS), tmp_path)
     assert set(runs) == {'undistilled', 'MS-ResNet-18', 'Spikformer-4-256'}

@@ -35,6 +35,7 @@ class Task:
         metric: what validation calls it.
         factor: brings it to per cent.
         unit: its name in a heading.
+        weights: the teacher's published ones, below ``MMSNN_DATA_ROOT``; it is tested and not trained.
     """
 
     teacher: str | None
@@ -42,6 +43,7 @@ class Task:
     metric: str
     factor: int
     unit: str
+    weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,28 +71,41 @@ TASKS = {
     'camvid': Task('fcn_r18_camvid', 'fcn_sew18_camvid', 'mIoU', 1, 'CamVid, mIoU (%)'),
     'backbones': Task(None, 'spiking_r18_cifar10_small', 'accuracy/top1', 1, 'CIFAR-10, top-1 (%)'),
     'digits': Task('retinanet_r18_digits', 'retinanet_sew18_digits', 'coco/bbox_mAP', 100, 'DigitScenes, mAP (%)'),
+    'r20': Task(
+        'r20_cifar10',
+        'spiking_r20_cifar10',
+        'accuracy/top1',
+        1,
+        'CIFAR-10, ResNet-20, top-1 (%)',
+        'cifar_resnets/resnet20-12fca82f.th',
+    ),
+    'r20_cifar100': Task('r20_cifar100', 'spiking_r20_cifar100', 'accuracy/top1', 1, 'CIFAR-100, ResNet-20, top-1 (%)'),
 }
 DENSE = 'bccd', 'camvid'
+R20 = 'r20', 'r20_cifar100'
+CIFAR = 'cifar10', *R20
 BETA = 'model.losses.loss_attention.weight={}'
 ALL_STEPS = 'model.losses.loss_steps.right_only=False'
 METHODS = {
     'undistilled': Method('spiking', taught=False, tasks=tuple(TASKS)),
-    'TET': Method('tet', taught=False),
-    'SAKD level 1': Method('sakd', ('model.losses=None',), tasks=('cifar10', 'bccd', 'digits')),
-    'SAKD level 2': Method('sakd', ('model.transfer=False',), tasks=('cifar10', 'bccd', 'digits')),
+    'TET': Method('tet', taught=False, tasks=CIFAR),
+    'SAKD level 1': Method('sakd', ('model.losses=None',), tasks=(*CIFAR, 'bccd', 'digits')),
+    'SAKD level 2': Method('sakd', ('model.transfer=False',), tasks=(*CIFAR, 'bccd', 'digits')),
     # of the released CIFAR script
-    'SAKD, features alone': Method('sakd', ('model.transfer=False', 'model.losses.loss_response=None')),
-    'SAKD, no response': Method('sakd', ('model.losses.loss_response=None',)),
-    'SAKD': Method('sakd', tasks=('cifar10', *DENSE, 'digits')),
-    'BKD': Method('bkd', tasks=('cifar10', *DENSE)),
+    'SAKD, features alone': Method('sakd', ('model.transfer=False', 'model.losses.loss_response=None'), tasks=CIFAR),
+    'SAKD, no response': Method('sakd', ('model.losses.loss_response=None',), tasks=CIFAR),
+    'SAKD': Method('sakd', tasks=(*CIFAR, *DENSE, 'digits')),
+    'BKD': Method('bkd', tasks=(*CIFAR, *DENSE)),
+    'BKD, no blur': Method('bkd', ('model.losses.loss_blur.connector.ratio=0',), tasks=R20),
+    'BKD, no blur, no restoration': Method('bkd', ('model.losses.loss_blur.connector=None',), tasks=R20),
     'LaSNN, beta 1000': Method('lasnn', (BETA.format(1000),), tasks=('cifar10', *DENSE)),
     'LaSNN, beta 1000, no level 1': Method('lasnn', (BETA.format(1000), 'model.transfer=False')),
-    'LaSNN, beta 100': Method('lasnn', (BETA.format(100),)),
-    'TSSD': Method('tssd', taught=False),
-    'affine, spikes': Method('affine', tasks=('cifar10', *DENSE)),
+    'LaSNN, beta 100': Method('lasnn', (BETA.format(100),), tasks=CIFAR),
+    'TSSD': Method('tssd', taught=False, tasks=CIFAR),
+    'affine, spikes': Method('affine', tasks=(*CIFAR, *DENSE)),
     'affine, membrane': Method('affine', ('model.losses.loss_affine.student=backbone.layer4@v|neck',)),
     'affine, alpha 30': Method('affine', ('model.losses.loss_affine.weight=30',)),
-    'per-step KD': Method('step_kd'),
+    'per-step KD': Method('step_kd', tasks=CIFAR),
     'per-step KD, all steps': Method('step_kd', (ALL_STEPS,)),
     'per-step KD, all steps, alpha 1': Method('step_kd', (ALL_STEPS, 'model.losses.loss_steps.alpha=1')),
     # no methods: other students on the same images
@@ -101,12 +116,13 @@ METHODS = {
 
 @dataclass
 class Run:
-    """One training: its config, folder and options."""
+    """One training: its config, folder and options; with ``weights`` a test of these instead."""
 
     config: Path
     folder: Path
     seed: int
     options: list[str] = field(default_factory=list)
+    weights: Path | None = None
 
     @cached_property
     def epochs(self) -> int:
@@ -120,7 +136,9 @@ class Run:
         return [json.loads(line) for log in logs for line in log.read_text().splitlines() if line.endswith('}')]
 
     def curve(self, metric: str) -> dict[int, float]:
-        """Validation metric by epoch."""
+        """Validation metric by epoch; what is only tested has epoch 0."""
+        if self.weights:
+            return {0: json.loads(max(self.folder.glob('*/*.json')).read_text())[metric]}
         return {line['step']: line[metric] for line in self.lines() if metric in line}
 
     def finished(self) -> bool:
@@ -137,7 +155,12 @@ class Run:
     def train(self, threads: int) -> None:
         """Train, or go on where an earlier run stopped; RuntimeError with the log's place if that fails."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, ROOT / 'tools/train.py', self.config, '--work-dir', self.folder, '--seed', self.seed]
+        command = [self.config, '--work-dir', self.folder]
+        if self.weights:
+            command = [ROOT / 'tools/test.py', *command, self.weights]
+        else:
+            command = [ROOT / 'tools/train.py', *command, '--seed', self.seed]
+        command = [sys.executable, *command]
         command += ['--resume'] if (self.folder / 'last_checkpoint').exists() else []
         command += ['--cfg-options', *self.options] if self.options else []
         with open(self.folder / 'output.log', 'ab') as log:
@@ -147,9 +170,9 @@ class Run:
             raise RuntimeError(f'training failed, see {log.name}: {" ".join(map(str, command))}')
         (self.folder / 'finished').touch()
         if self.folder.name == 'teacher':
-            last = Path((self.folder / 'last_checkpoint').read_text().strip())
+            last = self.weights or Path((self.folder / 'last_checkpoint').read_text().strip()).name
             (self.folder / 'teacher.pth').unlink(missing_ok=True)
-            (self.folder / 'teacher.pth').symlink_to(last.name)
+            (self.folder / 'teacher.pth').symlink_to(last)
 
 
 def plan(task: str, seeds: int, methods: list[str], work: Path, epochs: int | None = None) -> dict[str, list[Run]]:
@@ -160,7 +183,10 @@ def plan(task: str, seeds: int, methods: list[str], work: Path, epochs: int | No
     about = TASKS[task]
     runs = {}
     if about.teacher:
-        runs['teacher'] = [Run(ROOT / f'configs/ann/{about.teacher}.py', work / task / 'teacher', 0)]
+        given = (
+            about.weights and Path(os.environ.get('MMSNN_DATA_ROOT', ROOT / '../shared/data'), about.weights).resolve()
+        )
+        runs['teacher'] = [Run(ROOT / f'configs/ann/{about.teacher}.py', work / task / 'teacher', 0, weights=given)]
     checkpoint = f'model.teacher_checkpoint={work / task / "teacher" / "teacher.pth"}'
     for name in methods:
         method = METHODS[name]
@@ -306,7 +332,9 @@ def draw(result: dict, path: Path) -> None:
             right.axvline(value, color='grey', ls=style)
             right.annotate(f' {name}', (value, len(names) - 0.6), color='grey', fontsize=8)
             if name == 'teacher':
-                left.axhline(value, color='grey', ls=style, label=f'teacher ({result["epochs"]["teacher"]} epochs)')
+                epochs = result['epochs']['teacher']
+                label = f'teacher ({epochs} epochs)' if epochs else 'teacher (published)'
+                left.axhline(value, color='grey', ls=style, label=label)
     left.set(xlabel='epoch', ylabel=about.unit, title='validation, mean over seeds')
     right.set(xlabel=about.unit, title='last epoch; a mark a seed, bars: means', ylim=(-0.7, len(names) + 0.2))
     left.xaxis.get_major_locator().set_params(integer=True)

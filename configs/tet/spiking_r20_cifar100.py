@@ -1,0 +1,9 @@
+# TET: Spiking-ResNet-20 on CIFAR-100, without a teacher
+_base_ = ['../spiking/spiking_r20_cifar100.py', '../_base_/distill/tet_r20.py']
+model = dict(
+    _delete_=True,
+    type='mmsnn.Distiller',
+    student=_base_.model,
+    **_base_.distill,
+)
+custom_hooks = [*_base_.custom_hooks, dict(type='mmsnn.DistillHook')]
