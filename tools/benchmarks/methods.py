@@ -211,11 +211,11 @@ def in_order(plans: dict[str, dict[str, list[Run]]]) -> list[list[Run]]:
     return [teachers, students]
 
 
-def train_all(plans: dict[str, dict[str, list[Run]]], jobs: int) -> None:
+def train_all(plans: dict[str, dict[str, list[Run]]], jobs: int, threads: int | None = None) -> None:
     """Train what is missing; says how much is done and about how long is left."""
     waves = in_order(plans)
     todo = [run for wave in waves for run in wave]
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = threads or max(1, (os.cpu_count() or 1) // jobs)
     before, start = sum(run.done() for run in todo), time.monotonic()
 
     def left() -> str:
@@ -351,6 +351,7 @@ def main(argv=None) -> None:
     parser.add_argument('--methods', nargs='+', choices=list(METHODS), default=list(METHODS), metavar='METHOD')
     parser.add_argument('--epochs', type=int, help="train students for so long, instead of their configs' epochs")
     parser.add_argument('--jobs', type=int, default=2, help='trainings at a time, each with its share of the cores')
+    parser.add_argument('--threads', type=int, help='of a training, instead of its share of the cores')
     parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs/methods')
     parser.add_argument('--no-train', action='store_true', help='only table and plot, of what is trained')
     parser.add_argument('--out', type=Path, help='also write FILE.json, and a plot FILE_TASK.png a task')
@@ -360,7 +361,7 @@ def main(argv=None) -> None:
     tasks = args.tasks or ['cifar10', 'bccd', 'camvid']
     plans = {task: plan(task, args.seeds, args.methods, args.work_dir.resolve(), args.epochs) for task in tasks}
     if not args.no_train:
-        train_all(plans, args.jobs)
+        train_all(plans, args.jobs, args.threads)
     results = [summary(task, runs) for task, runs in plans.items()]
     print(table(results), overview(results), sep='\n\n')
     if args.out:
