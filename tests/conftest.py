@@ -11,6 +11,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from mmengine.fileio.handlers import file_handlers  # noqa: E402
 from mmengine.model import BaseModule  # noqa: E402
 from mmengine.registry import DefaultScope  # noqa: E402
 from mmengine.runner import checkpoint as mmengine_checkpoint  # noqa: E402
@@ -79,6 +80,7 @@ def no_scope_left_over():
 
 READERS = {name: getattr(mmengine_checkpoint, name) for name in ('load_url', '_safe_torch_load')}
 SCHEMES = CheckpointLoader._schemes.copy()
+HANDLERS = file_handlers.copy()
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +89,7 @@ def tools_left_nothing_over():
     for name, read in READERS.items():
         setattr(mmengine_checkpoint, name, read)
     CheckpointLoader._schemes = SCHEMES.copy()
+    file_handlers.update(HANDLERS)
     loading._checks.of_anns = False
 
 

@@ -11,6 +11,8 @@ import torch
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner.checkpoint import get_torch_safe_globals
 
+from .claims import check_archive, check_tensors
+
 # where files of training scripts keep the weights, and where those that keep two kinds keep their moving averages
 STATES = ('state_dict', 'model', 'model_state_dict', 'net', 'network', 'weights')
 AVERAGES = ('state_dict_ema', 'ema_state_dict', 'model_ema', 'ema')
@@ -98,8 +100,12 @@ def safely(load, source, **settings) -> Mapping:
     inert = [each for each in get_torch_safe_globals() if each is not getattr]
     inert += [argparse.Namespace, _statistic]
     try:
+        if isinstance(source, str | Path):
+            check_archive(source)
         with torch.serialization.safe_globals(inert):
-            return load(source, **{**settings, 'map_location': 'cpu', 'weights_only': True})
+            content = load(source, **{**settings, 'map_location': 'cpu', 'weights_only': True})
+        check_tensors(content)
+        return content
     except OSError:
         raise
     except Exception as error:

@@ -15,6 +15,7 @@ from mmsnn.checkpoints.loading import CheckMatch, check_source, install_safe_loa
 
 from . import console
 from .options import add_cfg_options, apply_options
+from .reading import read_annotations_safely
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +38,7 @@ def read_config(args: argparse.Namespace) -> Config:
         ValueError: FSDP is asked for where it cannot work, or ``sync_bn`` where nothing reads it.
         RuntimeError: a distributed launch that this machine cannot serve.
     """
+    read_annotations_safely()
     cfg = read(args.config)
     if args.cfg_options:
         apply_options(cfg, args.cfg_options)
@@ -69,6 +71,7 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
         FileNotFoundError: there is no file at ``load_from``.
     """
     check_source(cfg)
+    read_annotations_safely()
     install_safe_loading()
     runner = console.build(cfg, verbose)
     runner.register_hook(CheckMatch())

@@ -15,6 +15,8 @@ from mmengine.runner import FlexibleRunner, Runner
 
 from mmsnn.building import is_distiller
 
+from .trust import check_options
+
 # the entries of a config that the tools read beside the runners
 READ_BY_TOOLS = {'model', 'work_dir', 'runner_type', 'tta_model', 'tta_pipeline'}
 # whose sources are searched for the name of a key, besides those of the task library and what the config imports
@@ -38,7 +40,11 @@ def apply_options(cfg: Config, options: dict) -> None:
 
     In a distillation config, ``model.KEY`` means the student's where the Distiller has no such argument; one line says
     so. Keys that nothing reads are named in warnings.
+
+    Raises:
+        ValueError: an option would have code run; see `mmsnn.engine.trust`.
     """
+    check_options(cfg, options)
     options = _meant_for_student(cfg, options)
     for key in options:
         found = unread(cfg, key)

@@ -10,6 +10,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.logging import print_log
 
+from mmsnn.checkpoints.claims import check_archive
 from mmsnn.checkpoints.loading import check_source
 from mmsnn.checkpoints.reading import load_file
 
@@ -41,10 +42,12 @@ def checkpoints(folder: str | Path) -> list[Path]:
 def damage(path: Path) -> str:
     """What is wrong with a checkpoint file; nothing where all of it can be read and its checksums are right."""
     try:
+        check_archive(path)
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
         return f'{bad} is damaged' if bad else ''
-    except (OSError, zipfile.BadZipFile) as error:
+    # whatever a damaged or hostile archive makes of its reader
+    except Exception as error:
         return str(error) or type(error).__name__
 
 

@@ -14,6 +14,7 @@ from .coco import check_coco
 from .data import (
     Data,
     check_class_names,
+    check_formats,
     check_path,
     check_paths,
     check_same_classes,
@@ -126,6 +127,10 @@ def _check_dataset(data: Data, cfg: Mapping, heads: list[Head], contents: bool) 
     yield from paths
     yield from check_class_names(data)
     if any(finding.level in (ERROR, UNCHECKED) for finding in paths) or not contents:
+        return
+    formats = list(check_formats(data))
+    yield from formats
+    if formats:
         return
     if data.folders is not None:
         yield from check_folders(data)

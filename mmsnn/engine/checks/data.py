@@ -9,7 +9,11 @@ from functools import cached_property
 
 from mmengine.registry import DATASETS
 
+from ..reading import SafePickleHandler, SafeYamlHandler
 from .findings import Finding, error, some, unchecked, warning
+
+# what of a dataset is read from a file
+FILES = ('ann_file', 'proposal_file')
 
 
 def name_of(cfg: Mapping) -> str:
@@ -157,7 +161,7 @@ def check_paths(data: Data) -> Iterator[Finding]:
         yield unchecked(data.key, 'its files are not on this machine')
         return
     prefixes = data.cfg.get('data_prefix') or {}
-    named = {'ann_file': data.cfg.get('ann_file')}
+    named = {name: data.cfg.get(name) for name in FILES}
     if isinstance(prefixes, str):
         named['data_prefix'] = prefixes
     else:
@@ -171,8 +175,21 @@ def check_paths(data: Data) -> Iterator[Finding]:
             return
     for name, path in named.items():
         where = ', absolute or below data_root' if data.root else ''
-        what = 'file' if name == 'ann_file' else 'folder'
+        what = 'file' if name in FILES else 'folder'
         yield from check_path(f'{data.key}.{name}', osp.join(data.root, path), what, where)
+
+
+def check_formats(data: Data) -> Iterator[Finding]:
+    """Whether files in formats that can hold code hold data alone."""
+    handlers = dict.fromkeys(('.pkl', '.pickle'), SafePickleHandler) | dict.fromkeys(('.yaml', '.yml'), SafeYamlHandler)
+    for name in FILES:
+        path = data.path(name)
+        handler = handlers.get(osp.splitext(path)[1])
+        if handler is not None and osp.isfile(path):
+            try:
+                handler().load_from_path(path)
+            except ValueError as problem:
+                yield error(f'{data.key}.{name}', f'{path}: {problem}')
 
 
 def check_path(key: str, path, what: str, where: str = '') -> Iterator[Finding]:
