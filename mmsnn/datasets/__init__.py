@@ -2,13 +2,14 @@
 
 from .cifar_archive import CIFAR10Archive, CIFAR100Archive
 from .digit_scenes import make_digit_scenes
-from .event_frames import CIFAR10DVS, DVS128Gesture, LoadEventFrames, NCaltech101
+from .event_frames import CIFAR10DVS, DVS128Gesture, NCaltech101
 from .event_transforms import (
     EventCutout,
     EventRandomCrop,
     EventRandomFlip,
     EventResize,
     EventRoll,
+    LoadEventFrames,
     NeuromorphicAugment,
     PackEventDetInputs,
 )

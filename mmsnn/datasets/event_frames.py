@@ -1,19 +1,16 @@
 """Event classification through SpikingJelly's datasets: CIFAR10-DVS, DVS128 Gesture, N-Caltech101."""
 
-import re
 import shutil
-import struct
-import zlib
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
-from mmcv.transforms import BaseTransform
 from mmengine import dist
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.datasets.categories import CIFAR10_CATEGORIES
 
-from mmsnn.registry import DATASETS, TRANSFORMS
+from mmsnn.registry import DATASETS
+
+from .event_files import check_records, first_unreadable, numbered, read_packets, require_files, skip_header
 
 SPLITS = ('train', 'test')
 
@@ -150,46 +147,6 @@ def _check_choice(key: str, value, choices) -> None:
         raise ValueError(f'dataset.{key} must be one of {", ".join(choices)}, got {value!r}')
 
 
-def numbered(path: str) -> list:
-    """Sorting key that reads the numbers in a file's name: 9 before 10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', Path(path).name)]
-
-
-def require_files(source, root: Path, download: bool) -> None:
-    """FileNotFoundError with SpikingJelly's list of files and addresses unless they lie in ``root/download``."""
-    folder = root / 'download'
-    lines, missing = [], False
-    for name, url, md5 in source.resource_url_md5():
-        there = (folder / name).is_file()
-        missing |= not there
-        lines.append(f'  {"present" if there else "MISSING"}  {name}  {url}  md5 {md5}')
-    if not missing:
-        return
-    if download and source.downloadable():
-        root.mkdir(parents=True, exist_ok=True)
-        return
-    remedy = 'Put these files there'
-    if source.downloadable():
-        remedy += ', or set dataset.download=True to have SpikingJelly fetch them'
-    raise FileNotFoundError(f'dataset.data_root: files are missing in {folder}. {remedy}:\n' + '\n'.join(lines))
-
-
-def first_unreadable(jelly, folder: Path, T: int, split_by: str, size: tuple[int, int]) -> str | None:
-    """The first file of events that does not give frames, and why."""
-    for path in sorted(folder.rglob('*.npz')):
-        try:
-            with np.load(path) as content:
-                events = {key: content[key] for key in 'txyp'}
-            jelly.integrate_events_by_fixed_frames_number(events, split_by, T, *size)
-        # whatever a damaged archive or a recording without events makes of it
-        except Exception as error:
-            return (
-                f'{path} gives no {T} frames ({error}). Is it damaged? Remove {folder}, and it is written again. Or '
-                "are there times without events? Then dataset.split_by='number' helps"
-            )
-    return None
-
-
 @DATASETS.register_module()
 class CIFAR10DVS(EventFrames):
     """CIFAR10-DVS (Li et al., Frontiers in Neuroscience 2017): 10 classes, 1000 recordings each, 128x128.
@@ -227,7 +184,7 @@ class CIFAR10DVS(EventFrames):
         """AEDAT 2: a header of lines that begin with #, then 8 bytes an event."""
         for path in sorted(folder.rglob('*.aedat')):
             with open(path, 'rb') as file:
-                _check_records(path, file, skip_header(file), 8)
+                check_records(path, file, skip_header(file), 8)
 
 
 @DATASETS.register_module()
@@ -264,7 +221,7 @@ class NCaltech101(EventFrames):
         """ATIS: nothing but 5 bytes an event."""
         for path in sorted(folder.rglob('*.bin')):
             with open(path, 'rb') as file:
-                _check_records(path, file, 0, 5)
+                check_records(path, file, 0, 5)
 
 
 @DATASETS.register_module()
@@ -301,86 +258,3 @@ class DVS128Gesture(EventFrames):
                 end = np.loadtxt(labels, delimiter=',', skiprows=1, ndmin=2)[:, 1 if whole else 2].max(initial=0)
             if last is None or last < end:
                 raise ValueError(f'{path} is truncated: its events end before its last labelled gesture')
-
-
-def skip_header(file) -> int:
-    """Length in bytes of the lines at the beginning that start with #; the file stands behind them."""
-    length = 0
-    while file.read(1) == b'#':
-        length += 1 + len(file.readline())
-    file.seek(length)
-    return length
-
-
-def _check_records(path: Path, file, header: int, size: int) -> None:
-    """ValueError unless whole records, and at least one, follow the header."""
-    length = file.seek(0, 2) - header
-    if length <= 0 or length % size:
-        raise ValueError(f'{path} is truncated: {length} bytes behind the header are no whole events of {size} bytes')
-
-
-def read_packets(path: Path) -> tuple[bool, int | None]:
-    """Whether an AEDAT 3.1 file ends with a packet, and the last event's time in microseconds; reads headers only.
-
-    Raises:
-        ValueError: it ends in the middle of an event or of a packet's header.
-    """
-    last, whole = None, True
-    with open(path, 'rb') as file:
-        end = file.seek(0, 2)
-        file.seek(0)
-        skip_header(file)
-        while whole and (header := file.read(28)):
-            if len(header) < 28:
-                raise ValueError(f'{path} is truncated: it ends in the header of a packet')
-            kind, _, size, _, overflow, count, _, _ = struct.unpack('<HHIIIIII', header)
-            start = file.tell()
-            whole = start + count * size <= end
-            kept = count if whole else (end - start) // max(size, 1)
-            if not whole and (end - start) % max(size, 1):
-                raise ValueError(f'{path} is truncated: it ends in an event')
-            # type 1 is polarity events: address, time
-            if kind == 1 and kept:
-                file.seek(start + (kept - 1) * size + 4)
-                last = struct.unpack('<I', file.read(4))[0] | overflow << 31
-            file.seek(start + kept * size)
-    return whole, last
-
-
-@TRANSFORMS.register_module()
-class LoadEventFrames(BaseTransform):
-    """Frames ``[T, 2, H, W]`` in float32 from the ``.npz`` file that a sample of `EventFrames` names.
-
-    Required key: ``img_path``. Added keys: ``img``, ``img_shape`` and ``ori_shape`` (H, W), ``scale_factor``.
-
-    Args:
-        first: keep this many frames from the beginning; None for all.
-
-    Raises:
-        ValueError: the file is damaged, holds no event, or has fewer frames than ``first``; the message names it.
-    """
-
-    def __init__(self, first: int | None = None):
-        self.first = first
-
-    def transform(self, results: dict) -> dict:
-        path = results['img_path']
-        try:
-            with np.load(path) as content:
-                frames = content['frames'].astype(np.float32)
-        except (ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
-            folder = next((p for p in Path(path).parents if p.name.startswith('frames_')), Path(path).parent)
-            raise ValueError(
-                f'{path} holds no frames ({error}). Is it damaged? Remove {folder}, and it is written again'
-            ) from error
-        if frames.ndim != 4 or len(frames) < (self.first or 1):
-            raise ValueError(f'{path}: expected frames [T, 2, H, W], T at least {self.first or 1}, got {frames.shape}')
-        if not frames.any():
-            raise ValueError(f'{path} holds no event: was the recording behind it whole?')
-        results.update(
-            img=frames[: self.first],
-            img_shape=frames.shape[-2:],
-            ori_shape=frames.shape[-2:],
-            scale_factor=(1.0, 1.0),
-        )
-        return results

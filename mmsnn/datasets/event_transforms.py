@@ -1,5 +1,9 @@
 """Transforms of event frames ``[T, C, H, W]``: alike for all frames of a sample, drawn from numpy's generator."""
 
+import zlib
+from pathlib import Path
+from zipfile import BadZipFile
+
 import numpy as np
 import torch
 import torchvision.transforms.functional as TF
@@ -194,3 +198,42 @@ class PackEventDetInputs(PackDetInputs):
         frames = torch.from_numpy(np.ascontiguousarray(results['img']))
         packed = super().transform({key: value for key, value in results.items() if key != 'img'})
         return dict(packed, inputs=frames)
+
+
+@TRANSFORMS.register_module()
+class LoadEventFrames(BaseTransform):
+    """Frames ``[T, 2, H, W]`` in float32 from the ``.npz`` file that a sample of `EventFrames` names.
+
+    Required key: ``img_path``. Added keys: ``img``, ``img_shape`` and ``ori_shape`` (H, W), ``scale_factor``.
+
+    Args:
+        first: keep this many frames from the beginning; None for all.
+
+    Raises:
+        ValueError: the file is damaged, holds no event, or has fewer frames than ``first``; the message names it.
+    """
+
+    def __init__(self, first: int | None = None):
+        self.first = first
+
+    def transform(self, results: dict) -> dict:
+        path = results['img_path']
+        try:
+            with np.load(path) as content:
+                frames = content['frames'].astype(np.float32)
+        except (ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+            folder = next((p for p in Path(path).parents if p.name.startswith('frames_')), Path(path).parent)
+            raise ValueError(
+                f'{path} holds no frames ({error}). Is it damaged? Remove {folder}, and it is written again'
+            ) from error
+        if frames.ndim != 4 or len(frames) < (self.first or 1):
+            raise ValueError(f'{path}: expected frames [T, 2, H, W], T at least {self.first or 1}, got {frames.shape}')
+        if not frames.any():
+            raise ValueError(f'{path} holds no event: was the recording behind it whole?')
+        results.update(
+            img=frames[: self.first],
+            img_shape=frames.shape[-2:],
+            ori_shape=frames.shape[-2:],
+            scale_factor=(1.0, 1.0),
+        )
+        return results

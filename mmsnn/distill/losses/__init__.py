@@ -1,19 +1,18 @@
 """Distillation losses, one registered class each."""
 
 from .base import DistillLoss
+from .dense import ChannelWiseKL, DenseResponse, PixelKL
 from .feature import PKD, AffineMSE, AttentionMSE, BlurMSE, FeatureMSE
 from .response import (
     DIST,
-    ChannelWiseKL,
-    DenseResponse,
     EnOF,
     LogitKL,
-    PixelKL,
     WeightedSoftLabels,
     kl_divergence,
 )
 from .targets import cross_entropy, soft_targets
-from .temporal import ETC, TET, TKS, SeAl, StepLogitKL, StrongWeak, TemporalSeparation, TemporalSpatialSelf
+from .temporal import SeAl, StepLogitKL, TemporalSeparation
+from .temporal_self import ETC, TET, TKS, StrongWeak, TemporalSpatialSelf
 
 __all__ = [
     'DIST',

@@ -3,8 +3,6 @@
 import io
 import math
 import os
-import resource
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -22,6 +20,7 @@ from mmsnn.checkpoints.fitting import load_weights
 from mmsnn.neurons import SpikeCounter
 
 from .findings import Finding, error, note, number, some, warning
+from .memory import Kept, memory, teachers_of, too_large
 
 # Images in a step on a CPU, where a whole batch may take minutes.
 FEW = 2
@@ -134,7 +133,7 @@ class Trial:
         """Initialise the model as training does, and load what the config asks for; nothing is fetched."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         fetched = set()
-        for teacher in _teachers(model):
+        for teacher in teachers_of(model):
             remote = _fetched(teacher.model) if teacher.checkpoint is None else {teacher.checkpoint}
             remote = {source for source in remote if '://' in source or not os.path.isfile(source)}
             # left as it is: for one step, noise teaches as well
@@ -186,10 +185,10 @@ class Trial:
                 gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
                 wrapper.step()
         except torch.OutOfMemoryError:
-            yield self._too_large(size)
+            yield too_large(size)
             return
         if isinstance(self.problem, Finding) and 'OutOfMemoryError' in self.problem.text:
-            self.problem = self._too_large(size)
+            self.problem = too_large(size)
         if self.problem is not None:
             yield from self._said()
             return
@@ -215,38 +214,7 @@ class Trial:
                 'set find_unused_parameters=True',
             )
         wrapper.zero_grad()
-        yield self._memory(inner, wrapper, kept, gradients, used, size)
-
-    def _too_large(self, size: int) -> Finding:
-        total = torch.cuda.get_device_properties(0).total_memory
-        return error(
-            'train_dataloader.batch_size',
-            f'{size} images do not fit into the {_size(total)} of {torch.cuda.get_device_name()}: lower it, or train '
-            'with --amp, packed_spikes=True or with_cp=True of the backbone, or fewer time steps',
-        )
-
-    def _memory(self, model, wrapper, kept: 'Kept', gradients: int, used: int, size: int) -> Finding:
-        key = 'train_dataloader.batch_size'
-        if self.device == 'cuda':
-            peak, total = torch.cuda.max_memory_allocated(), torch.cuda.get_device_properties(0).total_memory
-            return note(key, f'measured: {_size(peak)} of {_size(total)} for a step with {number(size, "image")}')
-        weights = sum(
-            p.nbytes for m in (model, *(t.model for t in _teachers(model))) for p in (*m.parameters(), *m.buffers())
-        )
-        optimizer = getattr(wrapper, 'optimizer', None)
-        states = [v for state in optimizer.state.values() for v in state.values()] if optimizer else []
-        states = sum(v.nbytes for v in states if isinstance(v, torch.Tensor))
-        activations = kept.bytes * size // used
-        # kilobytes, but bytes on macOS
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
-        total = weights + gradients + states + activations
-        return note(
-            key,
-            f'estimated: {_size(total)} for a step with {number(size, "image")}: weights {_size(weights)}, gradients '
-            f'{_size(gradients)}, optimizer {_size(states)}, and {_size(activations)} that layers keep for the '
-            f'backward pass, by those of {number(used, "image")}; workspace of convolutions comes on top. Measured: '
-            f'this process took {_size(peak)} at most, Python and libraries included',
-        )
+        yield memory(self.device, inner, wrapper, kept, gradients, used, size)
 
     def _predict(self, runner: Runner, batch, dataset, used: int, size: int) -> Iterator[Finding]:
         """One prediction, handed to the metrics."""
@@ -272,29 +240,6 @@ class Trial:
             yield from (warning(one.key, f'measuring one batch failed: {one.text}') for one in self._said())
 
 
-class Kept:
-    """Context in which the bytes that a forward pass keeps for its backward pass are counted, weights left out."""
-
-    def __init__(self, model: nn.Module):
-        self.known = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
-        self.bytes = 0
-        self.hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
-
-    def _pack(self, tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self.known:
-            self.known.add(storage.data_ptr())
-            self.bytes += storage.nbytes()
-        return tensor
-
-    def __enter__(self):
-        self.hooks.__enter__()
-        return self
-
-    def __exit__(self, *args):
-        self.hooks.__exit__(*args)
-
-
 def check_loaders(cfg: Mapping) -> Iterator[Finding]:
     """Whether the machine has the processors that the data loaders ask for."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
@@ -308,12 +253,6 @@ def check_loaders(cfg: Mapping) -> Iterator[Finding]:
             yield note(key, f'{number(asked, "worker")}, {number(there, "processor core")}')
 
 
-def _teachers(model: nn.Module) -> list:
-    """The teachers of a Distiller, whose attribute of that name it is; none of another model."""
-    teachers = model.__dict__.get('teachers')
-    return list(teachers.values()) if isinstance(teachers, dict) else []
-
-
 def _fetched(model: nn.Module) -> set[str]:
     """The checkpoints that initialisations of a model name."""
     inits = [getattr(module, 'init_cfg', None) for module in model.modules()]
@@ -323,7 +262,3 @@ def _fetched(model: nn.Module) -> set[str]:
         for one in (init if isinstance(init, list) else [init])
         if isinstance(one, Mapping) and one.get('type') == 'Pretrained' and isinstance(one.get('checkpoint'), str)
     }
-
-
-def _size(count: int) -> str:
-    return f'{count / 2**20:.0f} MiB' if count < 2**30 else f'{count / 2**30:.1f} GiB'
