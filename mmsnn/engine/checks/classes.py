@@ -3,18 +3,15 @@
 import difflib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
+from .annotations import Reader
 from .findings import Finding, error, some
-
-if TYPE_CHECKING:
-    from .coco import Reader
 
 # Longer tuples of classes are not written out.
 SHOWN = 100
 
 
-def check_categories(path: str, categories: list, reader: 'Reader') -> Iterator[Finding]:
+def check_categories(path: str, categories: list, reader: Reader) -> Iterator[Finding]:
     """Findings about the categories of a COCO file: whether each label gets the name that its boxes have in the file.
 
     mmdet numbers labels in the order of the file's categories, and names them in the order of the classes.
