@@ -10,6 +10,7 @@ import_hook.install()
 # what `import mmsnn` offers, by the module that holds it: imported when it is asked for
 NAMES = dict(
     get_time_steps='layers.time',
+    NeuronSettings='ops.neuron',
     record='neurons',
     register_surrogate='ops.surrogates',
     set_time_steps='layers.time',

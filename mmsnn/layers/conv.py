@@ -44,7 +44,7 @@ class SpikeConv2d(nn.Conv2d):
 
 def spike_bits(neuron: nn.Module) -> int:
     """Bits that hold what a neuron emits."""
-    return 1 if neuron.settings['levels'] == 1 else 8
+    return 1 if neuron.settings.levels == 1 else 8
 
 
 def pack(parent: nn.Module, name: str, bits: int) -> None:

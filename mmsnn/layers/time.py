@@ -5,7 +5,7 @@ import threading
 import torch
 from torch import Tensor, nn
 
-from mmsnn.ops.lif import check_time_steps
+from mmsnn.ops.checks import check_time_steps
 
 
 class TimeFoldingError(ValueError):

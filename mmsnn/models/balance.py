@@ -121,7 +121,7 @@ def _find_gain(neuron: Neuron, x: Tensor, rate: float) -> float | None:
     x = x[:, :: max(1, x.numel() // SAMPLE)]
 
     def fires(gain: float) -> float:
-        return float(neuron.forward(x * gain).mean()) / neuron.settings['levels']
+        return float(neuron.forward(x * gain).mean()) / neuron.settings.levels
 
     if fires(1.0) >= rate:
         return 1.0

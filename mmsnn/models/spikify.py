@@ -17,7 +17,7 @@ from mmsnn.checkpoints.loading import init_inner, pretrained_from
 from mmsnn.layers import Readout, unfold
 from mmsnn.neurons import Neuron, build_neuron, neuron_config
 from mmsnn.neurons.firing import SpikeCounter
-from mmsnn.ops.lif import check_time_steps
+from mmsnn.ops.checks import check_time_steps
 from mmsnn.registry import MODELS, build_own
 
 from .backbones.arguments import refuse_unknown

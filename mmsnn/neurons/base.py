@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from mmsnn.layers.time import TimeAware, check_encoded
-from mmsnn.ops import bn_lif, lif, reference
+from mmsnn.ops import NeuronSettings, bn_lif, lif, reference
 from mmsnn.ops.library import always_holds
-from mmsnn.ops.lif import check_neuron
+from mmsnn.ops.neuron import NAMES, gather, takes_settings
 from mmsnn.ops.surrogates import registered_derivative
 
 from .norms import FUSABLE, count_batch, norm_arguments, normalised
@@ -24,14 +24,14 @@ class Neuron(TimeAware, nn.Module):
 
     Args:
         T: time steps folded into the first dimension.
-        tau: membrane time constant in time steps, None for no leak.
-        v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha: as in `mmsnn.ops.lif`.
-        levels: largest integer a neuron emits in one step.
         fuse_norm: whether a spiking backbone runs this neuron and the batch norm in front of it as one op
             (`mmsnn.ops.bn_lif`), which is faster for all but small maps, and keeps half as much.
         inplace: accepted, because mmcv's ConvModule passes it to every activation, and ignored.
+        settings: settings of the neuron by name, as `mmsnn.NeuronSettings` describes them; ``defaults`` of the class
+            holds the others.
 
     Attributes:
+        settings: a `mmsnn.NeuronSettings`, which `dataclasses.replace` changes.
         owner: the name of a neuron that belongs to a backbone with an encoder, and fires in its forward alone; None for
             one that stands free.
 
@@ -39,45 +39,31 @@ class Neuron(TimeAware, nn.Module):
         TypeError, ValueError: a setting is of the wrong type or out of range; the message names it.
     """
 
+    defaults = NeuronSettings()
     owner: str | None = None
-    # whether a neuron of one level, too, rounds its potential
-    rounded = False
 
-    def __init__(
-        self,
-        T: int = 4,
-        *,
-        tau: float | None = 2.0,
-        v_threshold: float = 1.0,
-        v_reset: float | None = 0.0,
-        decay_input: bool = True,
-        detach_reset: bool = False,
-        surrogate: str = 'atan',
-        alpha: float | None = None,
-        levels: int = 1,
-        fuse_norm: bool = True,
-        inplace: bool = False,
-    ):
+    @takes_settings
+    def __init__(self, T: int = 4, *, fuse_norm: bool = True, inplace: bool = False, **settings):
         super().__init__()
         self.fuse_norm = fuse_norm
-        self.settings = dict(
-            tau=tau, v_threshold=v_threshold, v_reset=v_reset, surrogate=surrogate, alpha=alpha, levels=levels
-        )
-        if self.rounded:
-            self.settings['rounded'] = True
-        check_neuron(**self.settings)
-        self.settings.update(decay_input=decay_input, detach_reset=detach_reset)
+        self.settings, learned = gather(self.defaults, settings)
+        if learned is not None:
+            raise TypeError(f"tau must be a number, got {learned!r}; use type='PLIF' to learn the time constant")
         self.T = T
 
     def extra_repr(self) -> str:
-        defaults = dict(levels=1, alpha=None, rounded=True)
-        shown = {k: v for k, v in self.settings.items() if k not in defaults or v != defaults[k]}
-        return f'T={self.T}, ' + ', '.join(f'{k}={v}' for k, v in shown.items())
+        hidden = dict(levels=1, alpha=None, rounded=self.defaults.rounded)
+        shown = {name: getattr(self.settings, name) for name in NAMES}
+        return f'T={self.T}, ' + ', '.join(f'{k}={v}' for k, v in shown.items() if k not in hidden or v != hidden[k])
 
     @property
     def tau(self) -> float | Tensor | None:
         """Membrane time constant in time steps."""
-        return self.settings['tau']
+        return self.settings.tau
+
+    def learned(self) -> dict[str, Tensor]:
+        """Settings that are parameters of the module, by the names under which the ops take them."""
+        return {}
 
     def forward(self, x: Tensor, v_init: Tensor | None = None, return_v: bool = False, norm: nn.Module | None = None):
         """Spikes of ``x`` ``[T*B, ...]``; with ``return_v`` also the last potential ``[B, ...]``.
@@ -94,12 +80,12 @@ class Neuron(TimeAware, nn.Module):
         """
         if self.owner is not None:
             check_encoded(self.owner, x, self.T)
-        settings = {**self.settings, 'tau': self.tau, 'v_init': v_init, 'return_v': return_v}
         if norm is None:
-            return lif(x, self.T, **settings)
+            return lif(x, self.T, self.settings, v_init=v_init, return_v=return_v, **self.learned())
         given = norm_arguments(norm)
         count_batch(norm)
-        return bn_lif(x, self.T, **given, **settings)
+        state = dict(v_init=v_init, return_v=return_v)
+        return bn_lif(x, self.T, **given, settings=self.settings, **state, **self.learned())
 
     def potentials(
         self, x: Tensor, spikes: Tensor, v_init: Tensor | None = None, norm: nn.Module | None = None
@@ -112,7 +98,7 @@ class Neuron(TimeAware, nn.Module):
             spikes: what `forward` gave.
         """
         x = x if norm is None else normalised(norm, x)
-        return reference.potentials(x, spikes, self.T, v_init=v_init, **{**self.settings, 'tau': self.tau})
+        return reference.potentials(x, spikes, self.T, self.settings, v_init=v_init, **self.learned())
 
     def can_fuse(self, norm: nn.Module) -> bool:
         """Whether ``norm`` and this neuron may run as one op: a plain batch norm, and nobody watches what is between.
@@ -124,7 +110,7 @@ class Neuron(TimeAware, nn.Module):
 
     def _fuses(self, norm: nn.Module) -> bool:
         # the op knows no surrogate that users registered
-        known = registered_derivative(self.settings['surrogate']) is None
+        known = registered_derivative(self.settings.surrogate) is None
         return self.fuse_norm and known and type(norm) in FUSABLE
 
     def after(self, norm: nn.Module, x: Tensor) -> Tensor:

@@ -231,7 +231,7 @@ class SpikeCounter:
         found = self._spikes.setdefault(name, {})
         found[len(counts)] = found.get(len(counts), 0) + counts.double()
         self._updates[name] = self._updates.get(name, 0) + spikes.numel()
-        self._thresholds[name] = neuron.settings['v_threshold']
+        self._thresholds[name] = neuron.settings.v_threshold
 
     def counts(self) -> dict:
         """Everything counted so far, on the CPU, to send to other processes and to `rates`."""

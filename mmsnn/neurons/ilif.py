@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from mmsnn.layers.time import TimeAware, check_encoded, fold, unfold
-from mmsnn.ops import lif
+from mmsnn.ops import NeuronSettings, lif
 from mmsnn.registry import MODELS
 
 from .base import Neuron
@@ -19,37 +19,24 @@ class ILIF(Neuron):
     steps of two-valued spikes with equal outputs.
 
     Args:
-        levels: D, the largest integer.
-        settings: as in `Neuron`; ``v_reset`` must stay None.
+        T, settings: as in `Neuron`; ``levels`` is D, the largest integer, and ``v_reset`` must stay None.
 
     Raises:
         ValueError: a hard reset, or ``T`` is no multiple of D in a network after `expand_levels`.
     """
 
-    rounded = True
+    defaults = NeuronSettings(
+        levels=4,
+        tau=4 / 3,
+        v_reset=None,
+        decay_input=False,
+        detach_reset=True,
+        surrogate='rectangle',
+        rounded=True,
+    )
 
-    def __init__(
-        self,
-        T: int = 4,
-        *,
-        levels: int = 4,
-        tau: float = 4 / 3,
-        v_reset: float | None = None,
-        decay_input: bool = False,
-        detach_reset: bool = True,
-        surrogate: str = 'rectangle',
-        **settings,
-    ):
-        super().__init__(
-            T,
-            levels=levels,
-            tau=tau,
-            v_reset=v_reset,
-            decay_input=decay_input,
-            detach_reset=detach_reset,
-            surrogate=surrogate,
-            **settings,
-        )
+    def __init__(self, T: int = 4, **settings):
+        super().__init__(T, **settings)
         self.expanded = False
 
     def _fuses(self, norm: nn.Module) -> bool:
@@ -68,13 +55,12 @@ class ILIF(Neuron):
             return super().forward(x, v_init, return_v, norm)
         if self.owner is not None:
             check_encoded(self.owner, x, self.T)
-        D = self.settings['levels']
+        D = self.settings.levels
         if self.T % D:
             raise ValueError(f'T={self.T} micro-steps are no multiple of levels={D}')
         steps = self.T // D
         micro = unfold(x, self.T).unflatten(0, (steps, D))
-        rest = {**self.settings, 'tau': self.tau}
-        out = lif(fold(micro.mean(1)), steps, **rest, v_init=v_init, return_v=return_v)
+        out = lif(fold(micro.mean(1)), steps, self.settings, v_init=v_init, return_v=return_v)
         counts = out[0] if return_v else out
         spikes = fold(fold(to_binary(unfold(counts, steps), D) * D))
         return (spikes, out[1]) if return_v else spikes
@@ -98,7 +84,7 @@ def expand_levels(model: nn.Module) -> nn.Module:
         ValueError: no ILIF in ``model``, different ``levels``, other neurons among them, or already expanded.
     """
     neurons = [m for m in model.modules() if isinstance(m, Neuron)]
-    levels = {n.settings['levels'] for n in neurons}
+    levels = {n.settings.levels for n in neurons}
     if not neurons or not all(isinstance(n, ILIF) for n in neurons) or len(levels) != 1:
         raise ValueError('expand_levels needs a model whose neurons are all ILIF, with equal levels')
     if any(n.expanded for n in neurons):

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from mmsnn.ops import NeuronSettings
 from mmsnn.registry import MODELS
 
 from .base import Neuron
@@ -14,10 +15,12 @@ from .base import Neuron
 class IF(Neuron):
     """Integrate-and-fire: no leak. Arguments of `Neuron` without ``tau`` and ``decay_input``."""
 
+    defaults = NeuronSettings(tau=None)
+
     def __init__(self, T: int = 4, **settings):
         if 'tau' in settings or 'decay_input' in settings:
             raise TypeError("IF has no leak: remove 'tau' and 'decay_input', or use type='LIF'")
-        super().__init__(T, tau=None, **settings)
+        super().__init__(T, **settings)
 
 
 @MODELS.register_module()
@@ -56,9 +59,12 @@ class PLIF(Neuron):
     def extra_repr(self) -> str:
         # before FSDP has gathered it there is nothing to show
         learned = f'{self.tau.item():.4g}' if self.w.numel() and not self.w.is_meta else '?'
-        return super().extra_repr().replace(f'tau={self.settings["tau"]}', f'tau={learned} (learned)')
+        return super().extra_repr().replace(f'tau={self.settings.tau}', f'tau={learned} (learned)')
 
     @property
     def tau(self) -> Tensor:
         """The learned time constant, in time steps."""
         return 1 / torch.sigmoid(self.w)
+
+    def learned(self) -> dict[str, Tensor]:
+        return dict(tau=self.tau)

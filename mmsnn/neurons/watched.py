@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmsnn.layers.time import in_backward
-from mmsnn.ops.lif import save_as_bn_lif
+from mmsnn.ops.bn_lif import save_as_bn_lif
 
 from .norms import norm_arguments
 

@@ -1,7 +1,9 @@
 """Fast parts: functions of tensors that know nothing of models."""
 
 from . import reference
-from .lif import bn_lif, lif
+from .bn_lif import bn_lif
+from .lif import lif
+from .neuron import NeuronSettings
 from .surrogates import register_surrogate
 
-__all__ = ['bn_lif', 'lif', 'reference', 'register_surrogate']
+__all__ = ['NeuronSettings', 'bn_lif', 'lif', 'reference', 'register_surrogate']

@@ -10,7 +10,8 @@ from ctypes import c_double, c_float, c_int, c_longlong, c_void_p
 import torch
 from torch import Tensor
 
-from .library import _dense, _membrane_type, _potential, decode, is_dense
+from .library import _dense, _membrane_type, _potential, is_dense
+from .neuron import decode
 from .nvrtc import THREADS, Driver, Unavailable
 
 # time steps of a chunk, and the most neurons of a thread
@@ -124,7 +125,7 @@ class _Call:
     """The arguments of an op as a job, and the tensors it points to."""
 
     def __init__(self, x, T, kind, values, tau, v_init, **norm):
-        decode(kind, values, tau)
+        decode(kind, values)
         if T < 1 or x.dim() < 1 or x.shape[0] % T:
             raise ValueError(f'the first dimension of x must hold T={T} time steps, got shape {tuple(x.shape)}')
         if x.dtype not in TYPES:

@@ -17,13 +17,9 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from . import reference
-from .surrogates import SURROGATES as ALPHAS
+from .neuron import NeuronSettings, decode
 
 CSRC = Path(__file__).with_name('csrc')
-LEAKS = ('none', 'decay_input', 'keep_input')
-SURROGATES = tuple(ALPHAS)
-FIRES = ('binary', 'levels', 'smooth')
-
 _NEURON = 'int T, int[] kind, float[] values, Tensor? tau, Tensor? v_init'
 _library = torch.library.Library('mmsnn', 'DEF')
 for _schema in (
@@ -41,50 +37,10 @@ for _schema in (
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
 
-def encode(
-    tau: float | None,
-    v_threshold: float,
-    v_reset: float | None,
-    decay_input: bool,
-    detach_reset: bool,
-    surrogate: str,
-    alpha: float | None,
-    levels: int,
-    rounded: bool = False,
-    smooth: bool = False,
-) -> tuple[list[int], list[float]]:
-    """``kind`` and ``values`` of a neuron; a learned time constant counts as any number for ``tau``."""
-    leak = 'none' if tau is None else 'decay_input' if decay_input else 'keep_input'
-    fire = 'smooth' if smooth else 'levels' if levels > 1 or rounded else 'binary'
-    kind = [
-        LEAKS.index(leak),
-        int(v_reset is None),
-        SURROGATES.index(surrogate),
-        FIRES.index(fire),
-        levels,
-        int(detach_reset),
-    ]
-    alpha = ALPHAS[surrogate] if alpha is None else alpha
-    return kind, [float(n) for n in (1 / tau if tau else 0, v_threshold, v_reset or 0, alpha)]
-
-
-def decode(kind: list[int], values: list[float], tau: Tensor | None) -> dict:
-    """Keywords of `reference.lif` and `reference.lif_backward`."""
-    if len(kind) != 6 or len(values) != 4 or min(kind) < 0:
-        raise ValueError(f'unknown kind of neuron {kind} {values}')
-    leak, fire = LEAKS[kind[0]], FIRES[kind[3]]
-    return dict(
-        tau=None if leak == 'none' else 1 / values[0] if tau is None else tau,
-        v_threshold=values[1],
-        v_reset=None if kind[1] else values[2],
-        decay_input=leak == 'decay_input',
-        detach_reset=bool(kind[5]),
-        surrogate=SURROGATES[kind[2]],
-        alpha=values[3],
-        levels=kind[4],
-        rounded=fire == 'levels',
-        smooth=fire == 'smooth',
-    )
+def _decoded(kind: list[int], values: list[float], tau: Tensor | None) -> tuple[NeuronSettings, Tensor | None, bool]:
+    """Settings, learned time constant (of a neuron that leaks), and whether the spikes are smooth."""
+    settings, smooth = decode(kind, values)
+    return settings, None if settings.tau is None else tau, smooth
 
 
 # Shapes and strides ---------------------------------------------------------------------------------------------------
@@ -215,7 +171,8 @@ def _channels(values: Tensor, x: Tensor) -> Tensor:
 @_fallback('lif')
 def _lif(x, T, kind, values, tau, v_init, return_v):
     x = _dense(x)
-    out, v = reference.lif(x, T, **decode(kind, values, tau), v_init=v_init, return_v=True)
+    settings, tau, smooth = _decoded(kind, values, tau)
+    out, v = reference.lif_forward(x, T, settings, tau, v_init, True, smooth)
     return torch.empty_like(x).copy_(out), _like_potential(v, x, T) if return_v else _potential(x, T, False)
 
 
@@ -223,9 +180,8 @@ def _lif(x, T, kind, values, tau, v_init, return_v):
 def _lif_backward(grad, grad_v, x, T, kind, values, tau, v_init):
     _check_gradient(grad, x)
     x = _dense(x)
-    grad_x, grad_tau, grad_first = reference.lif_backward(
-        grad, grad_v, x, T, **decode(kind, values, tau), v_init=v_init
-    )
+    settings, tau, smooth = _decoded(kind, values, tau)
+    grad_x, grad_tau, grad_first = reference.lif_backward(grad, grad_v, x, T, settings, tau, v_init, smooth)
     if grad_tau is None:
         grad_tau = x.new_empty(0, dtype=_membrane_type(x))
     grad_first = _potential(x, T, False) if v_init is None else _like_potential(grad_first, x, T)
@@ -397,4 +353,4 @@ if extension is None:
     for _name in ('lif_backward', 'bn_lif', 'bn_lif_reduce', 'bn_lif_backward', 'bn_moments'):
         torch.library.register_autograd(f'mmsnn::{_name}', _no_second_derivative, lib=_library)
 
-__all__ = ['announce', 'cpu_path', 'cuda_path', 'decode', 'encode', 'extension', 'sources_digest']
+__all__ = ['announce', 'cpu_path', 'cuda_path', 'extension', 'sources_digest']

@@ -16,7 +16,7 @@ with ``v_rest = v_reset`` for a hard reset and 0 for a soft one; the membrane st
 
 Batch norm in front of the neurons, with mean and biased variance of each channel over batch, time and space:
 
-    y = scale * weight * (x - mean) / sqrt(var + eps) + bias
+    y = weight * (x - mean) / sqrt(var + eps) + bias
 """
 
 import math
@@ -25,9 +25,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# its names are part of the definition
+from .neuron import NeuronSettings, gather, takes_settings
+
+# The names of the surrogates are part of the definition.
 from .surrogates import SURROGATES as SURROGATES
-from .surrogates import default_alpha, registered_derivative, resolve_surrogate
+from .surrogates import registered_derivative
 
 
 def surrogate_gradient(u: Tensor, kind: str, alpha: float) -> Tensor:
@@ -67,33 +69,34 @@ def _levels_gradient(u: Tensor, levels: int, kind: str, alpha: float) -> Tensor:
     return sum(surrogate_gradient(u - (k + 0.5), kind, alpha) for k in range(levels))
 
 
-def _slope(h: Tensor, v_threshold: float, kind: str, alpha: float, levels: int) -> Tensor:
-    """d spike / d h, or what stands in for it; ``levels=0`` is a step at the threshold."""
-    if not levels:
+def _slope(h: Tensor, settings: NeuronSettings) -> Tensor:
+    """The derivative of the spikes by ``h``, or what stands in for it."""
+    kind, alpha, v_threshold = settings.surrogate, settings.steepness, settings.v_threshold
+    if not settings.rounds:
         return surrogate_gradient(h - v_threshold, kind, alpha)
-    return _levels_gradient(h / v_threshold, levels, kind, alpha) / v_threshold
+    return _levels_gradient(h / v_threshold, settings.levels, kind, alpha) / v_threshold
 
 
-def _spikes(h: Tensor, v_threshold: float, kind: str, alpha: float, levels: int, smooth: bool) -> Tensor:
+def _spikes(h: Tensor, settings: NeuronSettings, smooth: bool) -> Tensor:
     if smooth:
-        return surrogate_step(h - v_threshold, kind, alpha)
-    if not levels:
-        return (h >= v_threshold).to(h)
-    return (h / v_threshold).clamp(0, levels).round()
+        return surrogate_step(h - settings.v_threshold, settings.surrogate, settings.steepness)
+    if not settings.rounds:
+        return (h >= settings.v_threshold).to(h)
+    return (h / settings.v_threshold).clamp(0, settings.levels).round()
 
 
 class _Fire(torch.autograd.Function):
-    """h -> spikes, with the surrogate's derivative backwards."""
+    """From ``h`` to spikes; backwards with the surrogate's derivative."""
 
     @staticmethod
-    def forward(ctx, h, v_threshold, kind, alpha, levels, smooth):
+    def forward(ctx, h, settings, smooth):
         ctx.save_for_backward(h)
-        ctx.args = v_threshold, kind, alpha, levels
-        return _spikes(h, v_threshold, kind, alpha, levels, smooth)
+        ctx.settings = settings
+        return _spikes(h, settings, smooth)
 
     @staticmethod
     def backward(ctx, grad):
-        return grad * _slope(ctx.saved_tensors[0], *ctx.args), None, None, None, None, None
+        return grad * _slope(ctx.saved_tensors[0], ctx.settings), None, None
 
 
 def is_transformed() -> bool:
@@ -103,73 +106,82 @@ def is_transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
 
 
-def _fire(h: Tensor, v_threshold: float, kind: str, alpha: float, levels: int, smooth: bool) -> Tensor:
-    """Spikes of ``h``; ``levels=0`` is a step at the threshold."""
+def _fire(h: Tensor, settings: NeuronSettings, smooth: bool) -> Tensor:
     if not is_transformed():
-        return _Fire.apply(h, v_threshold, kind, alpha, levels, smooth)
+        return _Fire.apply(h, settings, smooth)
     still = h.detach()
-    # the value of the first term and the slope of the surrogate, in words that every transform knows
-    spikes = _spikes(still, v_threshold, kind, alpha, levels, smooth)
-    return spikes + _slope(still, v_threshold, kind, alpha, levels) * (h - still)
+    # The value of the first term and the derivative of the second, in operations that every transform knows.
+    return _spikes(still, settings, smooth) + _slope(still, settings) * (h - still)
 
 
-def _first(x: Tensor, v_init: Tensor | None, v_rest: float, dtype: torch.dtype) -> Tensor:
+def _first(x: Tensor, v_init: Tensor | None, settings: NeuronSettings, dtype: torch.dtype) -> Tensor:
     if v_init is None:
-        return torch.full_like(x, v_rest, dtype=dtype)
+        return torch.full_like(x, settings.v_rest, dtype=dtype)
     return v_init.reshape(x.shape).to(dtype)
 
 
-def _charge(v: Tensor, x: Tensor, rate, v_rest: float, decay_input: bool) -> Tensor:
-    above_rest = v - v_rest if v_rest else v
+def _rate(settings: NeuronSettings, tau: Tensor | None, dtype: torch.dtype) -> float | Tensor | None:
+    """1 / tau, of the learned time constant if there is one; None without a leak."""
+    if tau is not None:
+        return 1.0 / tau.to(dtype)
+    return None if settings.tau is None else 1.0 / settings.tau
+
+
+def _charge(v: Tensor, x: Tensor, rate: float | Tensor | None, settings: NeuronSettings) -> Tensor:
     if rate is None:
         return v + x
-    if decay_input:
+    above_rest = v - settings.v_rest if settings.v_rest else v
+    if settings.decay_input:
         return v + (x - above_rest) * rate
     return v - above_rest * rate + x
 
 
-def _reset(h: Tensor, s: Tensor, v_threshold: float, v_reset: float | None) -> Tensor:
+def _reset(h: Tensor, s: Tensor, settings: NeuronSettings) -> Tensor:
+    v_reset = settings.v_reset
     if v_reset is None:
-        return h - s * v_threshold
+        return h - s * settings.v_threshold
     v = (1 - s) * h
     return v + s * v_reset if v_reset else v
 
 
+@takes_settings
 def lif(
     x: Tensor,
     T: int,
+    settings: NeuronSettings | None = None,
     *,
-    tau: float | Tensor | None = 2.0,
-    v_threshold: float = 1.0,
-    v_reset: float | None = 0.0,
-    decay_input: bool = True,
-    detach_reset: bool = False,
-    surrogate: str = 'atan',
-    alpha: float | None = None,
-    levels: int = 1,
-    rounded: bool = False,
+    v_init: Tensor | None = None,
+    return_v: bool = False,
+    smooth: bool = False,
+    **keywords,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Multi-step LIF, as the module's docstring defines it; arguments and errors are those of `mmsnn.ops.lif`.
+
+    ``smooth`` puts the surrogate's integral in the place of the step, so that the gradients are those of the function.
+    """
+    return lif_forward(x, T, *gather(settings, keywords), v_init, return_v, smooth)
+
+
+def lif_forward(
+    x: Tensor,
+    T: int,
+    settings: NeuronSettings,
+    tau: Tensor | None = None,
     v_init: Tensor | None = None,
     return_v: bool = False,
     smooth: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Multi-step LIF, as the module's docstring defines it; arguments and errors are those of `mmsnn.ops.lif`.
-
-    ``smooth`` puts the surrogate's integral in the place of the step, so that gradients are those of the function.
-    """
-    surrogate = resolve_surrogate(surrogate)
-    alpha = default_alpha(surrogate) if alpha is None else alpha
-    levels = levels if levels > 1 or rounded else 0
+    """`lif` of complete settings and a learned time constant or None, of which nothing is checked."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    rate = None if tau is None else 1.0 / (tau.to(dtype) if isinstance(tau, Tensor) else tau)
+    rate = _rate(settings, tau, dtype)
     steps = x.unflatten(0, (T, -1))
-    v_rest = 0.0 if v_reset is None else v_reset
-    v = _first(steps[0], v_init, v_rest, dtype)
+    v = _first(steps[0], v_init, settings, dtype)
 
     spikes = []
     for step in steps:
-        h = _charge(v, step.to(dtype), rate, v_rest, decay_input)
-        s = _fire(h, v_threshold, surrogate, alpha, levels, smooth)
-        v = _reset(h, s.detach() if detach_reset else s, v_threshold, v_reset)
+        h = _charge(v, step.to(dtype), rate, settings)
+        s = _fire(h, settings, smooth)
+        v = _reset(h, s.detach() if settings.detach_reset else s, settings)
         spikes.append(s.to(x.dtype))
     out = torch.stack(spikes).reshape(x.shape)
     if not return_v:
@@ -182,36 +194,26 @@ def lif_backward(
     grad_v: Tensor | None,
     x: Tensor,
     T: int,
-    *,
-    tau: float | Tensor | None,
-    v_threshold: float,
-    v_reset: float | None,
-    decay_input: bool,
-    detach_reset: bool,
-    surrogate: str,
-    alpha: float,
-    levels: int,
-    rounded: bool = False,
+    settings: NeuronSettings,
+    tau: Tensor | None = None,
     v_init: Tensor | None = None,
     smooth: bool = False,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Gradients of `lif` by ``x``, a tensor ``tau`` (else None) and ``v_init``, from ``x`` alone.
+    """Gradients of `lif` with respect to ``x``, a learned ``tau`` (None without one) and ``v_init``, from ``x`` alone.
 
-    The membrane is computed again. This is what the compiled kernels do, and what serves in their absence.
+    The membrane potential is computed again. The compiled kernels do the same; where there are none, this serves.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
-    levels = levels if levels > 1 or rounded else 0
-    learns = isinstance(tau, Tensor)
-    rate = None if tau is None else 1.0 / (tau.to(dtype) if learns else tau)
+    rate = _rate(settings, tau, dtype)
     steps, grads = x.unflatten(0, (T, -1)), grad.unflatten(0, (T, -1))
-    v_rest = 0.0 if v_reset is None else v_reset
-    potentials, charges, fired = [_first(steps[0], v_init, v_rest, dtype)], [], []
+    v_threshold, v_reset, v_rest = settings.v_threshold, settings.v_reset, settings.v_rest
+    potentials, charges, fired = [_first(steps[0], v_init, settings, dtype)], [], []
     for step in steps:
-        h = _charge(potentials[-1], step.to(dtype), rate, v_rest, decay_input)
-        s = _Fire.apply(h, v_threshold, surrogate, alpha, levels, smooth)
+        h = _charge(potentials[-1], step.to(dtype), rate, settings)
+        s = _Fire.apply(h, settings, smooth)
         charges.append(h)
         fired.append(s)
-        potentials.append(_reset(h, s, v_threshold, v_reset))
+        potentials.append(_reset(h, s, settings))
 
     g = torch.zeros_like(charges[0]) if grad_v is None else grad_v.reshape(steps[0].shape).to(dtype)
     grad_rate = torch.zeros((), dtype=torch.float64, device=x.device)
@@ -219,15 +221,15 @@ def lif_backward(
     for t in reversed(range(T)):
         h, s, v = charges[t], fired[t], potentials[t]
         grad_s = grads[t].to(dtype)
-        if not detach_reset:
+        if not settings.detach_reset:
             grad_s = grad_s - (g * v_threshold if v_reset is None else g * (h - v_reset))
-        grad_h = grad_s * _slope(h, v_threshold, surrogate, alpha, levels) + (g if v_reset is None else g * (1 - s))
-        if learns:
-            driven = steps[t].to(dtype) - (v - v_rest) if decay_input else v_rest - v
+        grad_h = grad_s * _slope(h, settings) + (g if v_reset is None else g * (1 - s))
+        if tau is not None:
+            driven = steps[t].to(dtype) - (v - v_rest) if settings.decay_input else v_rest - v
             grad_rate += (grad_h.double() * driven).sum()
-        grad_x[t] = (grad_h * rate if rate is not None and decay_input else grad_h).to(x.dtype)
+        grad_x[t] = (grad_h * rate if rate is not None and settings.decay_input else grad_h).to(x.dtype)
         g = grad_h if rate is None else grad_h - grad_h * rate
-    grad_tau = (-grad_rate / tau.double().square()).to(tau.dtype).view_as(tau) if learns else None
+    grad_tau = None if tau is None else (-grad_rate / tau.double().square()).to(tau.dtype).view_as(tau)
     return torch.stack(grad_x).reshape(x.shape), grad_tau, g
 
 
@@ -235,32 +237,29 @@ def potentials(
     x: Tensor,
     spikes: Tensor,
     T: int,
+    settings: NeuronSettings | None = None,
     *,
-    tau: float | Tensor | None,
-    v_threshold: float,
-    v_reset: float | None,
-    decay_input: bool,
-    detach_reset: bool,
     v_init: Tensor | None = None,
-    **_,
+    **keywords,
 ) -> Tensor:
     """The membrane potential ``h`` of every step, from the input and the ``spikes`` that `lif` gave for it.
 
     Shaped as ``x``, in the precision of the state. Gradients reach ``x`` on every path, the resets' through ``spikes``.
     """
+    settings, tau = gather(settings, keywords)
     dtype = torch.promote_types(x.dtype, torch.float32)
-    rate = None if tau is None else 1.0 / (tau.to(dtype) if isinstance(tau, Tensor) else tau)
-    v_rest = 0.0 if v_reset is None else v_reset
+    rate = _rate(settings, tau, dtype)
     steps, fired = x.unflatten(0, (T, -1)), spikes.unflatten(0, (T, -1))
-    v, found = _first(steps[0], v_init, v_rest, dtype), []
+    v, charges = _first(steps[0], v_init, settings, dtype), []
     for step, s in zip(steps, fired):
-        h = _charge(v, step.to(dtype), rate, v_rest, decay_input)
+        h = _charge(v, step.to(dtype), rate, settings)
         s = s.to(dtype)
-        v = _reset(h, s.detach() if detach_reset else s, v_threshold, v_reset)
-        found.append(h)
-    return torch.stack(found).reshape(x.shape)
+        v = _reset(h, s.detach() if settings.detach_reset else s, settings)
+        charges.append(h)
+    return torch.stack(charges).reshape(x.shape)
 
 
+@takes_settings
 def bn_lif(
     x: Tensor,
     T: int,
@@ -268,16 +267,15 @@ def bn_lif(
     running_var: Tensor | None,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
+    settings: NeuronSettings | None = None,
     *,
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-    scale: float = 1.0,
-    **neuron,
+    v_init: Tensor | None = None,
+    return_v: bool = False,
+    **keywords,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """`torch.nn.functional.batch_norm`, its weight times ``scale``, then `lif`; arguments of `mmsnn.ops.bn_lif`."""
-    if scale != 1.0:
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        weight = x.new_full((x.shape[1],), scale, dtype=dtype) if weight is None else weight * scale
+    """`torch.nn.functional.batch_norm`, then `lif`; arguments of `mmsnn.ops.bn_lif`."""
     y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    return lif(y, T, **neuron)
+    return lif_forward(y, T, *gather(settings, keywords), v_init, return_v)

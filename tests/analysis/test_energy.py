@@ -255,7 +255,7 @@ def test_hooks_go_even_after_an_error():
 def test_silent_layers_are_marked():
     """A network that says nothing is cheap, and its table says why."""
     model = Small(T=4)
-    model.neuron.settings['v_threshold'] = 50.0
+    model.neuron.settings = replace(model.neuron.settings, v_threshold=50.0)
     report = replace(count_energy(model, torch.rand(2, 1, 3, 3)), remark='Of the figures.')
     assert report.firing_rates.silent == ['neuron'] == report.as_dict()['silent_layers']
     table = report.table()

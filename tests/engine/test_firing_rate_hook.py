@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,8 @@ def test_a_layer_that_dies_later_is_named_then(train):
 
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             super().after_train_iter(runner, batch_idx, data_batch, outputs)
-            runner.model.backbone.layer2[0].neuron1.settings['v_threshold'] = 500.0
+            neuron = runner.model.backbone.layer2[0].neuron1
+            neuron.settings = replace(neuron.settings, v_threshold=500.0)
 
     _, log, _ = train(classifier(True, neuron=dict(type='LIF', v_threshold=0.1)), 10, Kill(interval=4, window=1))
     (said,) = silent(log)

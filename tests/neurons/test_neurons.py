@@ -73,9 +73,8 @@ class TestModule:
     def test_call_is_the_op(self, neuron_type):
         neuron = neuron_type(T=3, v_threshold=0.8, detach_reset=True)
         x = torch.randn(6, 4, 5, 5)
-        settings = {**neuron.settings, 'tau': neuron.tau}
-        assert settings['v_threshold'] == 0.8 and settings['detach_reset']
-        assert torch.equal(neuron(x), lif(x, 3, **settings))
+        assert neuron.settings.v_threshold == 0.8 and neuron.settings.detach_reset
+        assert torch.equal(neuron(x), lif(x, 3, neuron.settings, **neuron.learned()))
 
     def test_streams(self, neuron_type):
         neuron, half = neuron_type(T=4), neuron_type(T=2)
@@ -123,13 +122,13 @@ class TestModule:
         neuron = SEWResNet(18, neuron=dict(fuse_norm=False, tau=1.7), **small).neuron1
         assert type(neuron) is LIF and not neuron.fuse_norm and neuron.tau == 1.7
         block = Spikformer('2-384', neuron=dict(tau=1.7)).block[0]
-        assert block.attn.q_lif.settings['surrogate'] == 'sigmoid' and block.attn.attn_lif.tau == 1.7
+        assert block.attn.q_lif.settings.surrogate == 'sigmoid' and block.attn.attn_lif.tau == 1.7
 
     def test_built_from_a_backbone_config(self, neuron_type):
         cfg = dict(type=neuron_type.__name__, v_threshold=0.5)
         with DefaultScope.overwrite_default_scope('mmdet'):
             neuron = build_neuron(cfg, T=6)
-        assert type(neuron) is neuron_type and neuron.T == 6 and neuron.settings['v_threshold'] == 0.5
+        assert type(neuron) is neuron_type and neuron.T == 6 and neuron.settings.v_threshold == 0.5
         assert cfg == dict(type=neuron_type.__name__, v_threshold=0.5)
 
 

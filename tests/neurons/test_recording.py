@@ -1,6 +1,7 @@
 """What `mmsnn.record` finds, by hand, against the reference, and in every place where a neuron may be."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,12 +61,12 @@ class TestValues:
         x = (3 * torch.randn(T * B, 3, 5, 5)).requires_grad_()
         y = copy.deepcopy(net['norm'])(x.detach()).requires_grad_()
         v, expected = torch.zeros(B, 3, 5, 5), []
-        settings = {**net['neuron'].settings, 'tau': 1.7}
-        spikes = reference.lif(y, T, **settings).unflatten(0, (T, B))
+        settings = replace(net['neuron'].settings, tau=1.7)
+        spikes = reference.lif(y, T, settings).unflatten(0, (T, B))
         for current, s in zip(y.unflatten(0, (T, B)), spikes):
-            h = v + (current - v) / 1.7 if settings['decay_input'] else v - v / 1.7 + current
+            h = v + (current - v) / 1.7 if settings.decay_input else v - v / 1.7 + current
             expected.append(h)
-            v = h - s if settings['v_reset'] is None else (1 - s) * h
+            v = h - s if settings.v_reset is None else (1 - s) * h
         with mmsnn.record(net, 'neuron', what=('spikes', 'v')) as found:
             out = net['neuron'].after(net['norm'], x)
         assert torch.equal(found['neuron']['spikes'], out.unflatten(0, (T, B)))

@@ -74,14 +74,13 @@ class TestDefinition:
     @pytest.mark.parametrize('neuron', NEURONS, ids=str)
     def test_everything(self, neuron, layout, training):
         x = LAYOUTS[layout](torch.randn(12, 3, 5, 7, dtype=torch.float64) * 1.5 + 0.4)
-        compare(x, 4, norm(), neuron, training=training, momentum=0.3, eps=1e-3, scale=0.8)
+        compare(x, 4, norm(), neuron, training=training, momentum=0.3, eps=1e-3)
 
     @pytest.mark.parametrize('training', [True, False], ids=['training', 'evaluation'])
     @pytest.mark.parametrize('affine', [True, False], ids=['affine', 'plain'])
-    @pytest.mark.parametrize('scale', [1.0, 0.7])
-    def test_affine_and_scale(self, scale, affine, training):
+    def test_affine(self, affine, training):
         x = torch.randn(6, 3, 40, dtype=torch.float64)
-        compare(x, 3, norm(affine=affine), dict(), training=training, scale=scale)
+        compare(x, 3, norm(affine=affine), dict(), training=training)
 
     def test_without_running_statistics(self):
         compare(torch.randn(6, 3, 40, dtype=torch.float64), 3, norm(track=False), dict(), training=True)
@@ -166,7 +165,6 @@ class TestErrors:
             (dict(training=1), TypeError, 'training'),
             (dict(training=True, momentum=None), TypeError, 'momentum'),
             (dict(eps=-1e-5), ValueError, 'eps'),
-            (dict(scale='2'), TypeError, 'scale'),
             (dict(tau=0.5), ValueError, 'tau'),
             (dict(v_init=torch.zeros(3, 2, 5)), ValueError, 'v_init'),
         ],

@@ -12,7 +12,7 @@ import ops_checks
 import pytest
 import torch
 
-from mmsnn.ops import cuda_host, library, nvrtc
+from mmsnn.ops import NeuronSettings, cuda_host, library, nvrtc, reference
 
 HERE = Path(__file__).parent
 NAMES = ('lif', 'lif_backward', 'bn_lif', 'bn_lif_reduce', 'bn_lif_backward', 'pack', 'unpack')
@@ -239,13 +239,13 @@ class TestEmulated:
     @pytest.mark.parametrize('dtype', DTYPES)
     def test_misaligned(self, ops, dtype):
         x = torch.randn(4 * 64 + 1).to(dtype)[1:].view(4, 64) * 1.5
-        neuron = 4, *encode(1.7, ops_checks.settings(0)), None, None
+        neuron = 4, *NeuronSettings(tau=1.7, **ops_checks.settings(0)).encoded, None, None
         assert torch.equal(ops.lif(x, *neuron, False)[0], PLAIN.lif(x, *neuron, False)[0])
 
     @pytest.mark.parametrize('dtype', DTYPES)
     def test_smooth(self, ops, dtype):
-        for surrogate in library.SURROGATES:
-            kind, values = library.encode(1.7, 1.0, 0.0, True, False, surrogate, None, 1, smooth=True)
+        for surrogate in reference.SURROGATES:
+            kind, values = NeuronSettings(tau=1.7, surrogate=surrogate).encode(smooth=True)
             x, g = (torch.randn(20, 33).to(dtype) for _ in range(2))
             close = dict(rtol=1e-2, atol=1e-2) if dtype.itemsize == 2 else dict(rtol=1e-4, atol=1e-5)
             args = 20, kind, values, None, None
@@ -273,7 +273,7 @@ class TestEmulated:
         levels = [i for i in range(T, T + 40) if ops_checks.settings(i)['levels'] > 1]
         for i, number in enumerate((*binary[:2], levels[0], binary[2])):
             smooth = i == 3
-            kind, values = encode(1.7, {**ops_checks.settings(number), 'smooth': smooth})
+            kind, values = NeuronSettings(tau=1.7, **ops_checks.settings(number)).encode(smooth)
             tau = torch.tensor(1.7, dtype=wide) if i else None
             v_init = torch.randn(step, dtype=wide) if i > 1 else None
             neuron = T, kind, values, tau, v_init
@@ -298,7 +298,7 @@ class TestEmulated:
             x = torch.randn(shape).contiguous(memory_format=form)
             one = torch.ones(shape[1])
             args = torch.randn_like(x), None, x, one, 0 * one, 0.3 * one
-            neuron = 2, *library.encode(2.0, 1.0, 0.0, True, False, 'atan', None, 1), None, None
+            neuron = 2, *NeuronSettings().encoded, None, None
             torch.testing.assert_close(
                 ops.bn_lif_reduce(*args, *neuron), PLAIN.bn_lif_reduce(*args, *neuron), rtol=1e-4, atol=1e-3
             )
@@ -333,11 +333,6 @@ class TestEmulated:
         assert not set(cuda_host.every_kernel()) - launch.seen
 
 
-def encode(tau, settings):
-    """``kind`` and ``values`` of a neuron."""
-    return library.encode(tau, **settings)
-
-
 def differentiable(ops):
     """`mmsnn.ops.lif` on other ops."""
 
@@ -365,6 +360,7 @@ def differentiable(ops):
 
     def lif(x, T, *, tau, v_init, return_v, **settings):
         learned = tau if isinstance(tau, torch.Tensor) else None
-        return Function.apply(x, learned, v_init, T, *encode(2.0 if learned is not None else tau, settings))
+        encoded = NeuronSettings(tau=2.0 if learned is not None else tau, **settings).encoded
+        return Function.apply(x, learned, v_init, T, *encoded)
 
     return lif

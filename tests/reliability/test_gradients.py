@@ -4,8 +4,8 @@ import pytest
 import torch
 from ops_checks import check_parity
 
-from mmsnn.ops import library, lif, reference
-from mmsnn.ops.lif import _BatchNormLIF, _statistics
+from mmsnn.ops import NeuronSettings, lif, reference
+from mmsnn.ops.bn_lif import _BatchNormLIF, batch_statistics
 
 SETTINGS = [
     dict(tau=2.0, v_threshold=1.0, v_reset=0.0, decay_input=True, detach_reset=False),
@@ -24,7 +24,7 @@ each_surrogate = pytest.mark.parametrize('surrogate', reference.SURROGATES)
 
 
 def smooth(setting, surrogate):
-    return library.encode(**setting, surrogate=surrogate, alpha=None, levels=1, smooth=True)
+    return NeuronSettings(**setting, surrogate=surrogate).encode(smooth=True)
 
 
 def noise(*shape):
@@ -61,9 +61,9 @@ def test_bn_lif(setting, surrogate, training):
     running = torch.tensor([0.3, -0.2], dtype=torch.float64), torch.tensor([0.8, 1.4], dtype=torch.float64)
 
     def op(x, weight, bias, tau, v_init):
-        mean, var, count = _statistics(x.detach(), None) if training else (*running, None)
+        mean, var, count = batch_statistics(x.detach(), None) if training else (*running, None)
         neuron = 3, kind, values
-        return _BatchNormLIF.apply(x, weight, bias, mean, var, tau, v_init, 1e-5, 1.2, count, None, neuron, True)
+        return _BatchNormLIF.apply(x, weight, bias, mean, var, tau, v_init, 1e-5, count, None, neuron, True)
 
     assert torch.autograd.gradcheck(op, (noise(6, 2, 3), noise(2), noise(2), constant(setting), noise(2, 2, 3)))
 

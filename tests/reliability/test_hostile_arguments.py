@@ -220,7 +220,6 @@ def test_bn_lif(chunk):
         arguments['training'] = draw.or_else(draw.random.random() < 0.5, [1, None, 'no'])
         arguments['momentum'] = draw.random.choice([0.1, 1, np.float32(0.5)])
         arguments['eps'] = draw.or_else(1e-3, [-1.0, math.nan, None, '0', torch.tensor(1e-5)])
-        arguments['scale'] = draw.or_else(draw.random.choice([1.0, 0.7, 2]), [None, '1', math.inf, torch.tensor(1.0)])
         arguments.update(draw.settings())
         arguments.update(draw.state())
         illegal = (arguments['running_mean'] is None) != (arguments['running_var'] is None)
@@ -262,9 +261,10 @@ def test_modules(neuron_class):
             expected = reference.lif(
                 x,
                 plain(T),
-                **{k: plain(v) for k, v in {**neuron.settings, 'tau': neuron.tau}.items()},
+                neuron.settings,
                 v_init=v_init,
                 return_v=return_v,
+                **neuron.learned(),
             )
             wrong = differences(out, expected, True)
             assert wrong is None, wrong

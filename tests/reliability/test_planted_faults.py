@@ -15,7 +15,7 @@ import ops_checks
 import pytest
 import torch
 
-from mmsnn.ops import library
+from mmsnn.ops import NeuronSettings, library
 
 # name: (C++ file, right, wrong), (Python file, right, wrong); both sides are expressions
 FAULTS = {
@@ -41,7 +41,7 @@ FAULTS = {
     ),
     'detach ignored': (
         ('lif.h', '!detach_reset', 'true'),
-        ('reference.py', 'not detach_reset', 'True'),
+        ('reference.py', 'not settings.detach_reset', 'True'),
     ),
     'v_init ignored': (
         ('ops.cpp', 'pointer<F>(v_init)', 'nullptr'),
@@ -163,7 +163,7 @@ def planted(request, tmp_path_factory):
 def found(lif, namespace) -> list[str]:
     """What the suite says: R03's cases, and R01's check of the fake kernel."""
     failed = ops_checks.failures(lif, CASES)
-    kind, values = library.encode(2.0, 1.0, 0.0, True, False, 'atan', None, 1)
+    kind, values = NeuronSettings().encoded
     arguments = (torch.randn(4, 3, 5), 2, kind, values, None, None, False)
     try:
         torch.library.opcheck(namespace.lif.default, arguments, test_utils='test_faketensor')

@@ -261,8 +261,8 @@ class Questions:
         model = self.cls(self.arch)
         settings = {n: m.settings for n, m in model.named_modules() if hasattr(m, 'settings')}
         for name, values in settings.items():
-            assert values['v_threshold'] == (0.5 if name.endswith('attn_lif') else 1.0), name
-            rest = {k: values[k] for k in ('tau', 'decay_input', 'detach_reset', 'surrogate', 'v_reset')}
+            assert values.v_threshold == (0.5 if name.endswith('attn_lif') else 1.0), name
+            rest = {k: getattr(values, k) for k in ('tau', 'decay_input', 'detach_reset', 'surrogate', 'v_reset')}
             assert rest == dict(tau=2.0, decay_input=True, detach_reset=True, surrogate='sigmoid', v_reset=0.0)
         assert sum(name.endswith('attn_lif') for name in settings) >= 2
 
@@ -271,7 +271,7 @@ class Questions:
         for name, module in model.named_modules():
             if hasattr(module, 'settings'):
                 own = name.endswith('attn_lif')
-                assert (module.settings['v_threshold'], module.settings['tau']) == ((0.7, 3.0) if own else (1.0, 1.7))
+                assert (module.settings.v_threshold, module.settings.tau) == ((0.7, 3.0) if own else (1.0, 1.7))
 
     @pytest.mark.parametrize(
         'settings, match',

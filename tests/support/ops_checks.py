@@ -75,7 +75,7 @@ class Sample:
         tau = None if i == 6 else 1.7
         learned = leaf(torch.tensor(tau, dtype=wide)) if i % 2 else None
         v_init = leaf(torch.randn(2, *size, dtype=wide)) if i % 4 < 2 else None
-        self.neuron = (self.T, *library.encode(tau, **settings(i)), learned, v_init)
+        self.neuron = (self.T, *ops.NeuronSettings(tau=tau, **settings(i)).encoded, learned, v_init)
         self.return_v = i % 5 < 3
         self.channels = [torch.rand(size[0], dtype=wide) + 0.5 for _ in range(5)]
         self.gradient = torch.randn(self.x.shape, dtype=self.dtype)

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsnn.layers.attention import check_heads, spiking_attention
 from mmsnn.layers.transformer import Kit, SpikingMLP, TransformerBlock
-from mmsnn.ops.lif import _statistics
+from mmsnn.ops.bn_lif import batch_statistics
 from mmsnn.registry import MODELS
 
 from .transformer import SpikingTransformer
@@ -47,7 +47,7 @@ class NormAndPad(nn.Module):
             if isinstance(norm, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized():
                 group = norm.process_group or dist.group.WORLD
                 group = group if dist.get_world_size(group) > 1 else None
-            mean, var, _ = _statistics(x.detach(), group)
+            mean, var, _ = batch_statistics(x.detach(), group)
         return norm.bias - mean * norm.weight * torch.rsqrt(var + norm.eps)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmsnn.layers import Readout
 from mmsnn.layers.conv import pack, spike_bits
 from mmsnn.neurons import build_neuron, neuron_config
-from mmsnn.ops.lif import check_time_steps
+from mmsnn.ops.checks import check_time_steps
 from mmsnn.registry import MODELS, build_own
 
 from .arguments import check_frozen_stages, default_stages, refuse_unknown, stage_indices, variant_of

@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsnn.layers import Readout, SpikeConv2d
 from mmsnn.neurons import build_neuron, neuron_config
-from mmsnn.ops.lif import check_time_steps
+from mmsnn.ops.checks import check_time_steps
 from mmsnn.registry import MODELS, build_own
 
 from .arguments import check_frozen_stages, refuse_unknown, stage_indices
@@ -130,7 +130,7 @@ class SpikingVGG(SpikingBackbone, BaseModule):
         conv = build_conv_layer(self.conv_cfg, in_channels, out_channels, 3, padding=1)
         neuron = build_neuron(self.neuron, self.T)
         if spikes and type(conv) is nn.Conv2d:
-            conv = SpikeConv2d.like(conv, bits=1 if neuron.settings['levels'] == 1 else 8)
+            conv = SpikeConv2d.like(conv, bits=1 if neuron.settings.levels == 1 else 8)
         norms = [build_norm_layer(self.norm_cfg, out_channels)[1]] if self.norm_cfg else []
         return [conv, *norms, neuron]
 

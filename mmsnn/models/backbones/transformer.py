@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmsnn.layers import Readout
 from mmsnn.layers.transformer import DropPath, Kit
 from mmsnn.neurons import build_neuron, neuron_config
-from mmsnn.ops.lif import check_time_steps
+from mmsnn.ops.checks import check_time_steps
 from mmsnn.registry import build_own
 
 from .arguments import check_frozen_stages, refuse_unknown, stage_indices
@@ -94,7 +94,7 @@ class SpikingTransformer(SpikingBackbone, BaseModule):
         neuron = neuron_config(neuron, NEURON)
         attn_neuron = dict(v_threshold=0.5) if attn_neuron is None else attn_neuron
         spikes = build_neuron(neuron, T)
-        bits = 0 if not packed_spikes else 1 if spikes.settings['levels'] == 1 else 8
+        bits = 0 if not packed_spikes else 1 if spikes.settings.levels == 1 else 8
         # a branch that stochastic depth has scaled holds no integers
         whole = self.spiking_stream and drop_path_rate == 0
         kit = Kit(

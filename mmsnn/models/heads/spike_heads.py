@@ -10,7 +10,7 @@ from mmsnn.layers import Readout
 from mmsnn.layers.conv import pack, spike_bits
 from mmsnn.models.necks.spike_fpn import ConvNormAct, check_folded, check_images
 from mmsnn.neurons import build_neuron, neuron_config
-from mmsnn.ops.lif import check_time_steps
+from mmsnn.ops.checks import check_time_steps
 from mmsnn.registry import MODELS
 
 

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmsnn.layers import TEBN, Readout, TimeFoldingError
 from mmsnn.layers.conv import pack
 from mmsnn.neurons import Neuron, build_neuron, neuron_config
-from mmsnn.ops.lif import check_time_steps
+from mmsnn.ops.checks import check_time_steps
 from mmsnn.registry import MODELS
 
 

@@ -308,7 +308,7 @@ class TestForward:
         detached = {n for n, m in model.named_modules() if getattr(m, 'settings', {}).get('detach_reset')}
         expected = {'neuron1'} | {f'layer{i}.{j}.neuron2' for i in range(1, 5) for j in range(2)}
         assert detached == expected
-        assert all(m.settings['tau'] == 1.7 for m in model.modules() if hasattr(m, 'settings'))
+        assert all(m.settings.tau == 1.7 for m in model.modules() if hasattr(m, 'settings'))
 
     def test_stem_runs_once_for_an_image(self):
         model = small(T=4).eval()
