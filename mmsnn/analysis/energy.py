@@ -8,17 +8,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmsnn.layers import TimeAware, get_time_steps
+from mmsnn.layers.fan_out import COUNTED, LARGEST_INTEGER, accumulations, dense_macs
 from mmsnn.neurons import FiringRates, SpikeCounter
 
-from .fan_out import COUNTED, accumulations, dense_macs
 from .forward import Batch, as_batches, images_in, run, watching
 
 # energy of one 32-bit floating-point operation in 45 nm (Horowitz, ISSCC 2014), in picojoules
 MAC_PJ = 4.6
 AC_PJ = 0.9
-# sums of spikes stay far below, an 8-bit image does not
-LARGEST_INTEGER = 127
-
 SPIKE = 'spike AC'
 INTEGER = 'integer AC'
 ANALOG = 'analog MAC'
@@ -176,9 +173,9 @@ class _Tally:
         self.nonzero += int(on.sum())
         self.inputs += x.numel()
         if self.two_valued:
-            self.spikes += accumulations(layer, on, output)
+            self.spikes += accumulations(layer, on, output).item()
         if self.integer:
-            self.units += accumulations(layer, size, output)
+            self.units += accumulations(layer, size, output).item()
 
     def result(self, name: str, images: int) -> LayerEnergy:
         # zeros alone do not tell spikes from silent features; that the layer runs in time does

@@ -1,6 +1,7 @@
 """Knowledge distillation around any OpenMMLab task model."""
 
 import copy
+from contextlib import ExitStack
 
 import torch
 from mmengine.model import BaseModel
@@ -48,7 +49,8 @@ class Distiller(Transparent, BaseModel):
         losses: one entry a term, ``name=dict(type=LOSS, student=TAPS, teacher=TAPS, connector=..., weight=...)``. A tap
             is a module name (see `Tap`) or a list of them; ``weight`` a number or a `Schedule`. Names without "loss"
             get it as prefix, because the task libraries sum what has it in its name. ``connector`` is a config for all
-            taps, or a list of one each (None: none). An entry that is None is left out.
+            taps, or a list of one each (None: none). An entry that is None is left out. Of `FiringRate`, ``student``
+            names neurons and may be left out.
         transfer: level 1, copy the teacher's weights into the student after its initialisation; True or arguments of
             `transfer_weights`.
         task_weight: weight of the student's own losses, a number or a `Schedule`.
@@ -194,7 +196,12 @@ class Distiller(Transparent, BaseModel):
         views = [inputs] if isinstance(inputs, Tensor) else []
         several = dict(views=views) if not views else dict(batch_size=len(inputs))
         recorder = Recorder(self.student, taps, 'student', T, prefix=self.prefix, **several)
-        with read_prefix(self.student, self.prefix), recorder:
+        with ExitStack() as around:
+            for term in self.terms:
+                if term.watched is not None:
+                    found[term.name] = around.enter_context(term.loss.watch(self.student, *term.watched))
+            around.enter_context(read_prefix(self.student, self.prefix))
+            around.enter_context(recorder)
             losses = self._weighted(dict(self.student.loss(inputs, samples)))
         recorder.follow_pipes()
         found['student'] = recorder
@@ -212,6 +219,8 @@ class Distiller(Transparent, BaseModel):
             if term.name in losses:
                 raise ValueError(f'{term.key}: the student has a loss of that name, choose another')
             term.loss.progress = self.progress
+            if term.watched is not None:
+                found[term.name].images = sum(map(len, views))
             values = [
                 term.loss(term.connect(self.connectors, student, teacher), teacher, data_samples)
                 for student, teacher in term.collect(found, len(views))

@@ -26,6 +26,7 @@ class Term:
         key: its place in the config, ``model.losses.NAME``.
         name: what the losses of a training step call it.
         of: names the teacher, None where the loss needs none.
+        watched: names of the neurons or layers of a loss that watches these and reads no taps, None for all others.
     """
 
     key: str
@@ -36,6 +37,7 @@ class Term:
     connector: dict | list | None
     weight: Schedule
     of: str | None
+    watched: tuple[str, ...] | None = None
 
     def taps(self, role: str) -> list[Tap]:
         """The student's taps, or those of the teacher called ``role``."""
@@ -45,12 +47,16 @@ class Term:
         """The taps of a role, for messages."""
         return ', '.join(map(str, self.taps(role)))
 
-    def collect(self, found: dict[str, Recorder], views: int = 1) -> list[tuple[list[Tensor], list[Tensor]]]:
+    def collect(self, found: dict, views: int = 1) -> list[tuple[list[Tensor], list[Tensor]]]:
         """What the taps gave, the student's tensors and the teacher's, for each of so many ``views``.
+
+        ``found`` holds a `Recorder` for each role, and by the name of a term what it watches.
 
         Raises:
             ValueError: their numbers differ, or are no multiple of ``views``.
         """
+        if self.watched is not None:
+            return [(found[self.name].totals(), [])]
         roles = ('student', self.of)
         sides = [[found[role].get(tap) for tap in self.taps(role)] if role else [] for role in roles]
         for ours, theirs, s, t in zip(self.student, self.teacher, *sides, strict=True) if self.of else ():
@@ -117,12 +123,19 @@ def draft(name: str, cfg: dict, named: dict, prefix: int | None) -> Term:
     key = f'model.losses.{name}'
     try:
         cfg = dict(cfg)
-        student = _pop(cfg, 'student')
+        student = cfg.pop('student', None)
         teacher, of = cfg.pop('teacher', None), cfg.pop('of', None)
         connector, weight = cfg.pop('connector', None), cfg.pop('weight', 1.0)
         loss = build_own(cfg)
         if not isinstance(loss, DistillLoss):
             raise ValueError(f'{type(loss).__name__} is no distillation loss')
+        watched = None
+        if loss.watches:
+            watched, student = ((student,) if isinstance(student, str) else tuple(student or ())), []
+            if connector is not None:
+                raise ValueError(f'{type(loss).__name__} watches neurons and takes no connector')
+        if student is None:
+            raise KeyError('student')
         if not loss.needs_teacher:
             teacher = []
         elif teacher is None:
@@ -138,7 +151,7 @@ def draft(name: str, cfg: dict, named: dict, prefix: int | None) -> Term:
             raise ValueError(f'{len(sides[0])} student taps face {len(sides[1])} of the teacher')
         title = name if 'loss' in name else f'loss_{name}'
         weight = Schedule.of(plain(weight) if isinstance(weight, dict) else weight)
-        return Term(key, title, loss, *sides, connector, weight, of if loss.needs_teacher else None)
+        return Term(key, title, loss, *sides, connector, weight, of if loss.needs_teacher else None, watched)
     except KeyError as error:
         if error.args[0] in ('student', 'teacher'):
             raise ValueError(f'{key}.{error.args[0]} is missing: name the module to tap') from None
@@ -148,18 +161,14 @@ def draft(name: str, cfg: dict, named: dict, prefix: int | None) -> Term:
         raise ValueError(message if message.startswith('model.') else f'{key}: {message}') from error
 
 
-def _pop(cfg: dict, name: str):
-    if name not in cfg:
-        raise KeyError(name)
-    return cfg.pop(name)
-
-
 def bind(term: Term, models: dict[str, nn.Module]) -> None:
-    """Check that the taps name modules, and show the loss its models; ValueError that names the term."""
+    """Check that taps and names are modules', and show the loss its models; ValueError that names the term."""
     try:
         for role in filter(None, ('student', term.of)):
             for tap in term.taps(role):
                 resolve(models[role], tap, role)
+        if term.watched is not None:
+            term.loss.watch(models['student'], *term.watched)
         term.loss.bind(models['student'], models[term.of] if term.of else None)
     except ValueError as error:
         raise ValueError(f'{term.key}: {error.args[0]}') from error
@@ -171,6 +180,9 @@ def make_connectors(terms: list[Term], models: dict[str, nn.Module], prefix: int
     Raises:
         ValueError: what a term compares does not fit, in number, shape or classes; the message names it.
     """
+    terms = [term for term in terms if term.watched is None]
+    if not terms:
+        return nn.ModuleDict()
     found, size = _try(terms, models, prefix)
     connectors = nn.ModuleDict()
     for term in terms:

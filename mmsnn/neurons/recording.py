@@ -65,7 +65,7 @@ class record(Mapping):
         self.what = (what,) if self.single else tuple(what)
         if not self.what or not set(self.what) <= set(WHAT):
             raise ValueError(f'what must be one or several of {", ".join(WHAT)}, got {what!r}')
-        self._neurons = _choose(model, names)
+        self._neurons = choose(model, names)
         self._found: dict[str, list[dict[str, Tensor]]] = {name: [] for name in self._neurons}
         self._handles, self._eager = [], None
 
@@ -143,27 +143,42 @@ class record(Mapping):
         return f'record({", ".join(self.what)}; {calls})'
 
 
-def _choose(model: nn.Module, names: tuple[str, ...]) -> dict[str, Neuron]:
-    """The neurons that ``names`` fit, in the order of the model, without what wrappers put into names."""
+def choose(
+    model: nn.Module, names: tuple[str, ...], kinds=Neuron, what: str = 'spiking neuron', inside: bool = False
+) -> dict[str, nn.Module]:
+    """The modules of ``kinds`` that ``names`` fit, in the order of the model, without what wrappers put into names.
+
+    Args:
+        model: any network.
+        names: names or patterns; without any, all are meant.
+        kinds: classes of the modules.
+        what: what one of them is called in messages.
+        inside: whether the name of a part of the model stands for all that it holds.
+
+    Raises:
+        ValueError: a name fits none of them, or the model holds none.
+    """
     modules = {}
     for name, module in model.named_modules(remove_duplicate=False):
         modules.setdefault(_plain(name), module)
-    neurons = {name: m for name, m in modules.items() if isinstance(m, Neuron)}
-    if not neurons:
-        raise ValueError(f'{type(model).__name__} holds no spiking neuron')
+    known = {name: m for name, m in modules.items() if isinstance(m, kinds)}
+    if not known:
+        raise ValueError(f'{type(model).__name__} holds no {what}')
     chosen = set()
     for name in names or ('*',):
         plain = _plain(name)
-        found = [plain] if plain in neurons else [other for other in neurons if fnmatchcase(other, plain)]
+        found = [plain] if plain in known else [other for other in known if fnmatchcase(other, plain)]
+        if inside and not found:
+            found = [other for other in known if other.startswith(f'{plain}.')]
         if not found:
-            raise ValueError(_unknown(model, name, plain, modules, neurons))
+            raise ValueError(_unknown(model, name, plain, modules, known, what))
         chosen.update(found)
     found, taken = {}, set()
-    for name, neuron in neurons.items():
-        # one neuron of several names is recorded once by patterns, by its own name always
-        if name in chosen and (name in names or neuron not in taken):
-            taken.add(neuron)
-            found[name] = neuron
+    for name, module in known.items():
+        # one module of several names is taken once by patterns, by its own name always
+        if name in chosen and (name in names or module not in taken):
+            taken.add(module)
+            found[name] = module
     return found
 
 
@@ -171,14 +186,15 @@ def _plain(name: str) -> str:
     return WRAPPERS.sub('', name).removeprefix('module.').rstrip('.')
 
 
-def _unknown(model: nn.Module, name: str, plain: str, modules: dict, neurons: dict) -> str:
-    inside = [other for other in neurons if other.startswith(f'{plain}.')]
+def _unknown(model: nn.Module, name: str, plain: str, modules: dict, known: dict, what: str) -> str:
+    inside = [other for other in known if other.startswith(f'{plain}.')]
+    kind = what.split()[-1]
     if inside:
-        return f"{name} is no neuron, but holds {len(inside)}: {_few(inside)}. For all of them: '{name}.*'"
+        return f"{name} is no {kind}, but holds {len(inside)}: {_few(inside)}. For all of them: '{name}.*'"
     if plain in modules:
-        return f'{name} is a {type(modules[plain]).__name__}, no spiking neuron'
-    near = get_close_matches(plain, neurons, n=5, cutoff=0.5) or list(neurons)
-    return f'{name!r} fits no neuron of {type(model).__name__}; there are {_few(near)}'
+        return f'{name} is a {type(modules[plain]).__name__}, no {what}'
+    near = get_close_matches(plain, known, n=5, cutoff=0.5) or list(known)
+    return f'{name!r} fits no {kind} of {type(model).__name__}; there are {_few(near)}'
 
 
 def _few(names: list[str]) -> str:

@@ -9,8 +9,8 @@ from torch import nn
 
 from mmsnn.analysis import count_energy
 from mmsnn.analysis.energy import AC_PJ, ANALOG, INTEGER, MAC_PJ, SPIKE
-from mmsnn.analysis.fan_out import accumulations
 from mmsnn.layers import DirectEncoder, Readout
+from mmsnn.layers.fan_out import accumulations
 from mmsnn.neurons import IF
 
 

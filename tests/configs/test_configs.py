@@ -21,7 +21,7 @@ from mmsnn.layers import get_time_steps
 
 REPO = Path(__file__).parents[2]
 CONFIGS = REPO / 'configs'
-FOLDERS = ('ann', 'spiking', 'sakd', 'bkd', 'lasnn', 'tssd', 'affine', 'tet', 'step_kd')
+FOLDERS = ('ann', 'spiking', 'sakd', 'bkd', 'lasnn', 'tssd', 'affine', 'tet', 'step_kd', 'low_rate')
 # by a teacher network
 TAUGHT = ('sakd', 'bkd', 'lasnn', 'affine', 'step_kd')
 FILES = [file for folder in FOLDERS for file in sorted((CONFIGS / folder).glob('*.py'))]

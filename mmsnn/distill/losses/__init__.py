@@ -3,6 +3,7 @@
 from .base import DistillLoss
 from .dense import ChannelWiseKL, DenseResponse, PixelKL
 from .feature import PKD, AffineMSE, AttentionMSE, BlurMSE, FeatureMSE
+from .rate import FiringRate
 from .response import (
     DIST,
     EnOF,
@@ -28,6 +29,7 @@ __all__ = [
     'DistillLoss',
     'EnOF',
     'FeatureMSE',
+    'FiringRate',
     'LogitKL',
     'PixelKL',
     'SeAl',

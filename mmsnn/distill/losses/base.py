@@ -18,6 +18,8 @@ class DistillLoss(nn.Module):
         maps: whether these are maps ``[B, C, H, W]`` and nothing else.
         same_shape: whether the student's tensors, behind the connectors, must be shaped as the teacher's.
         answers: whether these are logits, whose first dimension behind the batch (and the steps) are classes.
+        watches: whether it reads no taps, but what `watch` gives; the term's ``student`` then names neurons or layers,
+            and may be left out.
         needs_progress: whether the loss reads ``progress``, set by the Distiller before each call.
     """
 
@@ -26,11 +28,16 @@ class DistillLoss(nn.Module):
     same_shape = True
     answers = False
     maps = False
+    watches = False
     needs_progress = False
     progress = None
 
     def bind(self, student_module: nn.Module, teacher_module: nn.Module) -> None:
         """Called once with the task models; for losses that must know, say, the number of classes."""
+
+    def watch(self, model: nn.Module, *names: str):
+        """Where ``watches``: a context around the student's forward, whose ``totals()`` are what `forward` is given."""
+        raise NotImplementedError
 
     def check(self, student: list[Tensor], teacher: list[Tensor]) -> None:
         """Called once before training with what a blank image gives, behind the connectors; ValueError for a misfit."""

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 COUNTED = (_ConvNd, nn.Linear)
+# sums of spikes stay far below, an 8-bit image does not
+LARGEST_INTEGER = 127
 
 
 def dense_macs(layer: nn.Module, x: Tensor, output: Tensor) -> int:
@@ -19,11 +21,12 @@ def dense_macs(layer: nn.Module, x: Tensor, output: Tensor) -> int:
     return output.numel() * layer.in_channels // layer.groups * prod(layer.kernel_size)
 
 
-def accumulations(layer: nn.Module, x: Tensor, output: Tensor) -> float:
+def accumulations(layer: nn.Module, x: Tensor, output: Tensor) -> Tensor:
     """``sum(x * fan_out)``, where ``fan_out`` is the number of outputs that an input element reaches.
 
     With a mask of spikes in ``x`` this is the number of accumulations they cause: an element at the border or skipped
     by the stride reaches fewer outputs, padding causes none. Grouped, dilated and transposed convolutions included.
+    A scalar in float64, which carries the gradient of ``x``.
 
     Args:
         layer: one of `COUNTED`.
@@ -31,7 +34,7 @@ def accumulations(layer: nn.Module, x: Tensor, output: Tensor) -> float:
         output: what the layer returned.
     """
     if isinstance(layer, nn.Linear):
-        return x.sum(dtype=torch.float64).item() * layer.out_features
+        return x.sum(dtype=torch.float64) * layer.out_features
     if layer.padding_mode != 'zeros':
         # border pixels reach outputs through their copies in the padding as well
         x = F.pad(x.float(), layer._reversed_padding_repeated_twice, mode=layer.padding_mode)
@@ -42,7 +45,7 @@ def accumulations(layer: nn.Module, x: Tensor, output: Tensor) -> float:
         shape = [1] * spatial
         shape[axis] = -1
         total = total * reach.to(total.device).view(shape)
-    return total.sum().item() * layer.out_channels / layer.groups
+    return total.sum() * layer.out_channels / layer.groups
 
 
 def _reach(layer: nn.Module, inner: torch.Size, outer: torch.Size) -> list[Tensor]:

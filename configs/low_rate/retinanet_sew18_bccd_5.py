@@ -1,0 +1,12 @@
+# SAKD on BCCD with a student that fires at 5 %
+_base_ = '../sakd/retinanet_sew18_bccd.py'
+model = dict(
+    losses=dict(
+        loss_rate=dict(
+            type='FiringRate',
+            rate=0.05,
+            # ours: after a third of the training as large as the task's loss is then
+            weight=dict(kind='linear', values=[0.0, 1.0], milestones=[0, 5], by='epoch'),
+        )
+    )
+)
