@@ -5,7 +5,7 @@ model = dict(
         loss_rate=dict(
             type='FiringRate',
             rate=0.05,
-            # ours: after a third of the training as large as the distillation terms are then
+            # ours, not tuned; from 0, so that the network learns before it is told to be quiet
             weight=dict(kind='linear', values=[0.0, 10.0], milestones=[0, 5], by='epoch'),
         )
     )
