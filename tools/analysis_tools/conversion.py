@@ -23,10 +23,10 @@ from torch import Tensor, nn
 import mmsnn
 from mmsnn.analysis import count_energy
 from mmsnn.analysis.energy import AC_PJ, MAC_PJ
-from mmsnn.analysis.fan_out import accumulations, dense_macs
 from mmsnn.building import build_model, read, use_student
 from mmsnn.checkpoints.fitting import load_weights
 from mmsnn.layers import evaluating, set_time_steps
+from mmsnn.layers.fan_out import accumulations, dense_macs
 from mmsnn.models.backbones.cifar_resnet import ShortcutA
 
 RECIPES = {
@@ -148,7 +148,7 @@ class Operations:
 
     def _count(self, layer, args, output) -> None:
         if layer not in self.once:
-            self.acs += accumulations(layer, args[0] != 0, output)
+            self.acs += float(accumulations(layer, args[0] != 0, output))
         elif layer not in self.seen:
             self.seen.add(layer)
             self.macs += dense_macs(layer, args[0], output)
