@@ -192,7 +192,7 @@ def none(lines):
 
 
 @pytest.mark.parametrize('chunk', range(10))
-def test_lif(chunk):
+def test_lif(chunk, record_property):
     """40 calls each."""
 
     def one(seed):
@@ -200,11 +200,12 @@ def test_lif(chunk):
         arguments = dict(x=draw.x, T=draw.T, **draw.settings(), **draw.state())
         return attempt(lif, arguments, draw.legal, lambda: reference.lif(**{k: plain(v) for k, v in arguments.items()}))
 
+    record_property('tries', 40)
     none(one(seed) for seed in range(40 * chunk, 40 * chunk + 40))
 
 
 @pytest.mark.parametrize('chunk', range(10))
-def test_bn_lif(chunk):
+def test_bn_lif(chunk, record_property):
     """30 calls each."""
 
     def one(seed):
@@ -239,11 +240,12 @@ def test_bn_lif(chunk):
 
         return attempt(bn_lif, arguments, draw.legal and not illegal, answer, exact=False)
 
+    record_property('tries', 30)
     none(one(seed) for seed in range(5000 + 30 * chunk, 5030 + 30 * chunk))
 
 
 @pytest.mark.parametrize('neuron_class', [IF, LIF, PLIF, ILIF])
-def test_modules(neuron_class):
+def test_modules(neuron_class, record_property):
     """75 calls each: construction and call."""
 
     def one(seed):
@@ -281,6 +283,7 @@ def test_modules(neuron_class):
             return f'{type(error).__name__}: {str(error).splitlines()[0]}: {arguments}'
         return None
 
+    record_property('tries', 75)
     none(one(seed) for seed in range(9000, 9075))
 
 

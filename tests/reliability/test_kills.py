@@ -27,7 +27,7 @@ from mmsnn.engine.hooks import checkpoint_hook
 from mmsnn.engine.resuming import newest_whole, prepare_resume
 from mmsnn.engine.safety import make_room, make_safe
 
-pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+pytestmark = [pytest.mark.row('R16'), pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')]
 TRIES = int(os.environ.get('MMSNN_TRIES', 1))
 STEPS = 40
 
@@ -141,12 +141,13 @@ def check_end(folder, state) -> None:
     assert all(torch.equal(content['state_dict'][k], v) for k, v in state.items())
 
 
-def test_killed_at_random(tmp_path, undisturbed):
+@pytest.mark.row('R15')
+def test_killed_at_random(tmp_path, undisturbed, record_property):
     """Killed and resumed until it ends; the weights are those of the undisturbed training."""
     state, seconds = undisturbed
-    chance = random.Random(0)
-    for number in range(3 * TRIES):
-        folder, kills = tmp_path / str(number), 0
+    chance, killed = random.Random(0), 0
+    while killed < 3 * TRIES:
+        folder, kills = tmp_path / 'work', 0
         while True:
             child = in_child(lambda folder=folder: train(folder, resume=True))
             time.sleep(chance.uniform(0, seconds) if kills < 30 else 10 * seconds + 5)
@@ -160,14 +161,19 @@ def test_killed_at_random(tmp_path, undisturbed):
             assert not pointer.exists() or Path(pointer.read_text()).is_file()
         check_end(folder, state)
         assert not list(folder.glob('.*.part'))
+        killed += kills
+        shutil.rmtree(folder)
+    record_property('tries', killed)
 
 
 MOMENTS = ('before the file', 'half of the file', 'before its name', 'before the pointer', 'before the oldest goes')
 
 
+@pytest.mark.row('R15')
+@pytest.mark.parametrize('save', range(2, 6) if TRIES > 1 else [2])
 @pytest.mark.parametrize('moment', MOMENTS)
-def test_killed_inside_the_save(tmp_path, undisturbed, moment):
-    """The second save is cut short; one checkpoint alone is kept."""
+def test_killed_inside_the_save(tmp_path, undisturbed, moment, save):
+    """A save is cut short; one checkpoint alone is kept."""
 
     def work():
         def die(*_):
@@ -178,23 +184,23 @@ def test_killed_inside_the_save(tmp_path, undisturbed, moment):
             die()
 
         if moment == 'before the file':
-            torch.save = nth(2, torch.save, die)
+            torch.save = nth(save, torch.save, die)
         elif moment == 'half of the file':
-            checkpoint_hook.publish = nth(3, checkpoint_hook.publish, half)
+            checkpoint_hook.publish = nth(2 * save - 1, checkpoint_hook.publish, half)
         elif moment == 'before its name':
-            os.replace = nth(3, os.replace, die)
+            os.replace = nth(2 * save - 1, os.replace, die)
         elif moment == 'before the pointer':
-            checkpoint_hook.publish = nth(4, checkpoint_hook.publish, die)
+            checkpoint_hook.publish = nth(2 * save, checkpoint_hook.publish, die)
         else:
             later = checkpoint_hook._RemovesLater
-            later.remove_now = nth(2, later.remove_now, die)
+            later.remove_now = nth(save, later.remove_now, die)
         train(tmp_path)
 
     assert ended(in_child(work)) == -signal.SIGKILL
     pointer = tmp_path / 'last_checkpoint'
     assert Path(pointer.read_text()).is_file()
     path, content = newest_whole(tmp_path)
-    assert content['meta']['iter'] in (3, 6)
+    assert content['meta']['iter'] in (3 * save - 3, 3 * save)
     train(tmp_path, resume=True)
     check_end(tmp_path, undisturbed[0])
 
@@ -210,6 +216,7 @@ def nth(number: int, do, instead):
     return call
 
 
+@pytest.mark.row('R15')
 @pytest.mark.parametrize('name', ['SIGTERM', 'SIGUSR1', 'SIGINT'])
 def test_signals_save(tmp_path, undisturbed, name):
     number = getattr(signal, name)
@@ -331,6 +338,7 @@ def test_another_training_in_the_folder(folder):
         files = {path.name for path in resuming.checkpoints(folder)}
 
 
+@pytest.mark.row('R13')
 class TestOtherConfigs:
     """`--resume` with another config than the checkpoint's."""
 
@@ -362,6 +370,7 @@ class TestOtherConfigs:
         assert len(self.resume(tmp_path)) == 1
 
 
+@pytest.mark.row('R18')
 def test_text_of_a_config_is_not_executed():
     found = resuming.read_text("a = dict(b=[1, (2, 3)], c={'d': -1.5})\ne = __import__('os').getcwd()\nf = dict(**g)")
     assert found == {'a': {'b': [1, [2, 3]], 'c': {'d': -1.5}}, 'e': "__import__('os').getcwd()", 'f': {}}

@@ -11,6 +11,8 @@ from mmengine.runner import Runner
 
 from mmsnn.engine.loops import Place, PlacedBatches, SeededDataset
 
+pytestmark = pytest.mark.row('R13')
+
 
 class Augmented(tiny.Noise):
     """Noise, with more noise that is new every time."""
@@ -99,8 +101,10 @@ def test_losses_after_a_stop(tmp_path, loop, sampler, workers):
         assert torch.equal(value, resumed.model.state_dict()[name]), name
 
 
-def test_the_same_seed_twice(tmp_path):
-    one, other = (train(tmp_path / name, 'epochs')[0] for name in 'ab')
+@pytest.mark.row('R07')
+@pytest.mark.parametrize('loop', ['epochs', 'iterations'])
+def test_the_same_seed_twice(tmp_path, loop):
+    one, other = (train(tmp_path / name, loop)[0] for name in 'ab')
     assert one == other
 
 
@@ -136,6 +140,7 @@ def test_a_dataset_stays_what_it_is():
     assert inner.task == 'other' and data.metainfo is inner.metainfo and not hasattr(data, 'nothing')
 
 
+@pytest.mark.row('R14')
 def test_middle_of_an_epoch_without_an_order(tmp_path):
     """An iterable dataset has no batch to go on with."""
     _, runner = train(tmp_path, 'epochs', stop=6)

@@ -1,0 +1,161 @@
+"""Run the reliability scorecard, and write its table: what was tried, what survived, what did not run.
+
+Every row is a group of tests in ``tests/reliability``; it reads "survived" only where at least as much was tried as is
+written here, and all of it survived. From a clone::
+
+    python tools/scorecard.py                     # all rows, into docs/scorecard.md and docs/scorecard.json
+    python tools/scorecard.py --rows R16 R24      # some; nothing is written
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# what a row is about, and how much has to be tried
+ROWS = {
+    'R01': ('`opcheck` of every op', 24),
+    'R02': ('faults planted in a copy of the ops are caught', 13),
+    'R03': ('compiled kernels equal the reference', 120),
+    'R04': ('gradients: gradcheck, and the reference', 24),
+    'R05': ('fresh memory full of NaN', 24),
+    'R06': ('kernels on a GPU', 4),
+    'R07': ('the same seed twice', 2),
+    'R08': ('nothing is left of a forward pass', 40),
+    'R09': ('time: any T, causality, tables worked out by hand', 24),
+    'R10': ('copies, pickles, averages, `torch.compile` after backward', 40),
+    'R11': ('activation checkpointing', 9),
+    'R12': ('SyncBN with folded time', 2),
+    'R13': ('a resumed training equals the undisturbed one', 8),
+    'R14': ('a checkpoint from the middle of an epoch', 1),
+    'R15': ('killed at random moments, inside a save, and by signals', 120),
+    'R16': ('damaged checkpoints, full and read-only disks', 20),
+    'R17': ('NaN and infinity', 15),
+    'R18': ('hostile checkpoints', 12),
+    'R19': ('hostile annotations, options and files lying about', 12),
+    'R20': ('malformed annotations', 25),
+    'R21': ('broken images', 10),
+    'R22': ('a distillation leaves teacher, files and plain run as they should be', 7),
+    'R23': ('two processes', 5),
+    'R24': ('installations', 6),
+    'R25': ('random arguments', 1000),
+    'R26': ('5,000 steps without growth of memory', 1),
+}
+# kills at random are three times as many
+TRIES = 34
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--rows', nargs='+', choices=ROWS, metavar='ROW', help='these alone, and write nothing')
+    parser.add_argument('--out', type=Path, default=ROOT / 'docs' / 'scorecard.md', help='a .json is written beside it')
+    parser.add_argument('--workers', default='auto', help='test files at once; default: one on each core')
+    return parser.parse_args(argv)
+
+
+def run(rows: list[str] | None, workers: str) -> dict:
+    """The counts of the rows, by name; see ``tests/support/rows.py``."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'rows.json')
+        environment = {
+            **os.environ,
+            'PYTHONPATH': os.pathsep.join(
+                [str(ROOT), str(ROOT / 'tests' / 'support'), os.environ.get('PYTHONPATH', '')]
+            ),
+            'MMSNN_TRIES': str(TRIES),
+            # what the plugin leaves
+            'MMSNN_ROWS': ' '.join(rows or ROWS),
+        }
+        # the slow ones, too
+        options = ['-o', 'addopts=--import-mode=importlib', '-q', '--no-header', '-p', 'rows', '--rows', str(path)]
+        options += ['-W', 'ignore', '--tb', 'short']
+        if workers != '0':
+            options += ['-n', workers, '--dist', 'loadfile']
+        command = [sys.executable, '-m', 'pytest', *options, str(ROOT / 'tests' / 'reliability')]
+        subprocess.run(command, cwd=ROOT, env=environment, check=False)
+        if not path.is_file():
+            raise SystemExit('pytest wrote no counts: see above')
+        return json.loads(path.read_text())
+
+
+def verdict(row: str, counts: dict | None) -> str:
+    """What a row reads."""
+    if not counts or not counts['tried']:
+        return 'not run'
+    if counts['survived'] < counts['tried']:
+        return 'failed'
+    wanted = ROWS[row][1]
+    return 'survived' if counts['tried'] >= wanted else f'only {counts["tried"]} of {wanted} tried'
+
+
+def table(counts: dict, rows: list[str]) -> list[str]:
+    """The lines of a table in markdown."""
+    lines = ['| row | what | wanted | tried | survived | skipped | |', '|---|---|---|---|---|---|---|']
+    for row in rows:
+        found = counts.get(row) or dict(tried=0, survived=0, skipped=[])
+        what, wanted = ROWS[row]
+        numbers = f'{wanted} | {found["tried"]} | {found["survived"]} | {len(found["skipped"])}'
+        lines.append(f'| {row} | {what} | {numbers} | {verdict(row, found)} |')
+    return lines
+
+
+def commit() -> str:
+    """The commit that was tried."""
+    short = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True)
+    changed = subprocess.run(['git', 'status', '--porcelain'], cwd=ROOT, capture_output=True, text=True)
+    return (short.stdout.strip() or 'unknown') + (' with changes' if changed.stdout.strip() else '')
+
+
+def write(out: Path, counts: dict, minutes: float) -> None:
+    """The table with what it was measured on, and the same as JSON."""
+    verdicts = [verdict(row, counts.get(row)) for row in ROWS]
+    reasons = {skip.rpartition(': ')[2] for found in counts.values() for skip in found['skipped']}
+    where = f'{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}'
+    lines = [
+        '# Reliability scorecard',
+        '',
+        'Written by `python tools/scorecard.py`. A try survived where harm was stopped with a message that names the '
+        'cause, or where the result is that of a run without the fault. A row reads "survived" where at least as many '
+        'tries as wanted all did, and "not run" where none could be tried here.',
+        '',
+        *table(counts, list(ROWS)),
+        '',
+        f'{verdicts.count("survived")} of {len(ROWS)} rows survived, {verdicts.count("not run")} did not run. Commit '
+        f'{commit()}, {where}, {minutes:.0f} minutes.',
+        '',
+    ]
+    if reasons:
+        lines += ['Skipped, because: ' + '; '.join(sorted(reasons)) + '.', '']
+    out.write_text('\n'.join(lines))
+    rows = {row: dict(what=ROWS[row][0], wanted=ROWS[row][1], verdict=v, **counts.get(row, {})) for row, v in
+            zip(ROWS, verdicts)}  # fmt: skip
+    record = dict(
+        command='python tools/scorecard.py', commit=commit(), machine=where, minutes=round(minutes, 1), rows=rows
+    )
+    out.with_suffix('.json').write_text(json.dumps(record, indent=1) + '\n')
+
+
+def main(argv=None) -> None:
+    """Run the command line ``argv`` (default: ``sys.argv``); exit code 1 where a row that ran did not survive."""
+    args = parse_args(argv)
+    start = time.monotonic()
+    counts = run(args.rows, args.workers)
+    rows = args.rows or list(ROWS)
+    print('\n'.join(table(counts, rows)))
+    for row in rows:
+        for test in counts.get(row, {}).get('failed', []):
+            print(f'{row} failed: {test}')
+    if args.rows is None:
+        write(args.out, counts, (time.monotonic() - start) / 60)
+    raise SystemExit(any(verdict(row, counts.get(row)) not in ('survived', 'not run') for row in rows))
+
+
+if __name__ == '__main__':
+    main()
