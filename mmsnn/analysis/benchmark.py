@@ -30,6 +30,8 @@ class Benchmark:
         images_per_second: median over batches, without data loading.
         peak_memory_mib: on the GPU what tensors occupied at most, else the largest resident size of the process; None
             where the system does not tell.
+        milliseconds: per image in these batches, by what ran: ``dense`` is the model as it is; ``events`` the event
+            engine, None where it did not run.
         energy: synaptic operations and energy, next to the ANN twin, and the firing rates.
     """
 
@@ -37,6 +39,7 @@ class Benchmark:
     batch_size: int
     images_per_second: float
     peak_memory_mib: float | None
+    milliseconds: dict[str, float | None]
     energy: EnergyReport
 
     @property
@@ -66,6 +69,8 @@ class Benchmark:
         if self.firing_rates:
             yield self.firing_rates.table()
         yield self.energy.table()
+        if self.energy.comparison:
+            yield self.energy.comparison.table(self.milliseconds)
 
 
 def benchmark(
@@ -112,7 +117,8 @@ def benchmark(
     counted = min(counted, len(loader))
     energy = count_energy(model, track(islice(loader, counted), 'counting spikes and operations', total=counted))
     name = torch.cuda.get_device_name(device) if on_gpu else f'CPU, {torch.get_num_threads()} threads'
-    return Benchmark(name, max(sizes), median(speeds), memory, energy)
+    clock = dict(dense=1e3 / median(speeds), events=None)
+    return Benchmark(name, max(sizes), median(speeds), memory, clock, energy)
 
 
 def _endless(loader: Iterable[Batch]) -> Iterator[Batch]:

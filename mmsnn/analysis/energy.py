@@ -9,16 +9,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmsnn.layers import TimeAware, get_time_steps
 from mmsnn.layers.fan_out import COUNTED, LARGEST_INTEGER, accumulations, dense_macs
-from mmsnn.neurons import FiringRates, SpikeCounter
+from mmsnn.neurons import FiringRates, Neuron, SpikeCounter
 
 from .forward import Batch, as_batches, images_in, run, watching
+from .hardware import AC_PJ, ANALOG_BITS, INTEGER_BITS, MAC_PJ, SPIKE_BITS, Comparison, compare
+from .products import Products
 
-# energy of one 32-bit floating-point operation in 45 nm (Horowitz, ISSCC 2014), in picojoules
-MAC_PJ = 4.6
-AC_PJ = 0.9
 SPIKE = 'spike AC'
 INTEGER = 'integer AC'
 ANALOG = 'analog MAC'
+BITS = {SPIKE: SPIKE_BITS, INTEGER: INTEGER_BITS, ANALOG: ANALOG_BITS}
+ATTENTION = 'products of attention'
 
 # what a report sums over layers: heading and scale in the table
 SUMMED = dict(
@@ -40,6 +41,7 @@ class LayerEnergy:
         density: share of the layer's inputs that are not 0.
         acs, macs: operations counted; one of the two is 0.
         twin_macs: the ANN twin's MACs: this layer on dense inputs, one time step.
+        inputs, twin_inputs: elements that it is given, over all time steps and in the twin.
 
     A density of 0 means that all that the layer was ever given was silence: it cost nothing because it did nothing.
     """
@@ -50,6 +52,13 @@ class LayerEnergy:
     acs: float
     macs: float
     twin_macs: float
+    inputs: float = 0
+    twin_inputs: float = 0
+
+    @property
+    def input_bits(self) -> int:
+        """Bits of one element of the input in memory."""
+        return BITS[self.rule]
 
     @property
     def energy_uj(self) -> float:
@@ -67,14 +76,15 @@ class EnergyReport:
     """What `count_energy` found; all numbers are means per image.
 
     Attributes:
-        layers: in the order of first use.
+        layers: in the order of first use; products of spikes in attention behind them, all in one.
         images: number of images counted.
         T: the model's time steps.
         neuron_updates: neurons times time steps; reported beside, not part of the energy.
-        uncounted_macs: dense MACs outside convolution and linear modules, e.g. products of queries and keys; not part
-            of the energy, on neither side.
+        uncounted_macs: dense MACs outside convolution and linear modules that are no products of spikes, e.g. of an
+            ANN's queries and keys; not part of the energy, on neither side.
         firing_rates: of the neurons, which may be silent; empty for an ANN.
         remark: what else has to be known of the figures, for instance that the weights are random.
+        levels: largest integer that a neuron emits (I-LIF's D).
     """
 
     layers: list[LayerEnergy]
@@ -84,6 +94,7 @@ class EnergyReport:
     uncounted_macs: float
     firing_rates: FiringRates
     remark: str = ''
+    levels: int = 1
 
     def total(self, what: str) -> float:
         """Sum of an attribute of `LayerEnergy` over all layers."""
@@ -93,6 +104,11 @@ class EnergyReport:
     def ratio(self) -> float:
         """Energy as a share of the ANN twin's."""
         return self.total('energy_uj') / self.total('twin_energy_uj')
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """With memory accesses, and a quantised ANN beside; None for an ANN."""
+        return compare(self, self.levels) if self.firing_rates else None
 
     def as_dict(self) -> dict:
         """Everything, ready for JSON."""
@@ -104,6 +120,7 @@ class EnergyReport:
             neuron_updates=self.neuron_updates,
             uncounted_macs=self.uncounted_macs,
             picojoules=dict(mac=MAC_PJ, ac=AC_PJ),
+            comparison=self.comparison and self.comparison.as_dict(),
             silent_layers=self.firing_rates.silent,
             remark=self.remark,
             layers=[asdict(v) | dict(energy_uj=v.energy_uj, twin_energy_uj=v.twin_energy_uj) for v in self.layers],
@@ -115,7 +132,7 @@ class EnergyReport:
             f'45 nm: {MAC_PJ} pJ a MAC, {AC_PJ} pJ an AC. Energy {self.ratio:.3f} of the ANN twin. Not counted: norms '
             f'(folded into convolutions), {self.neuron_updates / 1e6:.3f} M neuron updates, and '
             f'{self.uncounted_macs / 1e6:.3f} M dense MACs outside convolution and linear layers (products of '
-            'attention).'
+            'analog values).'
         ]
         if self.firing_rates.warning():
             notes.append(f'What costs nothing may do nothing: {self.firing_rates.warning()}')
@@ -155,6 +172,7 @@ class _Tally:
     twin: float = 0
     nonzero: int = 0
     inputs: int = 0
+    twin_inputs: float = 0
 
     def add(self, layer: nn.Module, x: Tensor, output: Tensor, steps: int, folded: bool) -> None:
         size = x.abs()
@@ -172,6 +190,7 @@ class _Tally:
         self.twin += dense / steps
         self.nonzero += int(on.sum())
         self.inputs += x.numel()
+        self.twin_inputs += x.numel() / steps
         if self.two_valued:
             self.spikes += accumulations(layer, on, output).item()
         if self.integer:
@@ -183,7 +202,9 @@ class _Tally:
         rule = SPIKE if spiking else INTEGER if self.integer and self.amplitudes else ANALOG
         acs = {SPIKE: self.spikes, INTEGER: self.units, ANALOG: 0}[rule]
         macs = self.dense if rule == ANALOG else 0
-        return LayerEnergy(name, rule, self.nonzero / self.inputs, acs / images, macs / images, self.twin / images)
+        given = self.inputs / images, self.twin_inputs / images
+        density = self.nonzero / self.inputs
+        return LayerEnergy(name, rule, density, acs / images, macs / images, self.twin / images, *given)
 
 
 def count_energy(model: nn.Module, inputs: Batch | Iterable[Batch]) -> EnergyReport:
@@ -201,10 +222,11 @@ def count_energy(model: nn.Module, inputs: Batch | Iterable[Batch]) -> EnergyRep
     The ANN twin runs every layer once on dense inputs: the dense MACs of a call are divided by T where its first
     dimension is T*B.
 
-    To know before comparing with other counts: the products of queries, keys and values in spiking attention are left
-    out on both sides (``uncounted_macs``, dense), although on spikes they are accumulations, a small part of a block's;
-    a layer behind average pooling is given fractions, and so costs all its dense MACs; other counters take integers
-    above 1 (SEW's sums) for analog.
+    Products of spikes in attention are accumulations, as papers count them (`Products`), and MACs in the twin; they
+    stand in one row. Memory accesses, and a quantised ANN, are in the report's ``comparison``.
+
+    To know before comparing with other counts: a layer behind average pooling is given fractions, and so costs all its
+    dense MACs; other counters take integers above 1 (SEW's sums) for analog.
 
     Args:
         model: any model, spiking or not; run in eval mode, its modes are restored.
@@ -225,16 +247,27 @@ def count_energy(model: nn.Module, inputs: Batch | Iterable[Batch]) -> EnergyRep
             in_time = x.shape[0] == T * batch_size and spiking
             tallies.setdefault(name, _Tally()).add(module, x, output, T if in_time else 1, in_time)
 
-    flops = FlopCounterMode(display=False)
-    with watching(model, COUNTED, record), SpikeCounter(model) as spikes, flops:
+    flops, products = FlopCounterMode(display=False), Products(model)
+    with watching(model, COUNTED, record), SpikeCounter(model) as spikes, flops, products:
         for batch in as_batches(inputs):
             batch_size = images_in(batch)
             images += batch_size
             run(model, batch)
     if not tallies:
         raise ValueError(f'no convolution or linear layer of {type(model).__name__} was called: nothing to count')
-    products = flops.get_total_flops() / 2 - sum(t.dense for t in tallies.values())
     layers = [tally.result(name, images) for name, tally in tallies.items()]
+    if products.spiking_macs:
+        layers.append(_attention(products, images, T))
+    uncounted = flops.get_total_flops() / 2 - sum(t.dense for t in tallies.values()) - products.spiking_macs
+    levels = max((m.settings.levels for m in model.modules() if isinstance(m, Neuron)), default=1)
     rates = spikes.rates()
     updates = sum(layer.updates for layer in rates.layers.values())
-    return EnergyReport(layers, images, T, updates / images, max(products, 0) / images, rates)
+    return EnergyReport(layers, images, T, updates / images, max(uncounted, 0) / images, rates, levels=levels)
+
+
+def _attention(products: Products, images: int, T: int) -> LayerEnergy:
+    inputs = products.inputs / images
+    return LayerEnergy(
+        ATTENTION, SPIKE, products.spikes / products.inputs, products.acs / images, 0,
+        products.spiking_macs / T / images, inputs, inputs / T,
+    )  # fmt: skip

@@ -98,7 +98,10 @@ def main(argv=None) -> EnergyReport:
     size = tuple(args.shape) if args.shape else image_size(cfg)
     report = count_energy(model, batch(model, cfg.default_scope, args.images, size))
     report = replace(report, remark=remark(args))
-    Console(width=None if Console().is_terminal else 140).print(report.table())
+    console = Console(width=None if Console().is_terminal else 140)
+    console.print(report.table())
+    if report.comparison:
+        console.print(report.comparison.table())
     if args.out:
         Path(args.out).write_text(json.dumps(report.as_dict(), indent=1))
     return report
