@@ -138,8 +138,12 @@ class Walk:
         for folder in self.folders():
             for kind, config in self.plan[folder]['types'].items():
                 found.setdefault(kind, []).append(config)
-        # those in a subfolder, such as the benchmarks of a self-supervised model, come last
-        return {kind: sorted(configs, key=lambda config: config.count('/')) for kind, configs in found.items()}
+
+        def order(kind: str):
+            # those in a subfolder, such as the benchmarks of a self-supervised model, and of other libraries come last
+            return lambda config: (config.count('/'), config.partition('/')[0] != kind.partition('.')[0])
+
+        return {kind: sorted(configs, key=order(kind)) for kind, configs in found.items()}
 
     def folders(self) -> list[str]:
         """Those that were looked at and are wanted."""

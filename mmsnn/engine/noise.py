@@ -136,6 +136,8 @@ def _classification(model: nn.Module, size: int, index: int):
     head = getattr(model, 'head', None)
     # LeNet's and VGG's own last layer is the backbone's
     classes = _classes(model, 'head', 'backbone')
+    if 'CSRA' in type(head).__name__:
+        classes = head.csra_heads[0].head.out_channels
     several = 'MultiLabel' in type(head).__name__ or 'CSRA' in type(head).__name__
     sample = DataSample().set_gt_label([index % classes, (index + 1) % classes] if several else index % classes)
     sample.set_metainfo(dict(_meta(size), num_classes=classes))

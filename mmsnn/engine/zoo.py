@@ -186,7 +186,9 @@ def attempt(config: str, kind: str, size: int, terms: tuple[str, ...] = ()) -> d
         if kind != 'ann' and not neurons:
             raise RuntimeError('nothing spikes')
         task = model.student if kind == 'distill' else model
-        batch = noise_batch(plain, task, BATCH, size)
+        # MoCo's queue takes batches that divide its length
+        images = BATCH + any('queue_len' in node for node in nodes(plain.model))
+        batch = noise_batch(plain, task, images, size)
         wrapper = OptimWrapper(torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4))
         # that of some detectors returns nothing
         model.train()

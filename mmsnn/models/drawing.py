@@ -1,6 +1,10 @@
-"""Random numbers that an image keeps in all of its time steps."""
+"""Random numbers and masks that an image keeps in all of its time steps."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+from mmpretrain.models.utils.sparse_modules import SparseHelper
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -40,3 +44,15 @@ class SameDraws(TorchFunctionMode):
 
     def _repeat(self, drawn: Tensor) -> Tensor:
         return drawn.repeat(self.T, *[1] * (drawn.dim() - 1))
+
+
+@contextmanager
+def repeated_mask(T: int, images: int) -> Iterator[None]:
+    """Inside, the mask of SparK, which its sparse layers find outside of the backbone, holds for T*B folded images."""
+    mask = SparseHelper._cur_active
+    if mask is not None and len(mask) == images:
+        SparseHelper._cur_active = mask.repeat(T, 1, 1, 1)
+    try:
+        yield
+    finally:
+        SparseHelper._cur_active = mask

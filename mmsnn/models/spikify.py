@@ -23,7 +23,7 @@ from mmsnn.registry import MODELS, build_own
 from .backbones.arguments import refuse_unknown
 from .backbones.base import SpikingBackbone
 from .balance import RATE, add_gain, finish, start
-from .drawing import SameDraws
+from .drawing import SameDraws, repeated_mask
 from .tracing import Trace, run_blank, tensors_in, trace
 from .wrapper import Transparent
 
@@ -231,11 +231,12 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
         args, kwargs, x = [in_time(v) for v in args], {k: in_time(v) for k, v in kwargs.items()}, self.encoder(x)
         if not self.same_draws:
             try:
-                return self._read(self.backbone(x, *args, **kwargs), batch)
+                with repeated_mask(self.T, batch):
+                    return self._read(self.backbone(x, *args, **kwargs), batch)
             except _StepsDiffer:
                 self.same_draws = True
                 self._restart()
-        with SameDraws(self.T, batch):
+        with repeated_mask(self.T, batch), SameDraws(self.T, batch):
             return self._read(self.backbone(x, *args, **kwargs), batch)
 
     def _read(self, out, batch: int):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
+from mmpretrain.models.utils.sparse_modules import SparseHelper
 from torch import nn
 
 from mmsnn import get_time_steps, set_time_steps
@@ -389,6 +390,21 @@ class TestUnusualBackbones:
             return
         # without masks all tokens are there; mmpretrain's MFFViT masks always
         assert model.eval()(x, None)[0].shape[0] == 3 and seen[-1].shape[2] == 17
+
+    def test_mask_that_lies_outside(self):
+        """SparK's layers take their mask from a class attribute."""
+        cfg = dict(type='mmpretrain.SparseResNet', depth=50, out_indices=(0, 1, 2, 3), base_channels=8, stem_channels=8)
+        model = Spikify(dict(cfg, norm_cfg=dict(type='SparseBatchNorm2d')), T=2).train()
+        mask = torch.zeros(3, 1, 2, 2, dtype=torch.bool)
+        mask[0, :, 0], mask[1, :, 1], mask[2] = True, True, True
+        try:
+            SparseHelper._cur_active = mask
+            outs = model(torch.randn(3, 3, 64, 64))
+            assert SparseHelper._cur_active is mask
+        finally:
+            SparseHelper._cur_active = None
+        shown = mask.expand(3, outs[3].shape[1], 2, 2)
+        assert outs[3].shape[0] == 3 and not outs[3][~shown].any() and outs[3][shown].any()
 
     def test_hosts_that_change_maps_in_place(self, register):
         class InPlace(nn.Module):
