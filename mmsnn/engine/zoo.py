@@ -201,13 +201,16 @@ def attempt(config: str, kind: str, size: int, terms: tuple[str, ...] = ()) -> d
         found = dict(size=size, silent=len(rates.silent), neurons=len(rates))
         model.eval()
         torch.manual_seed(1)
+        side = size
         with torch.no_grad():
             if type(task).__module__.startswith('mmpretrain.models.selfsup'):
-                model.extract_feat(torch.randn(BATCH, 3, *tensors(batch['inputs'])[0].shape[-2:]))
+                # as large as its own pipeline makes them
+                side = tensors(batch['inputs'])[0].shape[-1]
+                model.extract_feat(torch.randn(BATCH, 3, side, side))
             else:
                 model.test_step(noise_batch(plain, model, BATCH, size))
             if kind in ('sew', 'spikify'):
-                check_independence(model, size)
+                check_independence(model, side)
     return found
 
 

@@ -394,7 +394,7 @@ class TestUnusualBackbones:
     def test_mask_that_lies_outside(self):
         """SparK's layers take their mask from a class attribute."""
         cfg = dict(type='mmpretrain.SparseResNet', depth=50, out_indices=(0, 1, 2, 3), base_channels=8, stem_channels=8)
-        model = Spikify(dict(cfg, norm_cfg=dict(type='SparseBatchNorm2d')), T=2).train()
+        model = Spikify(dict(cfg, norm_cfg=dict(type='mmpretrain.SparseBatchNorm2d')), T=2).train()
         mask = torch.zeros(3, 1, 2, 2, dtype=torch.bool)
         mask[0, :, 0], mask[1, :, 1], mask[2] = True, True, True
         try:
