@@ -10,8 +10,10 @@ import os
 import resource
 import signal
 import socket
+import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -68,7 +70,7 @@ class Walk:
     """The results so far, in a file, and what is still to do."""
 
     def __init__(self, args: argparse.Namespace):
-        self.args = args
+        self.args, self.revision = args, revision()
         self.results: dict[str, dict] = {}
         self.plan: dict[str, dict] = {}
         if args.out.exists():
@@ -113,7 +115,7 @@ class Walk:
             late = code in (-signal.SIGXCPU, -signal.SIGKILL)
             found = dict(ok=False, reason=f'more than {self.args.timeout:.0f} seconds' if late else f'died with {code}')
         with self.lock:
-            self.results.setdefault(config, {})[kind] = found
+            self.results.setdefault(config, {})[kind] = dict(found, revision=self.revision)
             self.fresh.add((config, kind))
             self.save()
             words = 'ok' if found['ok'] else found['reason'][:150]
@@ -175,6 +177,21 @@ class Walk:
         outcomes = self.outcomes(kind)
         return sum(outcomes) / len(outcomes) if outcomes else 0.0
 
+    def untried(self, kind: str) -> int:
+        """How many folders, or types of backbone, are still to be tried."""
+        if kind == 'ann':
+            return sum(self.config_of(f) is not None and self.config_of(f) not in self.results for f in self.folders())
+        if kind == 'spikify':
+
+            def waits(configs):
+                known = [self.results.get(config, {}) for config in configs[:CANDIDATES]]
+                done = any('spikify' in found for found in known)
+                return not done and any('ann' not in found or found['ann']['ok'] for found in known)
+
+            return sum(map(waits, self.types().values()))
+        folders = [f for f in self.steps() if kind != 'sew' or self.plan[f]['resnet']]
+        return sum(kind not in self.results[self.config_of(f)] for f in folders)
+
     def spikify(self, configs: list[str]) -> None:
         """Spikify in the first config whose ANN runs."""
         for config in configs[:CANDIDATES]:
@@ -201,6 +218,13 @@ def circumstances() -> dict:
     return dict(date=time.strftime('%Y-%m-%d'), versions={name: version(name) for name in names})
 
 
+def revision() -> str:
+    """The commit of this clone; without one, mmsnn's version."""
+    command = ['git', '-C', str(Path(__file__).parent), 'rev-parse', '--short', 'HEAD']
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else version('mmsnn')
+
+
 def version(name: str) -> str:
     """The version of a distribution, or none."""
     try:
@@ -221,7 +245,8 @@ def summary(walk: Walk) -> list[str]:
     for kind, (name, of) in kinds.items():
         good = walk.outcomes(kind)
         lines.append(f'{name}: {sum(good)} of {len(good)} {of}')
-    return lines
+    waiting = [walk.untried(kind) for kind in ('ann', *kinds)]
+    return [f'{line}; {count} not tried yet' if count else line for line, count in zip(lines, waiting)]
 
 
 INTRODUCTION = """# The zoo: mmsnn in the configs of mmdet, mmseg and mmpretrain
@@ -233,6 +258,7 @@ has no ResNet. Checkpoints are left out, and ResNets deeper than 50 have 50 laye
 of a batch changes the features of another counts as failed. Of spiking networks those count whose ANN runs.
 
 Made by `python tools/zoo.py --table docs/zoo.md` on {date} with {versions}.
+The command goes on where it stopped, so results may stem from several commits: {revisions}.
 """
 
 
@@ -248,7 +274,13 @@ def table(walk: Walk) -> str:
     """The results as Markdown."""
     now = circumstances()
     versions = ', '.join(f'{name} {number}' for name, number in now['versions'].items())
-    lines = [INTRODUCTION.format(date=now['date'], versions=versions), *(f'- {line}' for line in summary(walk)), '']
+    found = Counter(one.get('revision', 'unknown') for kinds in walk.results.values() for one in kinds.values())
+    revisions = ', '.join(f'{count} from {name}' for name, count in found.most_common())
+    lines = [
+        INTRODUCTION.format(date=now['date'], versions=versions, revisions=revisions),
+        *(f'- {line}' for line in summary(walk)),
+        '',
+    ]
     lines += ['| folder | config | ANN | SEWResNet | distilled |', '|---|---|---|---|---|']
     reasons = dict(ann=[], sew=[], spikify=[], distill=[])
     for folder in walk.folders():

@@ -102,9 +102,17 @@ class TestTool:
         text = table.read_text()
         assert '| mmseg/erfnet | erfnet_fcn_4xb4-160k_cityscapes-512x1024.py | yes |' in text
         assert 'LeNet5 has no activation module that could spike' in text.partition('## Spikify: why not')[2]
-        main(argv)
+        assert (
+            'distilled: 0 of 0 of these; 2 not tried yet' in said
+            and 'results may stem from several commits: 4 from ' in text
+        )
+        main([*argv, '--kinds', 'ann', '--table', str(table)])
         # what is there is not tried again
         assert 'erfnet' not in capsys.readouterr().out
+        del saved['results'][erfnet]['spikify']
+        out.write_text(json.dumps(saved))
+        main([*argv, '--kinds', 'ann'])
+        assert 'Spikify: 0 of 1 types of backbone whose ANN runs; 1 not tried yet' in capsys.readouterr().out
 
     def test_limits(self):
         isolated = tool()['isolated']
