@@ -15,7 +15,9 @@ from mmsnn.analysis import benchmark
 from mmsnn.building import use_student
 from mmsnn.engine import checks
 from mmsnn.engine.cli import add_arguments, build_runner, read_config
+from mmsnn.engine.early_exit import check
 from mmsnn.engine.testing import ProgressBar, draw_results, use_tta
+from mmsnn.engine.time_steps import sweep_exits, sweep_time_steps
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -29,7 +31,21 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--show-dir', metavar='FOLDER', help='draw the predictions into FOLDER')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds a window stays open')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    parser.add_argument('--T', type=int, metavar='N', help='time steps, if not those of the config')
+    parser.add_argument(
+        '--T',
+        type=int,
+        nargs='+',
+        metavar='N',
+        help='time steps, if not those of the config; of several, accuracy, energy and time of each',
+    )
+    parser.add_argument(
+        '--exit-confidence',
+        type=float,
+        nargs='+',
+        metavar='P',
+        help='classifiers: an image whose largest score reaches P takes no further time step; accuracy, mean number of '
+        'steps and time for each P',
+    )
     parser.add_argument(
         '--benchmark',
         action='store_true',
@@ -40,6 +56,19 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error('--out: the file must end with .pkl')
     if args.benchmark and (args.tta or args.launcher != 'none'):
         parser.error('--benchmark measures one model in one process: leave out --tta and --launcher')
+    one = [name for name in ('benchmark', 'out', 'show', 'show_dir', 'tta') if getattr(args, name)]
+    one += ['launcher'] * (args.launcher != 'none')
+    several = (
+        '--exit-confidence' if args.exit_confidence else '--T with several numbers' if len(args.T or ()) > 1 else ''
+    )
+    if several and one:
+        parser.error(f'{several} tests several times, in one process: leave out --{one[0].replace("_", "-")}')
+    if args.exit_confidence and len(args.T or ()) > 1:
+        parser.error('--exit-confidence chooses the number of steps itself: give one --T, the largest')
+    if any(not 0 < p <= 1 for p in args.exit_confidence or ()):
+        parser.error('--exit-confidence is a score between 0 and 1')
+    if any(T < 1 for T in args.T or ()):
+        parser.error('--T counts time steps, from 1')
     return args
 
 
@@ -83,8 +112,8 @@ def measure(runner, checkpoint: str, metrics: dict) -> None:
     runner.logger.info(f'Benchmark written to {path}')
 
 
-def main(argv=None) -> dict:
-    """Run the command line ``argv`` (default: ``sys.argv``); returns the metrics."""
+def main(argv=None) -> dict | list[dict]:
+    """Run the command line ``argv`` (default: ``sys.argv``); returns the metrics, of several runs a list of rows."""
     args = parse_args(argv)
     if not osp.isfile(args.checkpoint) and '://' not in args.checkpoint:
         raise FileNotFoundError(f'there is no checkpoint at {args.checkpoint!r}')
@@ -96,10 +125,17 @@ def main(argv=None) -> dict:
     runner.register_hook(bar)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     if args.T is not None:
-        mmsnn.set_time_steps(model, args.T)
+        mmsnn.set_time_steps(model, args.T[0])
+    if args.exit_confidence:
+        # what cannot work is said before anything runs
+        check(model)
     if args.out:
         add_dump(runner, args.out, cfg.get('default_scope'))
     try:
+        if len(args.T or ()) > 1:
+            return sweep_time_steps(runner, model, args.T)
+        if args.exit_confidence:
+            return sweep_exits(runner, model, args.exit_confidence)
         metrics = runner.test()
     finally:
         bar.close()

@@ -162,6 +162,49 @@ def test_test_with_everything(home, checkpoint, tmp_path):
     assert rules['backbone.layer2.0.conv1'] == 'integer AC'
 
 
+def test_several_numbers_of_time_steps(home, checkpoint, tmp_path, capsys):
+    test, run = tool('test')['main'], [checkpoint, '--work-dir', str(tmp_path)]
+    rows = test([str(home / 'plain.py'), *run, '--T', '1', '3'])
+    assert [row['T'] for row in rows] == [1, 3]
+    assert json.loads((tmp_path / 'time_steps.json').read_text())['rows'] == rows
+    for row in rows:
+        single = test([str(home / 'plain.py'), *run, '--T', str(row['T']), '--benchmark'])
+        found = json.loads((tmp_path / 'benchmark.json').read_text())
+        assert row['accuracy/top1'] == single['accuracy/top1']
+        assert row['energy_uj'] == found['energy']['energy_uj']
+        assert row['energy_with_memory_uj'] > row['energy_uj'] and row['ms_per_image'] > 0
+        assert row['ms_per_image_events'] is None
+    assert 'Accuracy, energy and time against T' in capsys.readouterr().out
+
+
+def test_early_exit(home, checkpoint, tmp_path, capsys):
+    options = [checkpoint, '--work-dir', str(tmp_path), '--T', '3', '--exit-confidence', '0.5', '1.0']
+    rows = tool('test')['main']([str(home / 'plain.py'), *options])
+    assert [row['exit_confidence'] for row in rows] == [None, 0.5, 1.0]
+    # of two classes one always has a score of a half
+    assert rows[1]['mean_T'] == 1 and rows[1]['left_after_1'] == 1 and rows[0]['mean_T'] == 3
+    assert rows[2]['accuracy/top1'] == rows[0]['accuracy/top1'] and rows[2]['mean_T'] > 2
+    assert all(row['ms_per_image'] > 0 for row in rows)
+    assert json.loads((tmp_path / 'early_exit.json').read_text())['rows'] == rows
+    assert 'mean number of time steps with early exit' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--T', '1', '2', '--benchmark'], 'leave out --benchmark'),
+        (['--T', '1', '2', '--exit-confidence', '0.9'], 'give one --T'),
+        (['--exit-confidence', '90'], 'between 0 and 1'),
+        (['--exit-confidence', '0.9', '--show-dir', 'x'], 'leave out --show-dir'),
+        (['--T', '0'], 'from 1'),
+    ],
+)
+def test_options_of_several_runs(home, checkpoint, options, message, capsys):
+    with pytest.raises(SystemExit):
+        tool('test')['main']([str(home / 'plain.py'), checkpoint, *options])
+    assert message in capsys.readouterr().err
+
+
 def test_distillation_config_tests_its_student(home, checkpoint, tmp_path):
     run = [checkpoint, '--work-dir', str(tmp_path)]
     plain = tool('test')['main']([str(home / 'plain.py'), *run])
