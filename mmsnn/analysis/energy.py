@@ -5,13 +5,12 @@ from dataclasses import asdict, dataclass, field
 
 from rich.table import Table
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmsnn.layers import TimeAware, get_time_steps
 from mmsnn.layers.fan_out import COUNTED, LARGEST_INTEGER, accumulations, dense_macs
 from mmsnn.neurons import FiringRates, Neuron, SpikeCounter
 
-from .forward import Batch, as_batches, images_in, run, watching
+from .forward import Batch, as_batches, flop_counter, images_in, run, watching
 from .hardware import AC_PJ, ANALOG_BITS, INTEGER_BITS, MAC_PJ, SPIKE_BITS, Comparison, compare
 from .products import Products
 
@@ -80,8 +79,9 @@ class EnergyReport:
         images: number of images counted.
         T: the model's time steps.
         neuron_updates: neurons times time steps; reported beside, not part of the energy.
-        uncounted_macs: dense MACs outside convolution and linear modules that are no products of spikes, e.g. of an
-            ANN's queries and keys; not part of the energy, on neither side.
+        uncounted_macs: dense MACs outside convolution and linear modules that are no products of spikes: of an ANN's
+            queries and keys, of deformable convolutions, which sample spikes between pixels; not part of the energy, on
+            neither side.
         firing_rates: of the neurons, which may be silent; empty for an ANN.
         remark: what else has to be known of the figures, for instance that the weights are random.
         levels: largest integer that a neuron emits (I-LIF's D).
@@ -247,7 +247,7 @@ def count_energy(model: nn.Module, inputs: Batch | Iterable[Batch]) -> EnergyRep
             in_time = x.shape[0] == T * batch_size and spiking
             tallies.setdefault(name, _Tally()).add(module, x, output, T if in_time else 1, in_time)
 
-    flops, products = FlopCounterMode(display=False), Products(model)
+    flops, products = flop_counter(), Products(model)
     with watching(model, COUNTED, record), SpikeCounter(model) as spikes, flops, products:
         for batch in as_batches(inputs):
             batch_size = images_in(batch)

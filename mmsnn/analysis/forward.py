@@ -3,7 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
+import torchvision  # noqa: F401  registers its ops
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmsnn.layers import evaluating
 
@@ -30,6 +33,18 @@ def watching(model: nn.Module, kinds: tuple[type, ...], hook) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def flop_counter() -> FlopCounterMode:
+    """PyTorch's counter, which here counts deformable convolutions, too: as ordinary ones, dense.
+
+    They are seen where torchvision's op or mmsnn's stand-in for mmcv's ops runs, not in mmcv's compiled ones.
+    """
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deformable})
+
+
+def _deformable(_, weight: torch.Size, *__, out_shape: torch.Size, **___) -> int:
+    return 2 * out_shape.numel() * weight[1:].numel()
 
 
 def as_batches(inputs: Batch | Iterable[Batch]) -> Iterable[Batch]:

@@ -10,12 +10,11 @@ from mmengine.model import BaseModel
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmsnn.layers import TimeAware, get_time_steps, image_channels, set_time_steps
 from mmsnn.models import EventDataPreprocessor
 
-from .forward import watching
+from .forward import flop_counter, watching
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ def count_macs(model: nn.Module, size: tuple[int, int]) -> MacReport:
 def _measure(model: nn.Module, images: Tensor) -> Counter:
     """MACs by name of module, those of its children included."""
     found, begun, handles = Counter(), [], []
-    counter = FlopCounterMode(display=False)
+    counter = flop_counter()
 
     def before(*_):
         begun.append(counter.get_total_flops())

@@ -161,6 +161,18 @@ class TestTime:
         found = [by_name(count_macs(SpikingVGG(9, T=2, base_channels=8, packed_spikes=p), (32, 32))) for p in (0, 1)]
         assert found[0] == found[1]
 
+    def test_deformable_convolutions(self):
+        """They count as ordinary ones, beside the convolution of their offsets; energy names them as uncounted."""
+        dcn = dict(dcn=dict(type='DCNv2'), stage_with_dcn=(False, False, False, True))
+        plain, deformable = (SEWResNet(50, T=2, base_channels=8, **more) for more in ({}, dcn))
+        without, found = (count_macs(model, (64, 64)) for model in (plain, deformable))
+        offsets = [m for m in found.modules if m.name.endswith('conv_offset')]
+        # 27 maps of offsets and masks for the 64 that are convolved
+        assert [m.per_step for m in offsets] == [64 * 27 * 9 * side**2 for side in (2, 2, 2)]
+        assert found.model.twin == without.model.twin + sum(m.twin for m in offsets)
+        energy = count_energy(deformable, torch.randn(3, 3, 64, 64))
+        assert energy.uncounted_macs == 2 * 3 * 64 * 64 * 9 * 2**2
+
     def test_no_convolution(self):
         with pytest.raises(ValueError, match='Linear has no convolution'):
             count_macs(nn.Linear(2, 2), (4, 4))
