@@ -2,8 +2,9 @@
 
 from . import reference
 from .bn_lif import bn_lif
+from .event import event_conv
 from .lif import lif
 from .neuron import NeuronSettings
 from .surrogates import register_surrogate
 
-__all__ = ['NeuronSettings', 'bn_lif', 'lif', 'reference', 'register_surrogate']
+__all__ = ['NeuronSettings', 'bn_lif', 'event_conv', 'lif', 'reference', 'register_surrogate']

@@ -115,7 +115,7 @@ def compile_plants(folder: Path) -> None:
 
     csrc = folder / 'csrc'
     # one build of the kernels is enough
-    device = csrc / 'cpu_device.cpp'
+    device = csrc / 'arch.h'
     device.write_text(device.read_text().replace('defined(__x86_64__)', '0'))
     sources = [p for p in csrc.glob('*.cpp') if 'avx' not in p.name]
     command = [compiler(), '-shared', '-fPIC', '-O1', '-g0', '-std=c++17', '-ffp-contract=off']

@@ -80,10 +80,61 @@ class Sample:
         self.channels = [torch.rand(size[0], dtype=wide) + 0.5 for _ in range(5)]
         self.gradient = torch.randn(self.x.shape, dtype=self.dtype)
         self.gradient_v = torch.randn(2, *size, dtype=wide) if self.return_v else None
+        self.i, self.given = i, (i, grad, size, layout)
+
+    def event(self) -> 'EventSample':
+        """The same number of sample for the event-driven ops."""
+        return EventSample(*self.given)
+
+
+class EventSample(Sample):
+    """Arguments of the event-driven ops: bytes and floats, kernels, strides and groups in turn."""
+
+    def __init__(self, i: int, grad: bool = False, size: tuple = (4, 5, 6), layout: str | None = None):
+        super().__init__(i, grad, size, layout)
+        choose = random.Random(100 + i).choice
+        C, H, W = size
+        self.groups = choose([1, 2]) if C % 2 == 0 else 1
+        self.kernel = [min(H, choose([1, 3])), min(W, choose([1, 2, 3]))]
+        self.stride, self.padding = [choose([1, 2]), 1], [self.kernel[0] // 2, choose([0, 1])]
+        self.dilation = [1, 2 if W > 4 else 1]
+        self.outputs = choose([2, 6, 34, 70])
+        arrange = LAYOUTS[layout or list(LAYOUTS)[i % 4]]
+        spikes = torch.randint(-4, 4 if i % 2 else 2, (self.T * 2, *size)).clamp(min=0)
+        self.bytes = arrange(spikes.to(torch.uint8))
+        self.floats = arrange(spikes * torch.randn(spikes.shape)).detach().requires_grad_(grad)
+        self.spikes = self.floats if grad or i % 3 == 0 else self.bytes
+        self.weight = torch.randn(self.outputs, C // self.groups, *self.kernel).requires_grad_(grad)
+        self.shift = torch.randn(self.outputs).requires_grad_(grad) if i % 4 else None
+        self.rows = torch.ops.mmsnn.event_rows(self.weight, self.groups, i % 5 == 0)
+        self.geometry = self.stride, self.padding, self.dilation, self.groups
+        with torch.no_grad():
+            out = torch.nn.functional.conv2d(self.bytes.float(), self.weight, None, *self.geometry)
+        self.cotangent = torch.randn_like(out).requires_grad_(grad)
+        self.shortcut = [None, torch.randn_like(out), (torch.randn_like(out) > 0).to(torch.uint8)][i % 3]
+        levels = dict(levels=3, v_reset=None) if i % 4 == 3 else {}
+        tau = None if i == 6 else 1.7
+        kind, values = ops.NeuronSettings(tau=tau, **(settings(i) | dict(levels=1) | levels)).encoded
+        learned = torch.tensor(1.7) if i % 2 else None
+        self.fires = kind, values, learned
 
 
 # of each op
 ARGUMENTS = {
+    'event_conv': lambda s: (s.spikes, s.weight, s.shift, *s.geometry),
+    'event_conv_weight_grad': lambda s: (s.cotangent, s.spikes, s.kernel, *s.geometry),
+    'event_rows': lambda s: (s.weight, s.groups, False),
+    'event_layer': lambda s: (
+        *(s.spikes, s.rows, s.shift, s.shortcut, s.outputs, s.kernel, *s.geometry, s.T, *s.fires),
+        *(s.i % 4 != 1, s.i % 2 == 1),
+    ),
+    'event_lif': lambda s: (s.floats, s.T, s.i % 2 == 0, *s.fires),
+    'event_max_pool': lambda s: (s.bytes, s.kernel, s.stride, [k // 2 for k in s.kernel], s.dilation),
+    'event_count': lambda s: (s.bytes,),
+}
+ARGUMENTS = {name: lambda s, give=give: give(s.event()) for name, give in ARGUMENTS.items()}
+EVENT_OPS = tuple(ARGUMENTS)
+ARGUMENTS |= {
     'lif': lambda s: (s.x, *s.neuron, s.return_v),
     'lif_backward': lambda s: (s.gradient, s.gradient_v, s.x, *s.neuron),
     'bn_moments': lambda s: (s.x,),

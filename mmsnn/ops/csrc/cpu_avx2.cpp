@@ -8,7 +8,9 @@
 #endif
 #define MMSNN_ARCH avx2
 #define MMSNN_X86
+#define MMSNN_WIDE 8
 #include "cpu_kernels.h"
+#include "event_kernels.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif
