@@ -9,13 +9,26 @@ import_hook.install()
 
 # what `import mmsnn` offers, by the module that holds it: imported when it is asked for
 NAMES = dict(
+    event_driven='inference',
+    event_report='inference',
     get_time_steps='layers.time',
     NeuronSettings='ops.neuron',
     record='neurons',
     register_surrogate='ops.surrogates',
     set_time_steps='layers.time',
 )
-PACKAGES = ('analysis', 'checkpoints', 'datasets', 'distill', 'engine', 'layers', 'models', 'neurons', 'ops')
+PACKAGES = (
+    'analysis',
+    'checkpoints',
+    'datasets',
+    'distill',
+    'engine',
+    'inference',
+    'layers',
+    'models',
+    'neurons',
+    'ops',
+)
 
 __all__ = ['__version__', *NAMES]
 

@@ -52,6 +52,9 @@ class DirectEncoder(TimeAware, nn.Module):
         """``[B, ...]`` to ``[T*B, ...]``, every step the same."""
         if self.T == 1:
             return x
+        # of `mmsnn.event_driven`: a map that is not computed yet
+        if hasattr(x, 'repeated'):
+            return x.repeated(self.T)
         # left to itself, folding lays the channels first
         last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
         x = x.movedim(1, -1) if last else x

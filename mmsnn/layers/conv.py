@@ -1,5 +1,6 @@
 """Convolutions whose inputs are spikes."""
 
+import torch
 from torch import Tensor, nn
 
 from mmsnn.ops.packed import packed_conv2d
@@ -36,7 +37,8 @@ class SpikeConv2d(nn.Conv2d):
         return f'{super().extra_repr()}, bits={self.bits}'
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.padding_mode != 'zeros' or isinstance(self.padding, str):
+        # without a backward pass nothing is kept
+        if self.padding_mode != 'zeros' or isinstance(self.padding, str) or not torch.is_grad_enabled():
             return super()._conv_forward(x, weight, bias)
         geometry = self.stride, self.padding, self.dilation, self.groups
         return packed_conv2d(x, weight, bias, *geometry, bits=self.bits)

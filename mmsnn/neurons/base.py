@@ -34,6 +34,7 @@ class Neuron(TimeAware, nn.Module):
         settings: a `mmsnn.NeuronSettings`, which `dataclasses.replace` changes.
         owner: the name of a neuron that belongs to a backbone with an encoder, and fires in its forward alone; None for
             one that stands free.
+        events: the engine of `mmsnn.event_driven`, which runs the neuron in its stead where it can; None for none.
 
     Raises:
         TypeError, ValueError: a setting is of the wrong type or out of range; the message names it.
@@ -41,6 +42,7 @@ class Neuron(TimeAware, nn.Module):
 
     defaults = NeuronSettings()
     owner: str | None = None
+    events = None
 
     @takes_settings
     def __init__(self, T: int = 4, *, fuse_norm: bool = True, inplace: bool = False, **settings):
@@ -80,6 +82,10 @@ class Neuron(TimeAware, nn.Module):
         """
         if self.owner is not None:
             check_encoded(self.owner, x, self.T)
+        if self.events is not None and v_init is None and not return_v:
+            spikes = self.events.fire(self, x, norm)
+            if spikes is not None:
+                return spikes
         if norm is None:
             return lif(x, self.T, self.settings, v_init=v_init, return_v=return_v, **self.learned())
         given = norm_arguments(norm)

@@ -15,7 +15,12 @@ class SpikingBackbone(TimeAware):
     A network that calls the layers of a backbone itself, past the encoder, would have images taken for time steps. So
     ``forward``, also that of a subclass, runs in `mmsnn.layers.time_folded`, and a neuron that is called elsewhere
     raises `mmsnn.layers.TimeFoldingError`. Constructors end with `claim_neurons`.
+
+    Attributes:
+        events: the engine of `mmsnn.event_driven`, or None.
     """
+
+    events = None
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -34,6 +39,8 @@ def _behind_encoder(forward):
     def run(self, *args, **kwargs):
         x = args[0] if args else next(iter(kwargs.values()), None)
         # images [B, ...] and event frames [B, T, ...] alike; what is neither, the encoder refuses
+        if self.events is not None and args:
+            args = (self.events.enter(x), *args[1:])
         known = isinstance(x, Tensor) and x.dim() and not torch.compiler.is_compiling()
         with time_folded(self.encoder.T * x.shape[0] if known else 0):
             return forward(self, *args, **kwargs)

@@ -1,0 +1,267 @@
+"""Event-driven inference on a CPU: a network whose cost falls with its firing rates."""
+
+import functools
+import logging
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+from torch.utils.weak import WeakIdKeyDictionary
+
+from mmsnn.layers.time import TimeAware
+from mmsnn.neurons import Neuron
+from mmsnn.ops import NeuronSettings, library
+from mmsnn.ops.reference import is_transformed
+
+from . import handlers  # noqa: F401  what lazy tensors do in torch's functions
+from .lazy import Current, Lazy, Spikes, Value
+from .report import EventReport, Sites
+from .weights import Folded, Watched
+
+ENGINES = ('auto', 'event')
+WEIGHTS = ('float32', 'bfloat16')
+# share of events up to which a dense convolution takes longer, for large sites
+BREAK_EVEN = 0.33
+# what a pixel, a time step and a block of outputs cost beside their events, in events
+OVERHEAD = 12
+
+
+class Engine:
+    """Runs the convolutions, norms and neurons of one network on events; `event_driven` puts it there.
+
+    Args:
+        choice: ``auto`` or ``event``.
+        weights: ``float32`` or ``bfloat16``.
+    """
+
+    def __init__(self, choice: str = 'auto', weights: str = 'float32'):
+        self.choice, self.weights = choice, weights
+        self.sites = Sites()
+        # for each weight, by the norm behind it: what is watched, and what was made of it
+        self._folded = WeakIdKeyDictionary()
+
+    def __deepcopy__(self, memo) -> 'Engine':
+        return Engine(self.choice, self.weights)
+
+    def __reduce__(self):
+        return Engine, (self.choice, self.weights)
+
+    # Where a network meets it ---------------------------------------------------------------------------------------
+
+    def enter(self, x):
+        """An image as it enters a spiking backbone; what follows is only noted until a neuron asks for it."""
+        if not isinstance(x, Tensor) or isinstance(x, Lazy) or x.dim() != 4 or not _serves(x):
+            return x
+        return Lazy.of_values(x, self)
+
+    def fire(self, neuron: Neuron, x: Tensor, norm: nn.Module | None) -> Tensor | None:
+        """The spikes of ``neuron``, or None where it has to run as it is.
+
+        Args:
+            neuron: in evaluation.
+            x: its input, or that of ``norm``.
+            norm: a batch norm in front of it.
+        """
+        if neuron.training or not _serves(x) or x.dim() == 0 or x.shape[0] % neuron.T or not x.numel():
+            return None
+        if norm is not None:
+            # in training, or without statistics, it is not the same for every batch
+            if norm.training or norm.running_mean is None:
+                return None
+            x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+        fires = (*_encoded(neuron.settings), neuron.learned().get('tau'))
+        plan = x.plan if isinstance(x, Lazy) else Value(x)
+        if isinstance(plan, Current) and plan._dense is None:
+            spikes = self._site(plan, neuron.T, fires)
+        else:
+            spikes = torch.ops.mmsnn.event_lif(plan.dense(), neuron.T, False, *fires)
+        return Lazy.of_spikes(spikes, neuron.settings.levels, self)
+
+    def current(self, plan: Current) -> Tensor:
+        """What a convolution and all behind it give where no neuron follows."""
+        return self._site(plan, 1, None)
+
+    # Sites ------------------------------------------------------------------------------------------------------------
+
+    def _site(self, plan: Current, T: int, fires: tuple | None) -> Tensor:
+        """Spikes (with ``fires``), else the current, of ``plan``; on events where that pays."""
+        folded = self._fold(plan)
+        stride, padding, dilation, groups = plan.geometry
+        add = None if plan.add is None else _addend(plan.add)
+        source, outputs = plan.source, len(folded.weight)
+        on_events = False
+        if isinstance(source, Spikes) and plan.repeat == 1:
+            events = int(torch.ops.mmsnn.event_count(source.values))
+            on_events = self.choice == 'event' or _pays(plan, events)
+            self.sites.note(plan.weight, events, source.values.numel(), on_events)
+        else:
+            self.sites.note(plan.weight, None, None, False)
+        if on_events:
+            kernel = folded.weight.shape[2:]
+            # a sum of currents is read again: by its own neuron, and by the next shortcut
+            keep = fires is None or (add is not None and add.dtype == torch.float32)
+            spikes, current = torch.ops.mmsnn.event_layer(
+                source.values, folded.rows, folded.shift, add, outputs, kernel, stride, padding, dilation, groups, T,
+                *(fires or ([], [], None)), fires is not None, keep,
+            )  # fmt: skip
+            if keep:
+                plan._dense = current
+            return current if fires is None else spikes
+        current = F.conv2d(source.dense(), folded.weight, folded.shift, stride, padding, dilation, groups)
+        repeat = plan.repeat > 1
+        if repeat and (fires is None or add is not None or plan.repeat != T):
+            current, repeat = current.repeat(plan.repeat, 1, 1, 1), False
+        if add is not None:
+            current = current.add_(add)
+        if fires is None:
+            return current
+        if not repeat:
+            plan._dense = current
+        return torch.ops.mmsnn.event_lif(current, T, repeat, *fires)
+
+    def _fold(self, plan: Current) -> Folded:
+        """The weights of a site, made again where they have changed."""
+        tensors = [plan.weight, *(t for t in (plan.bias, *_tensors(plan.steps)) if t is not None)]
+        numbers = tuple(n for step in plan.steps for n in step if isinstance(n, (int, float)))
+        by_norm = self._folded.get(plan.weight)
+        if by_norm is None:
+            by_norm = self._folded[plan.weight] = {}
+        key = (tuple(map(id, tensors[1:])), numbers, plan.geometry[3])
+        found = by_norm.get(key)
+        if found is not None and not found[0].changed(tensors):
+            return found[1]
+        if found is None and len(by_norm) >= 16:
+            # norms that came and went
+            by_norm.clear()
+        half = self.weights == 'bfloat16'
+        made = Watched(tensors), Folded(plan.weight, plan.bias, plan.geometry[3], plan.steps, half)
+        by_norm[key] = made
+        return made[1]
+
+
+def _tensors(steps: tuple) -> list[Tensor]:
+    return [t for step in steps for t in step if isinstance(t, Tensor)]
+
+
+def _addend(plan) -> Tensor:
+    """What is added to a current: bytes where they are spikes."""
+    return plan.values if isinstance(plan, Spikes) else plan.dense()
+
+
+def _serves(x: Tensor) -> bool:
+    """Whether the engine may run at all, on ``x``."""
+    if torch.compiler.is_compiling():
+        return not _say_compiled()
+    if torch.is_grad_enabled() or x.dtype != torch.float32 or x.device.type != 'cpu':
+        return False
+    return not torch.is_autocast_enabled('cpu') and not is_transformed()
+
+
+# called once, while a graph is traced
+@torch.compiler.assume_constant_result
+def _say_compiled() -> bool:
+    print_log(
+        'mmsnn.event_driven: torch.compile makes a dense graph of this network. Leave torch.compile out to run on '
+        'events, or call event_driven(model, enabled=False) to be rid of this line',
+        logger='current',
+        level=logging.WARNING,
+    )
+    return True
+
+
+def _pays(plan: Current, events: int) -> bool:
+    """Whether ``events`` in the input of a site cost less than its dense convolution."""
+    weight, (stride, _, _, groups) = plan.weight, plan.geometry
+    taps = weight.shape[2] * weight.shape[3]
+    outputs = weight.shape[0] // groups
+    padded = -(-outputs // 64) * 64 if outputs > 32 else 32
+    source = plan.source.values
+    elements, area = source.numel(), stride[0] * stride[1]
+    pixels = source.shape[0] * source.shape[2] * source.shape[3]
+    sparse = (events * taps + OVERHEAD * pixels * groups) * padded
+    return sparse / area < BREAK_EVEN * elements * taps * outputs / area
+
+
+@functools.lru_cache(maxsize=1024)
+def _encoded(settings: NeuronSettings) -> tuple[list[int], list[float]]:
+    """``kind`` and ``values`` of the ops; no surrogate matters."""
+    return replace(settings, surrogate='atan', alpha=None).encode()
+
+
+# The public way -----------------------------------------------------------------------------------------------------
+
+
+def event_driven(
+    model: nn.Module, enabled: bool = True, *, engine: str = 'auto', weights: str = 'float32'
+) -> nn.Module:
+    """Let a spiking network run on events, in place; returns ``model``.
+
+    In evaluation, without gradients and on a CPU, a convolution behind neurons takes time for the spikes that there are
+    alone: it runs together with the norm and the neuron behind it, over all time steps at once, and what lies between
+    layers are bytes. Layers whose input is too dense run densely, as does everything that has no form on events;
+    `event_report` says which is which. In training, on other devices, under autocast and in graphs of ``torch.compile``
+    the network runs as it always does. Its state dict stays the same. Weights that change later are noticed; only an
+    edit of single numbers through ``.data`` waits for the next call of ``event_driven``.
+
+    Spikes are those of the dense network, but for neurons that come so close to their thresholds that the order of
+    additions decides.
+
+    Args:
+        model: a backbone, detector, segmentor or classifier with mmsnn's neurons, or any other network of them.
+        enabled: False takes the engine out again.
+        engine: ``auto``, or ``event``: every convolution behind neurons on events, whatever its density.
+        weights: ``float32``, or ``bfloat16``: convolutions on events read weights of 16 bits, rounded, which is faster
+            where memory is the limit, and changes spikes.
+
+    Raises:
+        ValueError: ``model`` has no spiking neurons, or ``engine`` or ``weights`` is unknown.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f'engine must be one of {", ".join(ENGINES)}, got {engine!r}')
+    if weights not in WEIGHTS:
+        raise ValueError(f'weights must be one of {", ".join(WEIGHTS)}, got {weights!r}')
+    parts = [m for m in model.modules() if hasattr(m, 'events') and isinstance(m, TimeAware)]
+    if not any(isinstance(m, Neuron) for m in parts):
+        raise ValueError(f'{type(model).__name__} has no spiking neuron: nothing in it could run on events')
+    made = Engine(engine, weights) if enabled else None
+    for part in parts:
+        part.events = made
+    for key in [k for k, hook in model._forward_hooks.items() if hook is give_numbers]:
+        del model._forward_hooks[key]
+    if enabled:
+        library.announce('cpu')
+        model.register_forward_hook(give_numbers)
+    return model
+
+
+def give_numbers(module: nn.Module, inputs: tuple, out):
+    """Hook of the outermost module: plain tensors come out."""
+    return tree_map_only(Lazy, lambda x: x.plan.dense(), out)
+
+
+def engine_of(model: nn.Module) -> Engine | None:
+    """The engine that `event_driven` has put into ``model``."""
+    return next((m.events for m in model.modules() if getattr(m, 'events', None) is not None), None)
+
+
+def event_report(model: nn.Module) -> EventReport:
+    """How each convolution of an event-driven ``model`` ran, and with how many events; the counts start anew.
+
+    Convolutions that are not listed ran as they always do: in no spiking backbone, neck or head, or behind layers that
+    have no form on events.
+
+    Raises:
+        ValueError: ``model`` is not event-driven.
+    """
+    engine = engine_of(model)
+    if engine is None:
+        raise ValueError(f'{type(model).__name__} does not run on events: call mmsnn.event_driven first')
+    names = {}
+    for name, weight in model.named_parameters(remove_duplicate=True):
+        names[name.removesuffix('.weight')] = engine.sites.of(weight)
+    report = EventReport((name, counts) for name, counts in names.items() if counts is not None)
+    engine.sites.clear()
+    return report

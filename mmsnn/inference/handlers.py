@@ -1,0 +1,204 @@
+"""What lazy tensors make of torch's functions, where they need no numbers; NotImplemented asks for them."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .lazy import HANDLERS, Current, Lazy, Plan, Spikes, Value
+
+# what an uint8 map can hold
+MOST = 255
+
+
+def handles(*functions):
+    """Register ``handler(func, args, kwargs)`` for functions; names are both torch's and Tensor's."""
+
+    def register(handler):
+        for function in functions:
+            owners = (torch, Tensor) if isinstance(function, str) else ()
+            found = [getattr(o, function) for o in owners if hasattr(o, function)] or [function]
+            HANDLERS.update(dict.fromkeys(found, handler))
+        return handler
+
+    return register
+
+
+def plan_of(x) -> Plan | None:
+    """The plan of a lazy tensor; of another float map its numbers; None for what is neither."""
+    if isinstance(x, Lazy):
+        return x.plan
+    return Value(x) if isinstance(x, Tensor) and x.dtype == torch.float32 and x.device.type == 'cpu' else None
+
+
+def spikes_of(x) -> Spikes | None:
+    """The spikes of a lazy tensor that holds some."""
+    return x.plan if isinstance(x, Lazy) and isinstance(x.plan, Spikes) else None
+
+
+@handles(torch.conv2d)
+def _conv(func, args, kwargs):
+    names = ('input', 'weight', 'bias', 'stride', 'padding', 'dilation', 'groups')
+    given = {**dict(bias=None, stride=1, padding=0, dilation=1, groups=1), **dict(zip(names, args)), **kwargs}
+    x, weight, bias, groups = (given[name] for name in ('input', 'weight', 'bias', 'groups'))
+    fits = isinstance(x, Lazy) and type(weight) in (Tensor, torch.nn.Parameter) and weight.dtype == torch.float32
+    if not fits or x.dim() != 4 or isinstance(given['padding'], str) or weight.device.type != 'cpu':
+        return NotImplemented
+    if x.shape[1] != weight.shape[1] * groups or 0 in x.shape:
+        return NotImplemented
+    pairs = [(n, n) if isinstance(n, int) else tuple(n) * (2 // len(n)) for n in map(given.get, names[3:6])]
+    sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(x.shape[2:], weight.shape[2:], *pairs)]
+    if min(sizes) < 1:
+        return NotImplemented
+    plan, repeat = x.plan, 1
+    if isinstance(plan, Current):
+        # steps that are all alike pass once
+        once = plan.repeat > 1 and plan.add is None
+        repeat = plan.repeat if once else 1
+        plan = Value(plan.then(repeat=1).dense() if once else plan.dense())
+    made = Current(x.engine, plan, weight, bias, (*pairs, groups), repeat=repeat)
+    return Lazy.of_current(made, (x.shape[0], weight.shape[0], *sizes), x.engine)
+
+
+@handles(F.batch_norm)
+def _batch_norm(func, args, kwargs):
+    names = ('input', 'running_mean', 'running_var', 'weight', 'bias', 'training', 'momentum', 'eps')
+    defaults = dict(weight=None, bias=None, training=False, momentum=0.1, eps=1e-5)
+    given = {**defaults, **dict(zip(names, args)), **kwargs}
+    x = given['input']
+    plan = x.plan if isinstance(x, Lazy) else None
+    if not isinstance(plan, Current) or plan.add is not None or given['training'] or given['running_mean'] is None:
+        return NotImplemented
+    tensors = [given[name] for name in names[1:5]]
+    if any(t is not None and (isinstance(t, Lazy) or t.dtype != torch.float32) for t in tensors):
+        return NotImplemented
+    step = ('norm', *tensors, given['eps'])
+    return Lazy.of_current(plan.then(steps=(*plan.steps, step)), x.shape, x.engine)
+
+
+@handles('add', '__add__', '__radd__', '__iadd__', 'add_')
+def _add(func, args, kwargs):
+    if kwargs.get('alpha', 1) != 1 or 'out' in kwargs or len(args) != 2:
+        return NotImplemented
+    a, b = args
+    plans = plan_of(a), plan_of(b)
+    if None in plans or a.shape != b.shape:
+        return NotImplemented
+    lazy = a if isinstance(a, Lazy) else b
+    both = [isinstance(p, Spikes) for p in plans]
+    if all(both) and plans[0].most + plans[1].most <= MOST:
+        out = Lazy.of_spikes(plans[0].values + plans[1].values, plans[0].most + plans[1].most, lazy.engine)
+    else:
+        first, second = plans if isinstance(plans[0], Current) and plans[0].add is None else plans[::-1]
+        if not isinstance(first, Current) or first.add is not None or first.repeat > 1 or first._dense is not None:
+            return NotImplemented
+        out = Lazy.of_current(first.then(add=second), lazy.shape, lazy.engine)
+    if func.__name__ in ('__iadd__', 'add_'):
+        if not isinstance(a, Lazy):
+            return NotImplemented
+        a.plan = out.plan
+        return a
+    return out
+
+
+@handles('mul', '__mul__', '__rmul__')
+def _mul(func, args, kwargs):
+    if kwargs or len(args) != 2:
+        return NotImplemented
+    a, b = (spikes_of(x) for x in args)
+    if a is not None and b is not None and a.most * b.most <= MOST:
+        return Lazy.of_spikes(a.values * b.values, a.most * b.most, args[0].engine)
+    x, factor = args if isinstance(args[0], Lazy) else args[::-1]
+    number = isinstance(factor, (int, float)) or (isinstance(factor, Tensor) and factor.dim() == 0)
+    plan = x.plan
+    if not number or isinstance(factor, Lazy) or not isinstance(plan, Current) or plan.add is not None:
+        return NotImplemented
+    return Lazy.of_current(plan.then(steps=(*plan.steps, ('factor', factor))), x.shape, x.engine)
+
+
+@handles('rsub', '__rsub__')
+def _complement(func, args, kwargs):
+    """``1 - spikes``, as IAND has it."""
+    spikes = spikes_of(args[0])
+    if spikes is None or kwargs or spikes.most != 1 or isinstance(args[1], Tensor) or args[1] != 1:
+        return NotImplemented
+    return Lazy.of_spikes(1 - spikes.values, 1, args[0].engine)
+
+
+@handles(F.max_pool2d, torch.max_pool2d)
+def _max_pool(func, args, kwargs):
+    names = ('input', 'kernel_size', 'stride', 'padding', 'dilation', 'ceil_mode')
+    given = {**dict(stride=None, padding=0, dilation=1, ceil_mode=False), **dict(zip(names, args)), **kwargs}
+    spikes = spikes_of(given['input'])
+    if spikes is None or given['ceil_mode'] or given.get('return_indices') or given['input'].dim() != 4:
+        return NotImplemented
+    given['stride'] = given['stride'] or given['kernel_size']
+    pairs = [[n, n] if isinstance(n, int) else list(n) for n in map(given.get, names[1:5])]
+    return Lazy.of_spikes(torch.ops.mmsnn.event_max_pool(spikes.values, *pairs), spikes.most, given['input'].engine)
+
+
+@handles('mean', 'sum')
+def _reduce(func, args, kwargs):
+    spikes = spikes_of(args[0])
+    if spikes is None:
+        return NotImplemented
+    x, rest = spikes.values, (*args[1:], *kwargs.values())
+    if rest in ((0,), ((0,),)) and len(x) and len(x) * spikes.most <= MOST:
+        # over time: bytes are added much faster than they are converted
+        total = x[0]
+        for step in x[1:]:
+            total = total + step
+        total = total.to(torch.float32)
+        return total.div_(len(x)) if func.__name__ == 'mean' else total
+    return func(x, *args[1:], **{'dtype': torch.float32, **kwargs})
+
+
+@handles(F.interpolate)
+def _interpolate(func, args, kwargs):
+    spikes = spikes_of(args[0]) if args else None
+    if spikes is None or kwargs.get('mode', 'nearest') != 'nearest' or len(args) > 3 or args[0].dim() != 4:
+        return NotImplemented
+    return Lazy.of_spikes(func(spikes.values, *args[1:], **kwargs), spikes.most, args[0].engine)
+
+
+@handles(F.pad)
+def _pad(func, args, kwargs):
+    spikes = spikes_of(args[0]) if args else None
+    rest = dict(zip(('pad', 'mode', 'value'), args[1:])) | kwargs
+    if spikes is None or rest.get('mode', 'constant') != 'constant' or rest.get('value'):
+        return NotImplemented
+    return Lazy.of_spikes(func(spikes.values, rest['pad']), spikes.most, args[0].engine)
+
+
+@handles(F.dropout, F.dropout2d)
+def _dropout(func, args, kwargs):
+    training = dict(zip(('input', 'p', 'training'), args)).get('training', kwargs.get('training', True))
+    return NotImplemented if training or not args else args[0]
+
+
+@handles(
+    *('view', 'reshape', 'flatten', 'unflatten', 'permute', 'transpose', 'contiguous', 'detach', 'unsqueeze'),
+    *('squeeze', 'movedim', 'expand', 'repeat', 'narrow', 'select', 'chunk', 'split', 'unbind', 'roll', 'flip'),
+    *('swapaxes', '__getitem__', 'index_select'),
+)
+def _move(func, args, kwargs):
+    """What only moves elements moves bytes; a clone, which somebody keeps, is numbers."""
+    spikes = spikes_of(args[0]) if args else None
+    if spikes is None:
+        return NotImplemented
+    out = func(spikes.values, *args[1:], **kwargs)
+    wrap = lambda x: Lazy.of_spikes(x, spikes.most, args[0].engine)  # noqa: E731
+    return wrap(out) if isinstance(out, Tensor) else type(out)(map(wrap, out))
+
+
+@handles('cat', 'concat', 'stack')
+def _join(func, args, kwargs):
+    parts = [spikes_of(x) for x in args[0]] if args and 'out' not in kwargs else [None]
+    if None in parts:
+        return NotImplemented
+    most, engine = max(p.most for p in parts), args[0][0].engine
+    return Lazy.of_spikes(func([p.values for p in parts], *args[1:], **kwargs), most, engine)
+
+
+@handles('float')
+def _float(func, args, kwargs):
+    return args[0]

@@ -1,0 +1,80 @@
+"""Which convolution ran on events, and how many there were."""
+
+from dataclasses import dataclass
+
+from rich.table import Table
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+
+@dataclass
+class SiteCounts:
+    """What one convolution has seen since the counts were last cleared.
+
+    Attributes:
+        events: elements of its input that were not zero.
+        elements: elements of its input.
+        calls: times it ran.
+        on_events: times it ran on events.
+    """
+
+    events: int = 0
+    elements: int = 0
+    calls: int = 0
+    on_events: int = 0
+
+    @property
+    def density(self) -> float | None:
+        """Share of the input that was not zero; None where the input was no map of spikes."""
+        return self.events / self.elements if self.elements else None
+
+    @property
+    def how(self) -> str:
+        """``event``, ``dense``, or ``both`` where it was now this, now that."""
+        return 'event' if self.on_events == self.calls else 'both' if self.on_events else 'dense'
+
+
+class Sites:
+    """Counts by the convolutions' weights."""
+
+    def __init__(self):
+        self._counts = WeakIdKeyDictionary()
+
+    def note(self, weight: Tensor, events: int | None, elements: int | None, on_events: bool) -> None:
+        """One call of the convolution of ``weight``; ``events`` is None where its input was no spikes."""
+        counts = self._counts.get(weight)
+        if counts is None:
+            counts = self._counts[weight] = SiteCounts()
+        counts.events += events or 0
+        counts.elements += elements or 0
+        counts.calls += 1
+        counts.on_events += on_events
+
+    def clear(self) -> None:
+        """Forget what was counted."""
+        self._counts = WeakIdKeyDictionary()
+
+    def of(self, weight: Tensor) -> SiteCounts | None:
+        """The counts of one convolution."""
+        return self._counts.get(weight)
+
+
+class EventReport(dict):
+    """`SiteCounts` of the convolutions that ran since `event_driven` or the last report, by name."""
+
+    @property
+    def density(self) -> float:
+        """Share of all convolutions' spiking inputs that was not zero."""
+        elements = sum(counts.elements for counts in self.values())
+        return sum(counts.events for counts in self.values()) / elements if elements else 0.0
+
+    def table(self) -> Table:
+        """For ``rich.print``."""
+        table = Table(title='Event-driven', caption=f'mean density of spiking inputs {self.density:.1%}')
+        table.add_column('convolution', overflow='fold', min_width=20)
+        table.add_column('runs')
+        table.add_column('density of its input', justify='right')
+        for name, counts in self.items():
+            density = 'no spikes' if counts.density is None else f'{counts.density:.2%}'
+            table.add_row(name, counts.how, density)
+        return table

@@ -1,0 +1,88 @@
+"""Weights of the event-driven engine: norms folded in, laid out for the kernels, made again where they have changed."""
+
+import ctypes
+import hashlib
+
+import torch
+from torch import Tensor
+
+from mmsnn.ops import library
+
+# of each tensor, looked at before every use
+SAMPLES = 16
+_fingerprint = getattr(library.extension, 'mmsnn_fingerprint', None)
+if _fingerprint is not None:
+    _fingerprint.restype = ctypes.c_uint64
+    _fingerprint.argtypes = [
+        ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_int64), ctypes.c_int, ctypes.c_int,
+    ]  # fmt: skip
+
+
+class Folded:
+    """A convolution's weights with the norms behind it, as both ways of running it want them.
+
+    Args:
+        weight, bias: of the convolution.
+        groups: of the convolution.
+        steps: ``('norm', running_mean, running_var, weight, bias, eps)`` and ``('factor', number)``, in their order.
+        half: whether the events' weights are 16-bit.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, groups: int, steps: tuple, half: bool):
+        self.groups, self.half = groups, half
+        wide = weight.double()
+        shift = wide.new_zeros(len(wide)) if bias is None else bias.double()
+        for kind, *rest in steps:
+            if kind == 'norm':
+                mean, var, gamma, beta, eps = rest
+                scale = (var.double() + eps).rsqrt()
+                scale = scale if gamma is None else scale * gamma.double()
+                shift = (shift - mean.double()) * scale + (0 if beta is None else beta.double())
+            else:
+                scale = torch.as_tensor(rest[0], dtype=torch.float64)
+                shift = shift * scale
+            wide = wide * scale.view(-1, 1, 1, 1)
+        self.weight = wide.float().contiguous(memory_format=torch.channels_last)
+        self.shift = None if bias is None and not steps else shift.float()
+        self._rows = None
+
+    @property
+    def rows(self) -> Tensor:
+        """For `event_layer`."""
+        if self._rows is None:
+            self._rows = torch.ops.mmsnn.event_rows(self.weight, self.groups, self.half)
+        return self._rows
+
+
+class Watched:
+    """Tensors whose changes are noticed, at the price of a few microseconds.
+
+    Version counters tell of changes through PyTorch, addresses of exchanged memory. An edit through ``.data``, as
+    averages of weights make it (mmengine's EMAHook), changes neither: so a sample of the numbers is compared, too.
+    """
+
+    def __init__(self, tensors: list[Tensor]):
+        self.tensors = tensors
+        self._marks = self._known()
+        self._pointers = (ctypes.c_void_p * len(tensors))(*[t.data_ptr() for t in tensors])
+        self._bytes = (ctypes.c_int64 * len(tensors))(*[t.numel() * t.element_size() for t in tensors])
+        self._sample = self._look()
+
+    def _known(self) -> list[tuple]:
+        return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in self.tensors]
+
+    def _look(self) -> int | bytes:
+        dense = all(t.is_contiguous() or t.is_contiguous(memory_format=torch.channels_last) for t in self.tensors)
+        if _fingerprint is not None and dense:
+            return _fingerprint(self._pointers, self._bytes, len(self.tensors), SAMPLES)
+        digest = hashlib.sha256()
+        for t in self.tensors:
+            flat = t.detach().flatten()
+            digest.update(flat[:: max(1, len(flat) // SAMPLES)].numpy().tobytes())
+        return digest.digest()
+
+    def changed(self, tensors: list[Tensor]) -> bool:
+        """Whether these are not the same tensors any more, or hold something else."""
+        if len(tensors) != len(self.tensors) or any(a is not b for a, b in zip(tensors, self.tensors)):
+            return True
+        return self._known() != self._marks or self._look() != self._sample
