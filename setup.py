@@ -184,7 +184,9 @@ extras = {
     # The reference implementation, for comparisons.
     'spikingjelly': ['spikingjelly>=2.0.0; python_version >= "3.11"'],
     'timm': ['timm>=1.0'],
+    # `mmsnn deploy --to nir`; the second reader is SpikingJelly.
     'nir': ['nir>=1.0.7', 'nirtorch>=2.6'],
+    # `mmsnn deploy --to onnx` writes with the first two, and runs and quantises with the third.
     'onnx': ['onnx>=1.16', 'onnxscript>=0.2', 'onnxruntime>=1.18'],
 }
 extras['dev'] = ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.6', 'pre-commit>=3', *extras['spikingjelly']]

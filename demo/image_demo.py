@@ -13,54 +13,16 @@ import matplotlib.pyplot as plt
 import mmcv
 import numpy as np
 import torch
-from mmcv.transforms import Compose
-from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
-from mmengine.registry import init_default_scope
 
 from mmsnn import get_time_steps, set_time_steps
 from mmsnn.analysis import firing_rates
-from mmsnn.building import build_model, read, use_student
-from mmsnn.checkpoints.fitting import fit
-from mmsnn.checkpoints.reading import find_state, load_file
 from mmsnn.engine.cli import read_config
 from mmsnn.engine.options import add_cfg_options
+from mmsnn.inference import load_batch, load_model
 from mmsnn.neurons import Neuron
 
 # does not need a display
 matplotlib.use('Agg')
-
-
-def load_model(config: str | Config, checkpoint: str | None, device: str = 'cpu'):
-    """Build the task model of a config and fill in its weights; a distillation config gives its plain student.
-
-    Args:
-        config: a config, the path of its file, or ``mmsnn::PATH`` for one that came with mmsnn.
-        checkpoint: path of the weights, read with ``weights_only=True``; None leaves random ones.
-        device: as torch names it.
-
-    Returns:
-        The model in eval mode with the config as ``cfg`` and a list of class names, or None, as ``classes``.
-
-    Raises:
-        ValueError: the checkpoint holds more than tensors and plain containers, no weights, or others than the model's.
-    """
-    cfg = use_student(read(config) if isinstance(config, str) else config)
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
-    model = build_model(cfg)
-    meta = cfg.test_dataloader.dataset.get('metainfo', {})
-    if checkpoint is not None:
-        content = load_file(checkpoint)
-        model.load_state_dict(fit(model, find_state(content, checkpoint), checkpoint), strict=False)
-        meta = content.get('meta', {}).get('dataset_meta') or meta
-    model.cfg, model.classes = cfg, meta.get('classes')
-    return model.to(device).eval()
-
-
-def load_batch(cfg: Config, image: str | Path) -> dict:
-    """One image as a batch of the config's test data loader, without annotations."""
-    steps = [t for t in cfg.test_dataloader.dataset.pipeline if 'Annotations' not in t['type']]
-    return pseudo_collate([Compose(steps)(dict(img_path=str(image), img_id=0, sample_idx=0))])
 
 
 def draw_boxes(axes, boxes, labels, scores=None, classes=None) -> None:

@@ -60,7 +60,7 @@ def bn_lif(
     settings, tau = gather(settings, keywords, x.device)
     check_flag('return_v', return_v)
     check_potential(v_init, x, T)
-    if settings.encoded is None or reference.is_transformed():
+    if reference.runs_plain(settings):
         if group is not None:
             raise NotImplementedError('statistics of several processes are not shared in plain PyTorch: set group=None')
         learned = {} if tau is None else dict(tau=tau)

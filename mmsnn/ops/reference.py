@@ -106,7 +106,14 @@ def is_transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
 
 
+def runs_plain(settings: NeuronSettings) -> bool:
+    """Whether this module does the work: for registered surrogates, under transforms, and where ONNX is written."""
+    return settings.encoded is None or is_transformed() or torch.onnx.is_in_onnx_export()
+
+
 def _fire(h: Tensor, settings: NeuronSettings, smooth: bool) -> Tensor:
+    if torch.onnx.is_in_onnx_export():
+        return _spikes(h, settings, smooth)
     if not is_transformed():
         return _Fire.apply(h, settings, smooth)
     still = h.detach()
@@ -183,7 +190,7 @@ def lif_forward(
         s = _fire(h, settings, smooth)
         v = _reset(h, s.detach() if settings.detach_reset else s, settings)
         spikes.append(s.to(x.dtype))
-    out = torch.stack(spikes).reshape(x.shape)
+    out = torch.cat(spikes)
     if not return_v:
         return out
     return out, v.reshape(x.shape[1:] if x.shape[0] == T else (x.shape[0] // T, *x.shape[1:]))

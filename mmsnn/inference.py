@@ -1,0 +1,46 @@
+"""A trained task model for single images, without data loaders and runners."""
+
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import init_default_scope
+
+from .building import build_model, read, use_student
+from .checkpoints.fitting import fit
+from .checkpoints.reading import find_state, load_file
+
+
+def load_model(config: str | Config, checkpoint: str | None, device: str = 'cpu'):
+    """Build the task model of a config and fill in its weights; a distillation config gives its plain student.
+
+    Args:
+        config: a config, the path of its file, or ``mmsnn::PATH`` for one that came with mmsnn.
+        checkpoint: path of the weights, read with ``weights_only=True``; None leaves random ones.
+        device: as torch names it.
+
+    Returns:
+        The model in eval mode with the config as ``cfg`` and a list of class names, or None, as ``classes``.
+
+    Raises:
+        FileNotFoundError: there is no such config or checkpoint.
+        ValueError: the checkpoint holds more than tensors and plain containers, no weights, or others than the model's.
+    """
+    cfg = use_student(read(config) if isinstance(config, str) else config)
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    model = build_model(cfg)
+    meta = ((cfg.get('test_dataloader') or {}).get('dataset') or {}).get('metainfo') or {}
+    if checkpoint is not None:
+        if not Path(checkpoint).expanduser().is_file():
+            raise FileNotFoundError(f'there is no checkpoint at {str(checkpoint)!r}')
+        content = load_file(checkpoint)
+        model.load_state_dict(fit(model, find_state(content, checkpoint), checkpoint), strict=False)
+        meta = content.get('meta', {}).get('dataset_meta') or meta
+    model.cfg, model.classes = cfg, meta.get('classes')
+    return model.to(device).eval()
+
+
+def load_batch(cfg: Config, image: str | Path) -> dict:
+    """One image as a batch of the config's test data loader, without annotations."""
+    steps = [t for t in cfg.test_dataloader.dataset.pipeline if 'Annotations' not in t['type']]
+    return pseudo_collate([Compose(steps)(dict(img_path=str(image), img_id=0, sample_idx=0))])
