@@ -1,15 +1,19 @@
 """``mmsnn COMMAND ...`` (or ``python -m mmsnn``) runs the tools and demos from any folder; alone, it lists them."""
 
 import ast
-import importlib
-import importlib.metadata
 import platform
+import re
 import runpy
 import sys
 from pathlib import Path
 
-from .compat import torchvision_version
 from .shipped import home
+
+# what `mmsnn env` and `mmsnn completion` do is written here
+OWN = dict(
+    completion='Print a shell\'s completion: eval "$(mmsnn completion bash)" (or zsh), mmsnn completion fish | source.',
+    env='Print the versions a report of a problem should name.',
+)
 
 
 def scripts() -> dict[str, Path]:
@@ -20,7 +24,7 @@ def scripts() -> dict[str, Path]:
 
 def listing() -> str:
     """One line a command: the first line of its docstring."""
-    lines = ['mmsnn COMMAND ...', '', f'  {"env":<24}Print the versions a report of a problem should name.']
+    lines = ['mmsnn COMMAND ...', '', *[f'  {name:<24}{said}' for name, said in OWN.items()]]
     for name, path in scripts().items():
         doc = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''
         lines.append(f'  {name:<24}{doc.partition(chr(10))[0]}'.rstrip())
@@ -29,6 +33,8 @@ def listing() -> str:
 
 def version(module: str) -> str:
     """The version of a module, or why it cannot be imported."""
+    import importlib.metadata
+
     try:
         found = importlib.import_module(module)
         return getattr(found, '__version__', None) or importlib.metadata.version(module)
@@ -44,6 +50,7 @@ def environment() -> str:
     from mmengine.utils.dl_utils import mmcv_full_available
 
     from . import mmcv_ops
+    from .compat import torchvision_version
     from .ops import library
 
     rows = {'python': platform.python_version(), 'torch': version('torch'), 'torchvision': torchvision_version()}
@@ -53,6 +60,55 @@ def environment() -> str:
     rows['ops CPU'], rows['ops CUDA'] = library.cpu_path, library.cuda_path
     rows['GPU'] = torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'
     return '\n'.join(f'{name:<14}{value}' for name, value in rows.items())
+
+
+def options(path: Path) -> list[str]:
+    """The long options of a tool, as its source names them; those that the tools share come from theirs."""
+    shared = {'add_arguments(': 'cli.py', 'add_cfg_options(': 'options.py'}
+    texts = [path.read_text(encoding='utf-8')]
+    for call, file in shared.items():
+        if call in texts[0] or (call == 'add_cfg_options(' and 'add_arguments(' in texts[0]):
+            texts.append(Path(__file__).with_name('engine').joinpath(file).read_text(encoding='utf-8'))
+    return sorted(
+        {*re.findall(r"""['"](--[a-zA-Z][\w-]*)['"]""", ''.join(texts)), '--help'} - {'--local_rank', '--local-rank'}
+    )
+
+
+def completion(shell: str) -> str:
+    """Code for ``shell`` that completes commands, their options, and files.
+
+    Raises:
+        SystemExit: with a message, for other shells than bash, zsh and fish.
+    """
+    known = {name: options(path) for name, path in scripts().items()}
+    commands = [*OWN, *known]
+    if shell == 'fish':
+        lines = ['complete -c mmsnn -f -n __fish_use_subcommand -a "' + ' '.join(commands) + '"']
+        for name, found in known.items():
+            lines += [f"complete -c mmsnn -n '__fish_seen_subcommand_from {name}' -l {o[2:]}" for o in found]
+        return '\n'.join(lines)
+    if shell not in ('bash', 'zsh'):
+        raise SystemExit(f'completion is there for bash, zsh and fish, not for {shell!r}')
+    cases = '\n'.join(f'    {name}) options="{" ".join(found)}" ;;' for name, found in known.items())
+    # zsh knows bash's way
+    first = 'autoload -U +X bashcompinit && bashcompinit\n' if shell == 'zsh' else ''
+    return f"""{first}_mmsnn() {{
+  local word="${{COMP_WORDS[COMP_CWORD]}}" options=""
+  if [ "$COMP_CWORD" -eq 1 ]; then
+    COMPREPLY=($(compgen -W "{' '.join(commands)}" -- "$word")); return
+  fi
+  case "${{COMP_WORDS[1]}}" in
+    completion) options="bash zsh fish" ;;
+    list) options="models configs losses neurons" ;;
+{cases.replace('    list) options="', '    list_) options="')}
+  esac
+  case "$word" in
+    -*) COMPREPLY=($(compgen -W "$options" -- "$word")) ;;
+    *) COMPREPLY=($(compgen -f -- "$word"))
+       case "${{COMP_WORDS[1]}}" in completion|list) COMPREPLY=($(compgen -W "$options" -- "$word")) ;; esac ;;
+  esac
+}}
+complete -o filenames -F _mmsnn mmsnn"""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -69,9 +125,17 @@ def main(arguments: list[str] | None = None) -> None:
     if command == 'env':
         print(environment())
         return
+    if command == 'completion':
+        print(completion(rest[0] if rest else 'bash'))
+        return
     path = scripts().get(command)
     if path is None:
         raise SystemExit(f'no command {command!r}\n\n{listing()}')
+    if {'-h', '--help'} & set(rest):
+        from . import quick_help
+
+        if quick_help.show(path, rest):
+            return
     # What `python FILE` does too: scripts may import their neighbours.
     sys.path.insert(0, str(path.parent))
     sys.argv = [str(path), *rest]

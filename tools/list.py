@@ -1,0 +1,94 @@
+"""List what there is: models, configs, losses, neurons; all of them, or those that match a pattern."""
+
+import argparse
+import ast
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import yaml
+
+# not the rest of mmsnn, whose imports take seconds: names and docstrings stand in the sources
+from mmsnn.shipped import home
+
+# where in mmsnn the registered classes of a kind lie, and what is said of them
+KINDS = dict(
+    models=('models', "in configs: dict(type='mmsnn.NAME', ...)"),
+    losses=('distill/losses', "in configs: distill = [dict(type='NAME', ...)]; the lists in configs/_base_/distill"),
+    neurons=('neurons', "in configs: neuron=dict(type='NAME', ...), or act_cfg=dict(type='mmsnn.NAME')"),
+)
+CONFIGS = "for every command: mmsnn::PATH; 'mmsnn train mmsnn::sakd/sew18_imagenet.py'"
+
+
+def registered(folder: Path) -> Iterator[tuple[str, str]]:
+    """Name and first line of the docstring of every class that files below ``folder`` register."""
+    for path in sorted(folder.rglob('*.py')):
+        for node in ast.parse(path.read_text(encoding='utf-8')).body:
+            if isinstance(node, ast.ClassDef) and any('register_module' in ast.dump(d) for d in node.decorator_list):
+                doc = (ast.get_docstring(node) or '').partition('\n\n')[0]
+                yield node.name, ' '.join(doc.split())
+
+
+def configs() -> Iterator[tuple[str, str]]:
+    """``mmsnn::PATH`` of every shipped config, with its data and what a metafile says that it reached."""
+    folder = home() / 'configs'
+    known = {}
+    for metafile in sorted(folder.glob('*/metafile.yml')):
+        for model in yaml.load(metafile.read_text(encoding='utf-8'), getattr(yaml, 'CSafeLoader', yaml.SafeLoader))[
+            'Models'
+        ]:
+            data = (model.get('Metadata') or {}).get('Training Data', '')
+            results = [f'{k} {v}' for r in model.get('Results') or [] for k, v in (r.get('Metrics') or {}).items()]
+            known[model['Config'].removeprefix('configs/')] = ', '.join([str(data), *results])
+    for path in sorted(folder.glob('*/*.py')):
+        name = path.relative_to(folder).as_posix()
+        if not name.startswith('_base_'):
+            yield f'mmsnn::{name}', known.get(name, '')
+
+
+def matches(name: str, said: str, pattern: str | None) -> bool:
+    """Whether ``pattern``, part of a name or with wildcards, fits; upper and lower case are the same."""
+    if pattern is None:
+        return True
+    pattern, text = pattern.lower(), name.lower()
+    return fnmatch(text, pattern) if set(pattern) & set('*?[') else pattern in f'{text} {said.lower()}'
+
+
+def find(kind: str, pattern: str | None = None) -> list[tuple[str, str]]:
+    """Names of a kind that match, each with a line about it."""
+    package = home() / 'mmsnn' if (home() / 'mmsnn').is_dir() else home().parent
+    found = configs() if kind == 'configs' else registered(package / KINDS[kind][0])
+    return [(name, said) for name, said in found if matches(name, said, pattern)]
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('kind', nargs='?', choices=['models', 'configs', 'losses', 'neurons'], help='default: all')
+    parser.add_argument(
+        'pattern', nargs='?', help="part of a name or of the line about it, or with wildcards: '*bccd*'"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv=None) -> int:
+    """Run the command line ``argv`` (default: ``sys.argv``); returns how many were found."""
+    args = parse_args(argv)
+    count = 0
+    for kind in [args.kind] if args.kind else ['models', 'neurons', 'losses', 'configs']:
+        found = find(kind, args.pattern)
+        count += len(found)
+        if not found:
+            continue
+        print(f'{kind} ({CONFIGS if kind == "configs" else KINDS[kind][1]})')
+        width = max(len(name) for name, _ in found) + 2
+        for name, said in found:
+            print(f'  {name:<{width}}{said}'.rstrip())
+        print()
+    if not count:
+        raise SystemExit(f'nothing matches {args.pattern!r}: without a pattern, all names are listed')
+    return count
+
+
+if __name__ == '__main__':
+    main()
