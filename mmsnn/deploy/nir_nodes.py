@@ -12,6 +12,21 @@ from .streaming import TAU
 
 # seconds of a time step, which the readers assume
 DT = 1e-4
+# why an operation does not go, by its name in PyTorch
+REASONS = {
+    'max_pool2d': 'NIR has no max pooling: take average pooling',
+    'max_pool2d_with_indices': 'NIR has no max pooling: take average pooling',
+    'adaptive_max_pool2d': 'NIR has no max pooling: take average pooling',
+    'upsample_nearest2d': 'NIR has no upsampling',
+    'upsample_bilinear2d': 'NIR has no upsampling',
+    'mul': "NIR has no products (AND, IAND, gates): take connect='ADD'",
+    'matmul': 'NIR has no products of activations (attention)',
+    'bmm': 'NIR has no products of activations (attention)',
+    'cat': 'NIR has no concatenation',
+    'relu': 'NIR has no ReLU: only neurons are non-linear there',
+    'relu_': 'NIR has no ReLU: only neurons are non-linear there',
+    'batch_norm': 'this batch norm has no layer in front into which it could be folded',
+}
 
 
 class Cannot(Exception):

@@ -15,27 +15,13 @@ from torch.fx import Node
 
 from .extras import need
 from .graph import ATEN, LIF
-from .nir_nodes import Cannot, Nodes
+from .nir_nodes import REASONS, Cannot, Nodes
 from .streaming import Steps, is_time_mean, step_graph
 
 SHAPES = {
     ATEN.unflatten.int, ATEN.flatten.using_ints, ATEN.view.default, ATEN.reshape.default, ATEN.unsqueeze.default,
     ATEN.squeeze.dim, ATEN.transpose.int, ATEN.permute.default, ATEN.contiguous.default, ATEN.clone.default,
 }  # fmt: skip
-REASONS = {
-    'max_pool2d': 'NIR has no max pooling: take average pooling',
-    'max_pool2d_with_indices': 'NIR has no max pooling: take average pooling',
-    'adaptive_max_pool2d': 'NIR has no max pooling: take average pooling',
-    'upsample_nearest2d': 'NIR has no upsampling',
-    'upsample_bilinear2d': 'NIR has no upsampling',
-    'mul': "NIR has no products (AND, IAND, gates): take connect='ADD'",
-    'matmul': 'NIR has no products of activations (attention)',
-    'bmm': 'NIR has no products of activations (attention)',
-    'cat': 'NIR has no concatenation',
-    'relu': 'NIR has no ReLU: only neurons are non-linear there',
-    'relu_': 'NIR has no ReLU: only neurons are non-linear there',
-    'batch_norm': 'this batch norm has no layer in front into which it could be folded',
-}
 BEHIND = 'they act on the mean over time, which lies outside of NIR: whoever takes the mean runs them'
 
 
