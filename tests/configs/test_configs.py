@@ -219,6 +219,17 @@ def test_released_schedule():
     assert [released(Progress(epoch=50, iter_in_epoch=i)) for i in (0, 10, 11, 999)] == [10, 10, 0.01, 0.01]
 
 
+def test_the_page_of_results_and_the_metafiles_agree():
+    """What RESULTS.md names is there, and a figure that it compares with a published one is the metafile's."""
+    text = (CONFIGS / 'RESULTS.md').read_text()
+    for path in re.findall(r'\b((?:configs|tools|tests)/[\w/]+\.py)', text):
+        assert (REPO / path).is_file(), path
+    models = [m for f in FOLDERS for m in yaml.safe_load((CONFIGS / f / 'metafile.yml').read_text())['Models']]
+    teacher = next(model for model in models if model['Name'] == 'ann_r20_cifar10')
+    row = next(line for line in text.splitlines() if 'the given teacher |' in line)
+    assert [cell.strip() for cell in row.split('|')][5] == str(teacher['Results'][0]['Metrics']['Top 1 Accuracy'])
+
+
 @pytest.mark.parametrize('folder', FOLDERS)
 def test_metafile_lists_every_config(folder):
     metafile = f'configs/{folder}/metafile.yml'
