@@ -88,7 +88,7 @@ def lif(x: Tensor, T: int, repeat: bool, settings: NeuronSettings, tau: Tensor |
     """`reference.lif` with uint8 spikes; ``repeat``: ``x`` ``[B, ...]`` is the same at every step."""
     if repeat:
         x = x.repeat(T, *[1] * (x.dim() - 1))
-    return reference.lif_forward(x, T, settings, tau)[0].to(torch.uint8)
+    return reference.lif_forward(x, T, settings, tau).to(torch.uint8)
 
 
 def max_pool(x: Tensor, kernel, stride, padding, dilation) -> Tensor:

@@ -116,6 +116,11 @@ def test_layer(shape, neuron):
         fired, current = torch.ops.mmsnn.event_layer(*call, True, True)
         close(current, expected)
         assert torch.equal(fired, reference.lif(current, T, **plain).to(torch.uint8))
+        # what serves without compiled kernels
+        plain_fired, plain_current = event._event_layer(*call, True, True)
+        close(plain_current, current)
+        assert plain_fired.shape == fired.shape and (plain_fired != fired).float().mean() < 1e-3
+        assert torch.equal(event._event_lif(current, T, False, *fires), fired)
         alone, nothing = torch.ops.mmsnn.event_layer(*call, True, False)
         assert torch.equal(alone, fired) and not nothing.numel()
         nothing, alone = torch.ops.mmsnn.event_layer(*call, False, True)
