@@ -14,7 +14,7 @@ import mmcv
 import numpy as np
 import torch
 
-from mmsnn import get_time_steps, set_time_steps
+from mmsnn import event_driven, get_time_steps, set_time_steps
 from mmsnn.analysis import firing_rates
 from mmsnn.engine.cli import read_config
 from mmsnn.engine.options import add_cfg_options
@@ -78,6 +78,8 @@ def main(args: argparse.Namespace) -> Path:
     model = load_model(read_config(args), args.checkpoint, args.device)
     if args.T is not None:
         set_time_steps(model, args.T)
+    if args.engine != 'dense':
+        event_driven(model, engine=args.engine)
     batch = load_batch(model.cfg, args.image)
     with torch.no_grad():
         sample = model.test_step(batch)[0]
@@ -102,6 +104,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--out-dir', type=Path, default=Path('work_dirs/image_demo'))
     parser.add_argument('--T', type=int, help='time steps, where they should differ from the config')
     parser.add_argument('--score-thr', type=float, default=0.3, help='detections below are not drawn (default: 0.3)')
+    parser.add_argument(
+        '--engine', choices=('dense', 'event', 'auto'), default='dense', help='on a CPU: run on events (default: dense)'
+    )
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     add_cfg_options(parser)
     parser.set_defaults(work_dir=None, launcher='none')

@@ -47,6 +47,12 @@ def parse_args(argv=None) -> argparse.Namespace:
         'steps and time for each P',
     )
     parser.add_argument(
+        '--engine',
+        choices=('dense', 'event', 'auto'),
+        default='dense',
+        help='event: on a CPU, convolutions behind neurons run on events; auto: where their inputs are sparse enough',
+    )
+    parser.add_argument(
         '--benchmark',
         action='store_true',
         help='also measure speed, memory, firing rates, synaptic operations, energy; benchmark.json in the work dir',
@@ -112,6 +118,17 @@ def measure(runner, checkpoint: str, metrics: dict) -> None:
     runner.logger.info(f'Benchmark written to {path}')
 
 
+def show_events(model, logger) -> None:
+    """Print which convolutions ran on events, and how dense their inputs were; a warning where none did."""
+    report = mmsnn.event_report(model)
+    Console().print(report.table())
+    if not any(counts.on_events for counts in report.values()):
+        logger.warning(
+            '--engine: no convolution ran on events, which takes a CPU, float32 and no autocast, and inputs that are '
+            'mostly zero (--engine event does not ask for these)'
+        )
+
+
 def main(argv=None) -> dict | list[dict]:
     """Run the command line ``argv`` (default: ``sys.argv``); returns the metrics, of several runs a list of rows."""
     args = parse_args(argv)
@@ -126,6 +143,8 @@ def main(argv=None) -> dict | list[dict]:
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     if args.T is not None:
         mmsnn.set_time_steps(model, args.T[0])
+    if args.engine != 'dense':
+        mmsnn.event_driven(model, engine=args.engine)
     if args.exit_confidence:
         # what cannot work is said before anything runs
         check(model)
@@ -139,6 +158,8 @@ def main(argv=None) -> dict | list[dict]:
         metrics = runner.test()
     finally:
         bar.close()
+    if args.engine != 'dense':
+        show_events(model, runner.logger)
     if args.benchmark:
         measure(runner, args.checkpoint, metrics)
     return metrics

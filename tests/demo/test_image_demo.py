@@ -93,7 +93,8 @@ def test_ann_has_no_chart(demo, image, tmp_path):
 def test_other_tasks(demo, image, tmp_path, scope):
     test = dict(dataset=dict(type='BaseDataset', pipeline=PIPELINES[scope]))
     cfg = Config(dict(model=STUDENTS[scope], default_scope=scope, test_dataloader=test))
-    run(demo, image, *write(tmp_path, cfg))
+    files = write(tmp_path, cfg)
+    assert np.array_equal(run(demo, image, *files), run(demo, image, *files, '--engine', 'event'))
 
 
 def test_checkpoint_that_could_run_code_is_refused(demo, image, tmp_path):

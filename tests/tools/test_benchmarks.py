@@ -56,6 +56,24 @@ def test_step(tmp_path):
     assert case['parity'][jelly]['logits_differ'] < 0.01 and 'mmsnn, packed spikes' in case['table']
 
 
+def test_event(tmp_path, capsys):
+    """Densities are measured, SpikingJelly computes the same, and what is done is not done again."""
+    out = tmp_path / 'event.json'
+    options = ['--networks', 'sew18', 'ms18', '--size', '32', '--batch', '1', '--threads', '1', '--rounds', '2']
+    options += ['--no-compile', '--v-threshold', '1', '--out', str(out)]
+    benchmark = load('event')
+    benchmark.main(options)
+    sew, ms = json.loads(out.read_text())['results']
+    ours = {'mmsnn, events', 'mmsnn, events, 16-bit weights', 'mmsnn, dense', 'ANN, eager'}
+    assert ours | {'SpikingJelly'} <= sew['table'].keys() and ours <= ms['table'].keys()
+    assert sew['parity']['SpikingJelly'] < 0.01 and sew['parity']['mmsnn, events'] < 0.01
+    assert 0 < sew['density'] < 1 and sew['sites']['backbone.layer1.0.conv1']['runs'] in ('event', 'dense')
+    assert 'MSResNet' in ms['missing']['SpikingJelly']
+    assert out.with_suffix('.png').stat().st_size > 0 and 'by the least times' in capsys.readouterr().out
+    benchmark.run_case = None
+    assert len(benchmark.main(options)) == 2
+
+
 def test_overhead(tmp_path, capsys):
     """Methods without a config for the student are left out; where there is no teacher, the step alone counts."""
     out = tmp_path / 'overhead.json'

@@ -162,6 +162,20 @@ def test_test_with_everything(home, checkpoint, tmp_path):
     assert rules['backbone.layer2.0.conv1'] == 'integer AC'
 
 
+def test_engines(home, checkpoint, tmp_path, capsys):
+    """The same accuracy on events, and a table of which layer ran how."""
+    test = tool('test')['main']
+    plain, event, auto = (
+        test([str(home / 'plain.py'), checkpoint, '--work-dir', str(tmp_path), '--engine', engine])
+        for engine in ('dense', 'event', 'auto')
+    )
+    assert plain == event == auto
+    said = capsys.readouterr().out
+    assert said.count('Event-driven') == 2
+    (line,) = [line for line in said.splitlines() if 'backbone.layer1.0.conv2' in line][:1]
+    assert 'event' in line and '%' in line
+
+
 def test_several_numbers_of_time_steps(home, checkpoint, tmp_path, capsys):
     test, run = tool('test')['main'], [checkpoint, '--work-dir', str(tmp_path)]
     rows = test([str(home / 'plain.py'), *run, '--T', '1', '3'])

@@ -53,17 +53,19 @@ class Lif:
 
 
 class SEW:
-    """A whole training step of SpikingJelly's SEW-ResNet on frames ``[T, B, 3, H, W]``."""
+    """SpikingJelly's SEW-ResNet, or spiking ResNet, on frames ``[T, B, 3, H, W]``: training steps and inference."""
 
     def __init__(self, request, data):
         base = 'spikingjelly.activation_based.'
         self.functional = importlib.import_module(base + 'functional')
-        sew = importlib.import_module(base + 'model.sew_resnet')
+        network = request.get('network', 'sew')
+        models = importlib.import_module(f'{base}model.{network}_resnet')
         neuron = importlib.import_module(base + 'neuron')
         self.device, self.amp = request['device'], request['amp']
-        make = getattr(sew, f'sew_resnet{request["depth"]}')
-        neurons = dict(surrogate_function=surrogate('atan'), tau=2.0)
-        self.net = make(spiking_neuron=neuron.LIFNode, cnf='ADD', num_classes=request['classes'], **neurons)
+        make = getattr(models, f'{network}_resnet{request["depth"]}')
+        neurons = dict(surrogate_function=surrogate('atan'), tau=2.0, v_threshold=request.get('v_threshold', 1.0))
+        neurons.update(dict(cnf='ADD') if network == 'sew' else {})
+        self.net = make(spiking_neuron=neuron.LIFNode, num_classes=request['classes'], **neurons)
         self.functional.set_step_mode(self.net, 'm')
         if request.get('backend'):
             self.functional.set_backend(self.net, request['backend'], neuron.LIFNode)
@@ -89,6 +91,11 @@ class SEW:
             self.loss()
         self.functional.reset_net(self.net)
         self.net.train()
+
+    def logits_in_evaluation(self):
+        """What `infer` computes."""
+        self.infer()
+        return dict(logits=self.logits)
 
     def result(self):
         self.loss().backward()
@@ -149,14 +156,16 @@ def main():
             device = request['device']
         elif op == 'result':
             torch.save(side.result(), request['path'])
+        elif op == 'logits':
+            torch.save(side.logits_in_evaluation(), request['path'])
         elif op == 'kept':
             answer = side.kept()
         else:
             synchronize(device)
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             getattr(side, op)()
             synchronize(device)
-            answer = dict(seconds=time.perf_counter() - start)
+            answer = dict(seconds=time.perf_counter() - start, cpu_seconds=time.process_time() - cpu)
         print(json.dumps(answer), file=answers, flush=True)
 
 
