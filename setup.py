@@ -175,6 +175,12 @@ class BuildKernels:
                 except Exception as error:
                     skipped(f'{type(error).__name__}: {error}')
 
+            def build_extension(self, extension):
+                super().build_extension(extension)
+                runpy.run_path(str(ROOT / 'mmsnn' / 'ops' / 'sealing.py'))['seal'](
+                    self.get_ext_fullpath(extension.name)
+                )
+
         return Build.with_options(use_ninja=False, no_python_abi_suffix=True)
 
 

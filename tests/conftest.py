@@ -46,7 +46,9 @@ MARKERS = {
     'processes': (
         'engine/test_scale.py',
         'engine/test_zoo.py',
-        *(f'reliability/test_{name}.py' for name in ('two_ranks', 'syncbn', 'kills', 'resume')),
+        *(f'reliability/test_{name}.py' for name in ('two_ranks', 'syncbn', 'kills', 'soak', 'resume')),
+        *(f'reliability/test_{name}.py' for name in ('resume_together', 'disks', 'installation', 'memory')),
+        *(f'reliability/test_{name}.py' for name in ('hostile_checkpoints', 'hostile_text', 'images')),
     ),
     'tools': ('tools', 'demo', 'test_install.py', 'test_import_hook.py'),
 }

@@ -4,7 +4,7 @@ Every row is a group of tests in ``tests/reliability``; it reads "survived" only
 written here, and all of it survived. From a clone::
 
     python tools/scorecard.py                     # all rows, into docs/scorecard.md and docs/scorecard.json
-    python tools/scorecard.py --rows R16 R24      # some; nothing is written
+    python tools/scorecard.py --rows R16 R24      # some; with --out FILE, a table in which the others read "not run"
 """
 
 import argparse
@@ -54,8 +54,10 @@ TRIES = 34
 def parse_args(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--rows', nargs='+', choices=ROWS, metavar='ROW', help='these alone, and write nothing')
-    parser.add_argument('--out', type=Path, default=ROOT / 'docs' / 'scorecard.md', help='a .json is written beside it')
+    parser.add_argument('--rows', nargs='+', choices=ROWS, metavar='ROW', help='these alone')
+    parser.add_argument(
+        '--out', type=Path, help='the table, and a .json beside it; of all rows, by default, docs/scorecard.md'
+    )
     parser.add_argument('--workers', default='auto', help='test files at once; default: one on each core')
     return parser.parse_args(argv)
 
@@ -113,15 +115,16 @@ def commit() -> str:
     return (short.stdout.strip() or 'unknown') + (' with changes' if changed.stdout.strip() else '')
 
 
-def write(out: Path, counts: dict, minutes: float) -> None:
-    """The table with what it was measured on, and the same as JSON."""
+def write(out: Path, counts: dict, minutes: float, asked: list[str] | None = None) -> None:
+    """The table with what it was measured on, and the same as JSON; ``asked``: the rows, where not all were."""
+    command = 'python tools/scorecard.py' + (f' --rows {" ".join(asked)} --out {out.name}' if asked else '')
     verdicts = [verdict(row, counts.get(row)) for row in ROWS]
     reasons = {skip.rpartition(': ')[2] for found in counts.values() for skip in found['skipped']}
     where = f'{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}'
     lines = [
         '# Reliability scorecard',
         '',
-        'Written by `python tools/scorecard.py`. A try survived where harm was stopped with a message that names the '
+        f'Written by `{command}`. A try survived where harm was stopped with a message that names the '
         'cause, or where the result is that of a run without the fault. A row reads "survived" where at least as many '
         'tries as wanted all did, and "not run" where none could be tried here.',
         '',
@@ -136,9 +139,7 @@ def write(out: Path, counts: dict, minutes: float) -> None:
     out.write_text('\n'.join(lines))
     rows = {row: dict(what=ROWS[row][0], wanted=ROWS[row][1], verdict=v, **counts.get(row, {})) for row, v in
             zip(ROWS, verdicts)}  # fmt: skip
-    record = dict(
-        command='python tools/scorecard.py', commit=commit(), machine=where, minutes=round(minutes, 1), rows=rows
-    )
+    record = dict(command=command, commit=commit(), machine=where, minutes=round(minutes, 1), rows=rows)
     out.with_suffix('.json').write_text(json.dumps(record, indent=1) + '\n')
 
 
@@ -152,8 +153,9 @@ def main(argv=None) -> None:
     for row in rows:
         for test in counts.get(row, {}).get('failed', []):
             print(f'{row} failed: {test}')
-    if args.rows is None:
-        write(args.out, counts, (time.monotonic() - start) / 60)
+    out = args.out or (None if args.rows else ROOT / 'docs' / 'scorecard.md')
+    if out:
+        write(out, counts, (time.monotonic() - start) / 60, args.rows)
     raise SystemExit(any(verdict(row, counts.get(row)) not in ('survived', 'not run') for row in rows))
 
 

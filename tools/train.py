@@ -6,7 +6,7 @@ from mmsnn.building import is_distiller
 from mmsnn.engine import checks
 from mmsnn.engine.cli import add_arguments, build_runner, read_config
 from mmsnn.engine.resuming import prepare_resume
-from mmsnn.engine.safety import make_room, make_safe
+from mmsnn.engine.safety import disk_errors_named, make_room, make_safe
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -67,7 +67,8 @@ def main(argv=None) -> None:
     make_room(cfg)
     runner = build_runner(cfg, args.verbose)
     checks.log(found, runner.logger)
-    runner.train()
+    with disk_errors_named(cfg):
+        runner.train()
 
 
 if __name__ == '__main__':

@@ -16,6 +16,7 @@ from mmsnn.checkpoints.loading import CheckMatch, check_source, install_safe_loa
 from . import console
 from .options import add_cfg_options, apply_options
 from .reading import read_annotations_safely
+from .unreadable import NamesImages
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +76,7 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
     install_safe_loading()
     runner = console.build(cfg, verbose)
     runner.register_hook(CheckMatch())
+    runner.register_hook(NamesImages())
     return runner
 
 

@@ -18,16 +18,24 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmsnn.registry import LOOPS
 
+from .images import UnreadableImage, name_images, noticed
+from .unreadable import Unreadable
+
 # streams of random numbers: of the model, and of the data
 MODEL, DATA = 0, 1
 
 
-def seed_everything(*key: int) -> None:
-    """Seed Python, NumPy and torch from a key of integers; different keys give independent numbers."""
+def seed_everything(*key: int, devices: bool = True) -> None:
+    """Seed Python, NumPy and torch from a key of integers; different keys give independent numbers.
+
+    Args:
+        key: the integers.
+        devices: whether torch's generators of other devices than the CPU are seeded, too, which takes longer.
+    """
     words = np.random.SeedSequence([k % 2**32 for k in key]).generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
-    torch.manual_seed(int(words[2]))
+    (torch.manual_seed if devices else torch.default_generator.manual_seed)(int(words[2]))
 
 
 class Place(int):
@@ -77,10 +85,20 @@ class PlacedBatches:
 
 
 class SeededDataset(Dataset):
-    """A dataset whose sample is seeded by its `Place`; to everybody else it is the dataset inside."""
+    """A dataset whose sample is seeded by its `Place`; to everybody else it is the dataset inside.
 
-    def __init__(self, inner: Dataset, seed: int):
-        vars(self).update(_inner=inner, _seed=seed)
+    Where an image cannot be read, the next sample takes its place, in this round as in every other.
+
+    Args:
+        inner: the dataset.
+        seed: of the training.
+        unreadable: where such images are written down; without one, the first ends the training.
+    """
+
+    def __init__(self, inner: Dataset, seed: int, unreadable: Unreadable | None = None):
+        vars(self).update(_inner=inner, _seed=seed, _unreadable=unreadable)
+        if unreadable is not None:
+            name_images(inner)
 
     def __getattr__(self, name: str):
         if name.startswith('__') or '_inner' not in vars(self):
@@ -98,11 +116,22 @@ class SeededDataset(Dataset):
 
     def __getitem__(self, index: int):
         if isinstance(index, Place):
-            seed_everything(self._seed, get_rank(), DATA, *index.place)
-        return self._inner[int(index)]
+            seed_everything(self._seed, get_rank(), DATA, *index.place, devices=False)
+        if self._unreadable is None:
+            return self._inner[int(index)]
+        for step in range(len(self)):
+            try:
+                sample = self._inner[(int(index) + step) % len(self)]
+            except UnreadableImage as error:
+                self._unreadable.add(error.path, error.reason)
+                continue
+            for path, reason in noticed(self._inner):
+                self._unreadable.add(path, reason, kept=True)
+            return sample
+        raise ValueError('train_dataloader: not one image can be read')
 
 
-def seeded_loader(loader: DataLoader, seed: int) -> DataLoader:
+def seeded_loader(loader: DataLoader, seed: int, unreadable: Unreadable | None = None) -> DataLoader:
     """``loader`` with `PlacedBatches` of a `SeededDataset`; one without a batch sampler stays as it is."""
     if loader.batch_sampler is None:
         return loader
@@ -110,7 +139,7 @@ def seeded_loader(loader: DataLoader, seed: int) -> DataLoader:
     names += ('generator', 'prefetch_factor', 'persistent_workers', 'pin_memory_device')
     settings = {name: getattr(loader, name) for name in names if hasattr(loader, name)}
     return DataLoader(
-        SeededDataset(loader.dataset, seed), batch_sampler=PlacedBatches(loader.batch_sampler), **settings
+        SeededDataset(loader.dataset, seed, unreadable), batch_sampler=PlacedBatches(loader.batch_sampler), **settings
     )
 
 
@@ -119,7 +148,9 @@ class _Seeded:
 
     def __init__(self, runner, dataloader, **kwargs):
         super().__init__(runner, dataloader, **kwargs)
-        self.dataloader = seeded_loader(self.dataloader, runner.seed)
+        dataset = self.dataloader.dataset
+        self.unreadable = Unreadable(runner.work_dir, len(dataset)) if hasattr(dataset, '__len__') else None
+        self.dataloader = seeded_loader(self.dataloader, runner.seed, self.unreadable)
 
     @property
     def batches(self) -> PlacedBatches | None:
@@ -128,6 +159,8 @@ class _Seeded:
         return found if isinstance(found, PlacedBatches) else None
 
     def _seed_iteration(self) -> None:
+        if self.unreadable is not None:
+            self.unreadable.check()
         seed_everything(self.runner.seed, get_rank(), MODEL, self._iter)
 
 

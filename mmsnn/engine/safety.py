@@ -8,14 +8,21 @@ EpochBasedTrainLoop,    `mmsnn.engine.loops`            random states are not ke
 IterBasedTrainLoop                                      is taken for its beginning
 (nothing)               `FiniteHook`                    NaN trains on and is saved
 (nothing)               `InterruptHook`                 a signal loses what came after the last checkpoint
+LoadImageFromFile       `NamedImages` around it         errors name no file; one image that cannot be read ends all
+pickle and YAML files   `mmsnn.engine.reading`          annotation and proposal files run code
+checkpoint readers      `mmsnn.checkpoints.loading`     checkpoints run code, and misfits load in silence
 ======================  ==============================  =====================================================
 
 A user of plain OpenMMLab configs has each of them by its type, for instance
 ``default_hooks = dict(checkpoint=dict(type='mmsnn.SafeCheckpointHook'))``.
 """
 
+import errno
 import logging
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -23,7 +30,10 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
 from .resuming import checkpoints
+from .unreadable import FILE
 
+# of disks that are full, read-only, failing, or whose quota is used up
+DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EIO)
 LOOPS = {True: 'EpochBasedTrainLoop', False: 'IterBasedTrainLoop'}
 
 
@@ -55,8 +65,10 @@ def make_room(cfg: Config) -> None:
 
     Raises:
         ValueError: a checkpoint in there is what this training begins with, or several processes begin.
+        OSError: nothing can be written there.
     """
     folder = Path(cfg.work_dir)
+    _try_writing(folder)
     there = [] if cfg.get('resume') else checkpoints(folder)
     if not there:
         return
@@ -70,13 +82,45 @@ def make_room(cfg: Config) -> None:
     aside = next(path for n in count(1) if not (path := folder / f'earlier_{n}').exists())
     aside.mkdir()
     for path in list(folder.iterdir()):
-        if path.suffix == '.pth' or path.name == 'last_checkpoint' or re.fullmatch(r'\d{8}_\d{6}', path.name):
+        if path.suffix == '.pth' or path.name in ('last_checkpoint', FILE) or re.fullmatch(r'\d{8}_\d{6}', path.name):
             path.rename(aside / path.name)
     print_log(
         f'work_dir: {folder} held another training, which lies in {aside} now; to go on with one, say --resume',
         logger='current',
         level=logging.WARNING,
     )
+
+
+def _try_writing(folder: Path) -> None:
+    """OSError with the config key unless files can be written to a folder."""
+    path = folder / f'.{os.getpid()}.part'
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(4096))
+    except OSError as error:
+        said = f'work_dir: {folder} cannot be written ({error.strerror}): choose another one, --work-dir FOLDER'
+        raise OSError(error.errno, said) from error
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors_named(cfg: Config) -> Iterator[None]:
+    """Inside, an error of the disk, in the log for instance, says what it means for the training.
+
+    Raises:
+        OSError: with what is left to go on from.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK or 'was not saved' in str(error):
+            raise
+        left = checkpoints(cfg.work_dir)
+        there = f'--resume goes on from {left[0]}' if left else 'there is no checkpoint yet'
+        text = f'{error.strerror}: the training cannot write to its work dir any more, and ends; {there}'
+        raise OSError(error.errno, text, str(cfg.work_dir)) from error
 
 
 def _is(cfg: dict, name: str) -> bool:

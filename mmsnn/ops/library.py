@@ -18,6 +18,7 @@ from torch import Tensor
 
 from . import reference
 from .neuron import NeuronSettings, decode
+from .sealing import fault
 
 CSRC = Path(__file__).with_name('csrc')
 _NEURON = 'int T, int[] kind, float[] values, Tensor? tau, Tensor? v_init'
@@ -273,14 +274,23 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     found = sorted(Path(__file__).parent.glob('_C*.so')) + sorted(Path(__file__).parent.glob('_C*.pyd'))
     if not found:
         return None, f'plain PyTorch: the compiled kernels were not built; {REMEDY}'
-    try:
-        torch.ops.load_library(found[0])
-        extension = ctypes.CDLL(str(found[0]))
-        extension.mmsnn_cpu.restype = extension.mmsnn_sources.restype = ctypes.c_char_p
-    # a library of another torch, CPU or system
-    except (OSError, AttributeError) as error:
-        reason = error.__cause__ or error
-        return None, f'plain PyTorch: {found[0].name} does not fit this torch {torch.__version__} ({reason}); {REMEDY}'
+    reasons = []
+    for path in found:
+        reason = fault(path)
+        if reason:
+            reasons.append(f'{path.name} is not loaded, {reason}')
+            continue
+        try:
+            torch.ops.load_library(path)
+            extension = ctypes.CDLL(str(path))
+            extension.mmsnn_cpu.restype = extension.mmsnn_sources.restype = ctypes.c_char_p
+            break
+        # a library of another torch, CPU or system
+        except (OSError, AttributeError) as error:
+            reason = error.__cause__ or error
+            reasons.append(f'{path.name} does not fit this torch {torch.__version__} ({reason})')
+    else:
+        return None, f'plain PyTorch: {"; ".join(reasons)}; {REMEDY}'
     line = f'compiled ({extension.mmsnn_cpu().decode()})'
     if extension.mmsnn_sources().decode() != sources_digest():
         line += f', from other sources than these; {REMEDY}'

@@ -98,7 +98,7 @@ def main(tool: str, *args) -> None:
     runpy.run_path(str(ROOT / 'tools' / f'{tool}.py'))['main']([str(arg) for arg in args])
 
 
-def run(tool: str, *args, limit: int = 300, **environment) -> subprocess.CompletedProcess:
+def run(tool: str, *args, limit: int = 900, **environment) -> subprocess.CompletedProcess:
     """Run a tool in a process of its own; its output is text, both streams together."""
     return subprocess.run(
         [sys.executable, ROOT / 'tools' / f'{tool}.py', *map(str, args)],

@@ -28,6 +28,7 @@ FATAL = {
     'whose category_id is unhashable': 'category_id is a number',
     'without segmentation': 'write polygons or run lengths, or leave out with_mask=True of LoadAnnotations',
     'whose segmentation is no list of polygons': 'write [[x1, y1, x2, y2, ...], ...], a list for each polygon',
+    'whose mask has another size than its image': 'write size = [height, width] of the image beside the counts',
     'without iscrowd': "write iscrowd = 0, which COCO's evaluation reads",
 }
 
@@ -81,7 +82,8 @@ class Annotations:
         self.count, self.first = Counter(), {}
         self.kept = Counter()
         self.used, self.with_boxes, self.numbers = set(), set(), set()
-        self.double = self.corners = self.fractions = 0
+        self.double = self.corners = self.fractions = self.beyond = self.repeated = 0
+        self.seen: set[int] = set()
 
     def check(self, annotations: list) -> Iterator[Finding]:
         """Findings, the errors first and a summary at the end."""
@@ -131,7 +133,8 @@ class Annotations:
             return 'marked ignore'
         if min(right, width) <= max(x, 0) or min(bottom, height) <= max(y, 0):
             return 'outside of the image'
-        if area <= 0:
+        # NaN is no area, either
+        if not area > 0:
             return 'of an area of 0 or less'
         if w < 1 or h < 1:
             return 'narrower or lower than a pixel'
@@ -143,6 +146,12 @@ class Annotations:
                 return 'without segmentation'
             if isinstance(shape, list) and not all(isinstance(polygon, list) for polygon in shape):
                 return 'whose segmentation is no list of polygons'
+            if isinstance(shape, dict) and list(shape.get('size', ())) != [height, width]:
+                return 'whose mask has another size than its image'
+        self.beyond += x < -1 or y < -1 or right > width + 1 or bottom > height + 1
+        mark = hash((image, category, x, y, w, h))
+        self.repeated += mark in self.seen
+        self.seen.add(mark)
         self.kept[category] += 1
         self.with_boxes.add(image)
         return None
@@ -195,6 +204,12 @@ class Annotations:
             text += f'; {number(bare, "image")} without any of their boxes left, read as background'
         if parts:
             text += f'; boxes dropped: {parts}'
+        if self.beyond:
+            text += (
+                f'; {self.beyond} {"boxes reach" if self.beyond > 1 else "box reaches"} beyond the image, kept as given'
+            )
+        if self.repeated:
+            text += f'; {self.repeated} the same as another of the same image, kept'
         absent = [name for category, name in self.ids.items() if not self.kept[category]]
         if absent and total:
             text += f'; classes without a box: {some(absent)}'

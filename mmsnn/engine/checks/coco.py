@@ -20,6 +20,8 @@ WANTED = 'expected a COCO annotation file, a JSON object with the lists images, 
 LOOKED_AT = 16
 # Bytes from which on polygons are not read.
 LARGE = 1 << 26
+# Pixels of an image: as many as Pillow decodes at most.
+PIXELS = 178_956_970
 POLYGONS = re.compile(r'\[\[[-+.,eE\d\s]*\](?:\s*,\s*\[[-+.,eE\d\s]*\])*\]')
 
 
@@ -119,6 +121,8 @@ def _images(path: str, images: list, reader: Reader) -> tuple[list[Finding], dic
             width, height = image['width'], image['height']
             if not (width > 0 and height > 0):
                 wrong.setdefault('a width or height that is not positive', []).append(index)
+            elif width * height > PIXELS:
+                wrong.setdefault('more pixels than an image may have', []).append(index)
             if not isinstance(image['file_name'], str):
                 raise TypeError
             sizes[image['id']] = width, height
