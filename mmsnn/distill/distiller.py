@@ -4,6 +4,7 @@ import copy
 from contextlib import ExitStack
 
 import torch
+from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
@@ -96,6 +97,7 @@ class Distiller(Transparent, BaseModel):
         self.transfer = {} if transfer is True else plain(transfer) if isinstance(transfer, dict) else False
         self.progress = Progress()
         self.hooked = False
+        self._step: int | None = None
         self.task_weight = Schedule.of(plain(task_weight) if isinstance(task_weight, dict) else task_weight)
         self.prefix = prefix
         if prefix is not None:
@@ -167,13 +169,17 @@ class Distiller(Transparent, BaseModel):
         """As `BaseModel.train_step`; RuntimeError where a runner trains what only the hook keeps and drives."""
         varies = any(term.weight.varies or term.loss.needs_progress for term in self.terms)
         needs_hook = len(self.connectors) or varies or self.task_weight.varies
-        # what a runner has set, and no loop of one's own
-        if needs_hook and not self.hooked and getattr(optim_wrapper, '_max_counts', -1) > 0:
+        if needs_hook and not self.hooked and self._runner_trains():
             raise RuntimeError(
                 'a Distiller trains only with its hook, which keeps the connectors and tells the weights how far the '
                 "training is: add custom_hooks = [dict(type='mmsnn.DistillHook')] to the config"
             )
         return super().train_step(data, optim_wrapper)
+
+    def _runner_trains(self) -> bool:
+        """Whether a Runner counts these steps, as a loop of the user's own does not; known from the second step on."""
+        before, self._step = self._step, MessageHub.get_current_instance().get_info('iter')
+        return None not in (before, self._step) and self._step > before
 
     def parse_losses(self, losses: dict) -> tuple[Tensor, dict[str, Tensor]]:
         """The student's own summing and logging."""

@@ -23,7 +23,7 @@ class Recorder:
         taps: what to record.
         role: ``student`` or ``teacher``, for messages.
         T: time steps of the model.
-        batch_size: images in the batch; a tensor whose first dimension is T times that holds time steps.
+        batch_size: images in the batch.
         prefix: set while the model runs in `read_prefix`.
         views: a list to which the backbone's images are added, call by call; ``batch_size`` is then theirs. For models
             that train on several views of each image.
@@ -101,13 +101,15 @@ class Recorder:
         self.found[tap] = before + [self._view(tap, o) for o in outs]
 
     def _view(self, tap: Tap, out: Tensor) -> Tensor:
-        folded = self.T > 1 and out.shape[0] == self.T * self.batch_size
+        spiking = self.T > 1 and before_readout(self.model, tap)
+        # among spikes, only a stem that a still image passes once, and a readout, hold no time steps
+        folded = spiking and out.dim() > 0 and out.shape[0] % (self.T * self.batch_size) == 0
         if self.prefix is not None:
-            # twice the batch behind the readout may be as much as T times in front of it
-            folded = folded and _before_readout(self.model, tap)
             if tap.time == 'prefix':
-                return with_prefix(unfold(out, self.T), self.prefix) if folded else out.clone()
-            out = out if folded else out[self.batch_size :]
+                if folded:
+                    return with_prefix(unfold(out, self.T), self.prefix)
+                return torch.cat([out, out]) if out.shape[0] == self.batch_size else out.clone()
+            out = out if folded or out.shape[0] == self.batch_size else out[self.batch_size :]
         if tap.time == 'steps':
             if self.T > 1 and not folded:
                 if self.role != 'student':
@@ -179,10 +181,19 @@ class _Listener:
             self.module.forward = self.own
 
 
-def _before_readout(model: nn.Module, tap: Tap) -> bool:
-    """Whether a tap lies inside the part that takes time out (a backbone, or a spiking head), or in an earlier part."""
+def before_readout(model: nn.Module, tap: Tap) -> bool:
+    """Whether what a tap reads holds time steps, by its place: a readout that means over time comes behind it.
+
+    A backbone without such a readout hands its time steps on to the neck, and both theirs to all heads.
+    """
+
+    def reads_out(part: str) -> bool:
+        child = getattr(model, part, None)
+        modules = child.modules() if isinstance(child, nn.Module) else ()
+        return any(isinstance(m, Readout) and m.mode == 'mean' for m in modules)
+
     part, _, inside = tap.module.partition('.')
-    parts = dict(model.named_children())
-    reading = [any(isinstance(m, Readout) and m.mode == 'mean' for m in child.modules()) for child in parts.values()]
-    i = list(parts).index(part)
-    return bool(inside) if reading[i] else any(reading[i:])
+    if reads_out(part):
+        return bool(inside)
+    earlier = FEATURES[: FEATURES.index(part)] if part in FEATURES else FEATURES
+    return not any(reads_out(name) for name in earlier)

@@ -18,16 +18,17 @@ READOUTS = ('mean', 'none')
 class DirectEncoder(TimeAware, nn.Module):
     """Direct encoding: the same analog input at every step; event frames keep their own steps.
 
-    ``repeat`` may come after stateless layers (a stem's convolution and norm), which then run once instead of T times.
+    Every step is the same, so stateless layers at the beginning of a network run once instead of T times, in
+    `after_stem`.
 
     Args:
         T: time steps.
 
     Attributes:
-        may_come_later: whether `repeat` may follow stateless layers instead of preceding them.
+        same_every_step: whether an image is the same at every step.
     """
 
-    may_come_later = True
+    same_every_step = True
 
     def __init__(self, T: int):
         super().__init__()
@@ -65,6 +66,30 @@ class DirectEncoder(TimeAware, nn.Module):
         """``[B, C, H, W]`` or event frames ``[B, T, C, H, W]`` to ``[T*B, C, H, W]``."""
         return fold(x.transpose(0, 1)) if self.is_event(x) else self.repeat(x)
 
+    def after_stem(self, x: Tensor, conv, norm=None, neuron=None, pool=None) -> Tensor:
+        """Encode ``x`` and run the first layers of a network: convolution, norm, pooling and neuron.
+
+        An image that is the same at every step passes what stands in front of the neuron once, and is repeated behind
+        it. Event frames, encodings that differ from step to step, and norms that tell the steps apart are encoded
+        first.
+
+        Args:
+            x: images ``[B, C, H, W]`` or event frames ``[B, T, C, H, W]``.
+            conv: convolution, or any stateless layers.
+            norm, neuron, pool: layers, or None.
+
+        Returns:
+            ``[T*B, C', H', W']``.
+        """
+        once = self.same_every_step and not self.is_event(x) and not getattr(norm, 'mixes_time', False)
+        x = conv(x if once else self(x))
+        if not once and pool is None and None not in (norm, neuron):
+            return neuron.after(norm, x)
+        x = x if norm is None else norm(x)
+        x = x if pool is None else pool(x)
+        x = self.repeat(x) if once else x
+        return x if neuron is None else neuron(x)
+
 
 @MODELS.register_module()
 class PoissonEncoder(DirectEncoder):
@@ -85,7 +110,7 @@ class PoissonEncoder(DirectEncoder):
         ValueError: only one of ``mean`` and ``std`` is given.
     """
 
-    may_come_later = False
+    same_every_step = False
 
     def __init__(self, T: int, mean=None, std=None, max_value: float = 255.0, seed: int = 0):
         super().__init__(T)

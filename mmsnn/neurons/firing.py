@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from mmsnn.layers.time import in_backward
-
 from .base import Neuron
-from .watched import run_eagerly
+from .watching import Watcher
 
 # what wrappers put into the names of modules
 WRAPPERS = re.compile(r'(?<![^.])(_orig_mod|_fsdp_wrapped_module)(\.|$)')
@@ -149,13 +147,11 @@ class FiringRates(Mapping):
         return table
 
 
-class SpikeCounter:
+class SpikeCounter(Watcher):
     """Counts what the neurons of ``model`` emit inside a ``with`` block; several blocks add up.
 
-    The hooks sit in the neurons alone, and only during the block, so that norm and neuron stay fused. A call costs one
-    sum over the spikes, without gradients and without waiting for the device. Compiled parts run as plain PyTorch
-    meanwhile, because compiled code passes hooks by. What activation checkpointing computes again in the backward
-    pass does not count.
+    Norm and neuron stay fused, and what activation checkpointing computes again does not count; see `Watcher`. A call
+    costs one sum over the spikes, without gradients and without waiting for the device.
 
     Example::
 
@@ -165,13 +161,12 @@ class SpikeCounter:
     """
 
     def __init__(self, model: nn.Module):
+        super().__init__({})
         self.axes: dict[str, int] = {}
-        self._neurons: dict[str, Neuron] = {}
         self._thresholds: dict[str, float] = {}
         # by name and number of channels: a module may stand at several places
         self._spikes: dict[str, dict[int, Tensor]] = {}
         self._updates: dict[str, int] = {}
-        self._handles, self._eager = [], None
         self._norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
         self._frozen: list[nn.Module] = []
         axis = 1
@@ -193,28 +188,12 @@ class SpikeCounter:
         """Whether a block is open."""
         return bool(self._handles)
 
-    def __enter__(self) -> 'SpikeCounter':
-        self._eager = run_eagerly()
-        self._eager.__enter__()
-        # with keyword arguments, because hooks without them part the neuron from its norm
-        self._handles = [
-            m.register_forward_hook(self._hook(name), with_kwargs=True) for name, m in self._neurons.items()
-        ]
-        return self
-
     def __exit__(self, *exception) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        super().__exit__(*exception)
         self._frozen = [norm for norm in self._norms if not norm.training]
-        self._eager.__exit__(*exception)
 
-    def _hook(self, name: str):
-        def count(neuron, _args, _kwargs, output):
-            if not in_backward():
-                self.add(name, neuron, output[0] if isinstance(output, tuple) else output)
-
-        return count
+    def _see(self, name: str, neuron: Neuron, args: tuple, kwargs: dict, spikes: Tensor) -> None:
+        self.add(name, neuron, spikes)
 
     @torch.no_grad()
     def add(self, name: str, neuron: Neuron, spikes: Tensor) -> None:
@@ -228,14 +207,14 @@ class SpikeCounter:
         others = [i for i in range(spikes.dim()) if i != axis]
         # whole numbers up to 2**24 are exact
         counts = spikes.sum(others, dtype=torch.float32) if others else spikes.float()
-        found = self._spikes.setdefault(name, {})
-        found[len(counts)] = found.get(len(counts), 0) + counts.double()
+        by_channels = self._spikes.setdefault(name, {})
+        by_channels[len(counts)] = by_channels.get(len(counts), 0) + counts.double()
         self._updates[name] = self._updates.get(name, 0) + spikes.numel()
         self._thresholds[name] = neuron.settings.v_threshold
 
     def counts(self) -> dict:
         """Everything counted so far, on the CPU, to send to other processes and to `rates`."""
-        spikes = {name: {c: x.cpu() for c, x in found.items()} for name, found in self._spikes.items()}
+        spikes = {name: {c: x.cpu() for c, x in sums.items()} for name, sums in self._spikes.items()}
         return dict(spikes=spikes, updates=dict(self._updates), thresholds=dict(self._thresholds))
 
     def rates(self, counts: list[dict] | None = None) -> FiringRates:

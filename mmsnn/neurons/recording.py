@@ -6,28 +6,28 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
-from mmsnn.layers.time import in_backward, unfold
+from mmsnn.layers.time import unfold
 
 from .base import Neuron
 from .firing import WRAPPERS
-from .watched import SavedAside, run_eagerly
+from .watched import SavedAside
+from .watching import Watcher
 
 WHAT = ('spikes', 'v', 'rate')
 Recorded = Tensor | list[Tensor] | dict[str, Tensor | list[Tensor]]
 
 
-class record(Mapping):
+class record(Watcher, Mapping):
     """Context in which spikes, membrane potentials or rates of named neurons are kept, and the mapping that holds them.
 
     ::
 
-        with mmsnn.record(model, 'backbone.layer1.0.neuron1', what='v') as found:
+        with mmsnn.record(model, 'backbone.layer1.0.neuron1', what='v') as recorded:
             model(images)
-        found['backbone.layer1.0.neuron1']  # [T, B, C, H, W]
+        recorded['backbone.layer1.0.neuron1']  # [T, B, C, H, W]
 
-    The model runs as it would unwatched, norm and neuron in one op where they are; nothing of the recording stays in it
-    afterwards, and the mapping goes on holding what it found. Compiled parts of a model run as plain PyTorch meanwhile,
-    because compiled code passes hooks by. What activation checkpointing repeats in the backward pass is no call.
+    The model runs as it would unwatched, norm and neuron in one op where they are; see `Watcher`. Nothing of the
+    recording stays in it afterwards, and the mapping goes on holding what it recorded.
 
     Values carry gradients as the outputs of the network do, so that a loss may hold them; under `torch.no_grad` they
     have none. They take memory as long as the mapping lives, or until `clear`.
@@ -65,36 +65,14 @@ class record(Mapping):
         self.what = (what,) if self.single else tuple(what)
         if not self.what or not set(self.what) <= set(WHAT):
             raise ValueError(f'what must be one or several of {", ".join(WHAT)}, got {what!r}')
-        self._neurons = choose(model, names)
-        self._found: dict[str, list[dict[str, Tensor]]] = {name: [] for name in self._neurons}
-        self._handles, self._eager = [], None
+        super().__init__(choose(model, names))
+        self._calls: dict[str, list[dict[str, Tensor]]] = {name: [] for name in self._neurons}
 
-    def __enter__(self) -> 'record':
-        self._eager = run_eagerly()
-        self._eager.__enter__()
-        # with keyword arguments, because hooks without them part the neuron from its norm
-        self._handles = [
-            m.register_forward_hook(self._hook(name), with_kwargs=True) for name, m in self._neurons.items()
-        ]
-        return self
-
-    def __exit__(self, *exception) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        self._eager.__exit__(*exception)
-
-    def _hook(self, name: str):
-        def keep(neuron, args, kwargs, output):
-            if in_backward():
-                return
-            given = {**dict(zip(('x', 'v_init', 'return_v', 'norm'), args)), **kwargs}
-            spikes = output[0] if isinstance(output, tuple) else output
-            # checkpointing does not see the tensors that this saves, since it will not see this again
-            with SavedAside():
-                self._found[name].append(self._values(neuron, given, spikes))
-
-        return keep
+    def _see(self, name: str, neuron: Neuron, args: tuple, kwargs: dict, spikes: Tensor) -> None:
+        given = {**dict(zip(('x', 'v_init', 'return_v', 'norm'), args)), **kwargs}
+        # Activation checkpointing does not see what this saves, since it will not come here again.
+        with SavedAside():
+            self._calls[name].append(self._values(neuron, given, spikes))
 
     def _values(self, neuron: Neuron, given: dict, spikes: Tensor) -> dict[str, Tensor]:
         values = {}
@@ -109,37 +87,37 @@ class record(Mapping):
         return values
 
     def calls(self, name: str, what: str | None = None) -> list[Tensor]:
-        """What was found of a neuron in each of its calls; ``what`` may be left out where it is one thing alone."""
+        """What was recorded of a neuron in each of its calls; ``what`` may be left out where it is one thing alone."""
         if what is None and self.single:
             (what,) = self.what
         if what not in self.what:
             raise ValueError(f'what must be one of {", ".join(self.what)}, which are recorded, got {what!r}')
-        if name not in self._found:
-            raise KeyError(f'{name} is not recorded; recorded: {", ".join(self._found)}')
-        if not self._found[name]:
+        if name not in self._calls:
+            raise KeyError(f'{name} is not recorded; recorded: {", ".join(self._calls)}')
+        if not self._calls[name]:
             raise KeyError(f'{name} was not called inside the context')
-        return [each[what] for each in self._found[name]]
+        return [each[what] for each in self._calls[name]]
 
     def clear(self) -> None:
-        """Forget what was found."""
-        for found in self._found.values():
-            found.clear()
+        """Forget what was recorded."""
+        for calls in self._calls.values():
+            calls.clear()
 
     def __getitem__(self, name: str) -> Recorded:
-        found = {}
+        values = {}
         for what in self.what:
             calls = self.calls(name, what)
-            found[what] = calls[0] if len(calls) == 1 else calls
-        return next(iter(found.values())) if self.single else found
+            values[what] = calls[0] if len(calls) == 1 else calls
+        return next(iter(values.values())) if self.single else values
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name, found in self._found.items() if found)
+        return (name for name, calls in self._calls.items() if calls)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def __repr__(self) -> str:
-        calls = ', '.join(f'{name}: {len(found)} calls' for name, found in self._found.items())
+        calls = ', '.join(f'{name}: {len(calls)} calls' for name, calls in self._calls.items())
         return f'record({", ".join(self.what)}; {calls})'
 
 
@@ -167,19 +145,19 @@ def choose(
     chosen = set()
     for name in names or ('*',):
         plain = _plain(name)
-        found = [plain] if plain in known else [other for other in known if fnmatchcase(other, plain)]
-        if inside and not found:
-            found = [other for other in known if other.startswith(f'{plain}.')]
-        if not found:
+        fitting = [plain] if plain in known else [other for other in known if fnmatchcase(other, plain)]
+        if inside and not fitting:
+            fitting = [other for other in known if other.startswith(f'{plain}.')]
+        if not fitting:
             raise ValueError(_unknown(model, name, plain, modules, known, what))
-        chosen.update(found)
-    found, taken = {}, set()
+        chosen.update(fitting)
+    result, taken = {}, set()
     for name, module in known.items():
         # one module of several names is taken once by patterns, by its own name always
         if name in chosen and (name in names or module not in taken):
             taken.add(module)
-            found[name] = module
-    return found
+            result[name] = module
+    return result
 
 
 def _plain(name: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import MessageHub
 from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope
@@ -533,9 +534,13 @@ class TestRefusals:
         model = build(losses)
         data = Noise('mmpretrain').batch(0, 1)
         optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01))
-        # a loop of one's own
-        model.train_step(data, optimizer)
-        optimizer.initialize_count_status(model, 0, 100)
+        # a loop of one's own, perhaps after a runner
+        hub = MessageHub.get_current_instance()
+        hub.update_info('iter', 3)
+        for _ in range(2):
+            model.train_step(data, optimizer)
+        # a runner counts its steps
+        hub.update_info('iter', 4)
         with pytest.raises(RuntimeError, match="custom_hooks = .*type='mmsnn.DistillHook'"):
             model.train_step(data, optimizer)
         model.hooked = True
@@ -544,8 +549,9 @@ class TestRefusals:
     def test_training_that_needs_no_hook(self):
         model = build(dict(loss_kl={**LOGITS, 'weight': 0.5}))
         optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01))
-        optimizer.initialize_count_status(model, 0, 100)
-        assert model.train_step(Noise('mmpretrain').batch(0, 1), optimizer)['loss_kl'].isfinite()
+        for step in range(2):
+            MessageHub.get_current_instance().update_info('iter', step)
+            assert model.train_step(Noise('mmpretrain').batch(0, 1), optimizer)['loss_kl'].isfinite()
 
 
 class TestDistributed:

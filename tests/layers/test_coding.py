@@ -113,8 +113,8 @@ class TestPoissonEncoder:
         x = torch.randn(3, 4, 2, 5, 5)
         assert torch.equal(PoissonEncoder(4)(x), DirectEncoder(4)(x))
 
-    def test_must_come_first(self):
-        assert DirectEncoder(4).may_come_later and not PoissonEncoder(4).may_come_later
+    def test_is_not_the_same_every_step(self):
+        assert DirectEncoder(4).same_every_step and not PoissonEncoder(4).same_every_step
 
     @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
     def test_type_stays(self, dtype):

@@ -3,7 +3,8 @@
 import functools
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsnn.layers import TimeAware, time_folded
 from mmsnn.neurons import Neuron
@@ -26,6 +27,29 @@ class SpikingBackbone(TimeAware):
         super().__init_subclass__(**kwargs)
         if 'forward' in cls.__dict__:
             cls.forward = _behind_encoder(cls.forward)
+
+    def train(self, mode: bool = True):
+        """Set the mode, as `nn.Module.train`; frozen stages stay in evaluation, and with ``norm_eval`` all batch norms.
+
+        Returns:
+            The module itself.
+        """
+        super().train(mode)
+        self._freeze_stages()
+        if mode and vars(self).get('norm_eval', False):
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze_stages(self) -> None:
+        """Have the stages that ``frozen_stages`` names learn nothing any more, parameters and statistics alike."""
+        for module in self._frozen_modules():
+            module.eval().requires_grad_(False)
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        """The modules that ``frozen_stages`` freezes; a backbone without that argument has none."""
+        return []
 
     def claim_neurons(self) -> None:
         """Bind the neurons that there are to this backbone's forward."""

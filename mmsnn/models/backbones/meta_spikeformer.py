@@ -253,7 +253,7 @@ class MetaSpikeFormer(SpikingTransformer):
 
     def _stem(self, x: Tensor) -> Tensor:
         first = self.downsample1_1
-        return self._enter(x, first.encode_conv, first.encode_bn)
+        return self.encoder.after_stem(x, first.encode_conv, first.encode_bn)
 
     def _stages(self) -> list[list[nn.Module]]:
         return [

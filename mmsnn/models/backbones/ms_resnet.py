@@ -1,7 +1,7 @@
 """MS-ResNet (Hu et al., "Advancing Spiking Neural Networks Toward Deep Residual Learning", TNNLS 2024)."""
 
 from mmcv.cnn import build_conv_layer, build_norm_layer
-from mmpretrain.models.backbones.resnet import BasicBlock, ResNet
+from mmpretrain.models.backbones.resnet import BasicBlock
 from torch import Tensor, nn
 
 from mmsnn.layers.conv import pack
@@ -112,23 +112,15 @@ class MSResNet(SpikingResNet):
             self.add_module(f'out_neuron{stage + 1}', self._make_neuron())
         return super().make_res_layer(num_blocks, dilation, stride=stride, **kwargs)
 
-    def _freeze_stages(self) -> None:
-        # not SpikingResNet's: this stem has no neuron
-        ResNet._freeze_stages(self)
-        for stage in set(range(self.frozen_stages)) & set(self.out_indices):
-            getattr(self, f'out_neuron{stage + 1}').requires_grad_(False)
+    def _frozen_modules(self) -> list[nn.Module]:
+        # those behind the stages that are handed out; this stem has no neuron
+        outs = [getattr(self, f'out_neuron{stage + 1}') for stage in self.out_indices if stage < self.frozen_stages]
+        return [*super()._frozen_modules(), *outs]
 
     def _stem(self, x: Tensor) -> Tensor:
         """Images or event frames to the potentials ``[T*B, C, H, W]`` that enter stage 1."""
-
-        def embed(x):
-            return self.stem(x) if self.deep_stem else self.norm1(self.conv1(x))
-
-        norm = self.stem[-1] if self.deep_stem else self.norm1
-        if self.encoder.is_event(x) or not self.encoder.may_come_later or getattr(norm, 'mixes_time', False):
-            return embed(self.encoder(x))
-        # an image that is the same at every step passes the stem once
-        return self.encoder.repeat(embed(x))
+        *convs, norm = self.stem if self.deep_stem else (self.conv1, self.norm1)
+        return self.encoder.after_stem(x, convs[0] if len(convs) == 1 else nn.Sequential(*convs), norm)
 
     def _handed_out(self, stage: int, x: Tensor) -> Tensor:
         return getattr(self, f'out_neuron{stage + 1}')(x)

@@ -104,7 +104,7 @@ class QKFormer(SpikingTransformer):
     def _stem(self, x: Tensor) -> Tensor:
         first = self.patch_embed1
         pool = first.maxpool if self.imagenet else None
-        return self._run(first, self._enter(x, first.proj_conv, first.proj_bn, first.proj_lif, pool))
+        return self._run(first, self.encoder.after_stem(x, first.proj_conv, first.proj_bn, first.proj_lif, pool))
 
     def _stages(self) -> list[list[nn.Module]]:
         return [

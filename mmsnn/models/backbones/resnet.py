@@ -237,11 +237,13 @@ class SpikingResNet(SpikingBackbone, ResNet):
                 block.pack_spikes(bits if from_stem else max(bits, self.block_bits), bits)
         return layer
 
-    def _freeze_stages(self) -> None:
-        super()._freeze_stages()
-        if self.frozen_stages >= 0 and not self.deep_stem:
-            # what it learns (PLIF) belongs to the stem; deep_stem and the stages hold theirs
-            self.neuron1.requires_grad_(False)
+    def _frozen_modules(self) -> list[nn.Module]:
+        stem = [self.stem] if self.deep_stem else [self.conv1, self.norm1]
+        if hasattr(self, 'neuron1'):
+            # what it learns (PLIF) belongs to the stem
+            stem.append(self.neuron1)
+        stages = [getattr(self, f'layer{i}') for i in range(1, self.frozen_stages + 1)]
+        return [*stem, *stages] if self.frozen_stages >= 0 else []
 
     def _stem(self, x: Tensor) -> Tensor:
         """Images or event frames to the spikes ``[T*B, C, H, W]`` that enter stage 1."""
@@ -249,12 +251,7 @@ class SpikingResNet(SpikingBackbone, ResNet):
             conv, norm, neuron, *rest = self.stem
         else:
             conv, norm, neuron, rest = self.conv1, self.norm1, self.neuron1, []
-        event = self.encoder.is_event(x)
-        if event or not self.encoder.may_come_later or getattr(norm, 'mixes_time', False):
-            x = neuron.after(norm, conv(self.encoder(x)))
-        else:
-            # an image that is the same at every step passes the convolution and the norm once
-            x = neuron(self.encoder.repeat(norm(conv(x))))
+        x = self.encoder.after_stem(x, conv, norm, neuron)
         while rest:
             conv, norm, neuron, *rest = rest
             x = neuron.after(norm, conv(x))
@@ -273,11 +270,6 @@ class SpikingResNet(SpikingBackbone, ResNet):
     def _handed_out(self, stage: int, x: Tensor) -> Tensor:
         """What stage ``stage`` gives away, where it leaves ``x`` to the next one."""
         return x
-
-    def train(self, mode: bool = True) -> 'SpikingResNet':
-        """As the parent's, which freezes stages and norms, but returns the module, as `nn.Module.train` does."""
-        super().train(mode)
-        return self
 
     def init_weights(self) -> None:
         """Initialise; refuses a ResNet checkpoint of another depth, which would load in part and in silence."""

@@ -93,7 +93,7 @@ class Spikformer(SpikingTransformer):
     def _stem(self, x: Tensor) -> Tensor:
         first = self.patch_embed
         pool = first.maxpool if first.pool[0] and first.cml else None
-        return self._run(first, self._enter(x, first.proj_conv, first.proj_bn, first.proj_lif, pool))
+        return self._run(first, self.encoder.after_stem(x, first.proj_conv, first.proj_bn, first.proj_lif, pool))
 
     def _stages(self) -> list[list[nn.Module]]:
         return [[self.patch_embed], *([block] for block in self.block)]

@@ -4,7 +4,6 @@ import torch.utils.checkpoint as cp
 from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsnn.layers import Readout, SpikeConv2d
 from mmsnn.neurons import build_neuron, neuron_config
@@ -137,14 +136,7 @@ class SpikingVGG(SpikingBackbone, BaseModule):
     def _stem(self, layer: list[nn.Module], x: Tensor) -> Tensor:
         """The first convolution with its norm and neuron, on images or event frames; spikes ``[T*B, C, H, W]``."""
         conv, *norms, neuron = layer
-        mixes_time = any(getattr(norm, 'mixes_time', False) for norm in norms)
-        if self.encoder.is_event(x) or not self.encoder.may_come_later or mixes_time:
-            return self._layer(layer, self.encoder(x))
-        # an image that is the same at every step passes the convolution and the norm once
-        x = conv(x)
-        for norm in norms:
-            x = norm(x)
-        return neuron(self.encoder.repeat(x))
+        return self.encoder.after_stem(x, conv, *(norms or [None]), neuron)
 
     @staticmethod
     def _layer(layer: list[nn.Module], x: Tensor) -> Tensor:
@@ -177,17 +169,5 @@ class SpikingVGG(SpikingBackbone, BaseModule):
                 outs.append(self.readout(x))
         return tuple(outs)
 
-    def _freeze_stages(self) -> None:
-        if self.frozen_stages > 0:
-            for layer in self.features[: self.ends[self.frozen_stages - 1]]:
-                layer.eval().requires_grad_(False)
-
-    def train(self, mode: bool = True) -> 'SpikingVGG':
-        """As `nn.Module.train`; frozen stages, and with ``norm_eval`` all norms, stay in eval mode."""
-        super().train(mode)
-        self._freeze_stages()
-        if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
+    def _frozen_modules(self) -> list[nn.Module]:
+        return list(self.features[: self.ends[self.frozen_stages - 1]]) if self.frozen_stages > 0 else []

@@ -96,7 +96,7 @@ class Spikingformer(SpikingTransformer):
 
     def _stem(self, x: Tensor) -> Tensor:
         first = self.patch_embed
-        x = self._enter(x, first.proj_conv, first.proj_bn, first.proj1_lif, first.pool_before(1))
+        x = self.encoder.after_stem(x, first.proj_conv, first.proj_bn, first.proj1_lif, first.pool_before(1))
         return self._run(first, x)
 
     def _stages(self) -> list[list[nn.Module]]:

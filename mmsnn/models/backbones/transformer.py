@@ -5,7 +5,6 @@ from functools import partial
 import torch.utils.checkpoint as cp
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsnn.layers import Readout
 from mmsnn.layers.transformer import DropPath, Kit
@@ -120,7 +119,7 @@ class SpikingTransformer(SpikingBackbone, BaseModule):
         raise NotImplementedError
 
     def _stem(self, x: Tensor) -> Tensor:
-        """Images or event frames to ``[T*B, C, H, W]``, by way of `_enter`."""
+        """Images or event frames to ``[T*B, C, H, W]``."""
         raise NotImplementedError
 
     def _stages(self) -> list[list[nn.Module]]:
@@ -145,28 +144,6 @@ class SpikingTransformer(SpikingBackbone, BaseModule):
         rates = [self.drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
         return [DropPath(rate, self.T) if rate else nn.Identity() for rate in rates]
 
-    def _enter(
-        self,
-        x: Tensor,
-        conv: nn.Module,
-        norm: nn.Module,
-        neuron: nn.Module | None = None,
-        pool: nn.Module | None = None,
-    ) -> Tensor:
-        """The first convolution, norm, pooling and neuron, into time: ``[T*B, C, H, W]``.
-
-        An image that is the same at every step passes what comes before the neuron once.
-        """
-        event = self.encoder.is_event(x)
-        once = not event and self.encoder.may_come_later and not getattr(norm, 'mixes_time', False)
-        x = conv(x if once else self.encoder(x))
-        if not once and neuron is not None and pool is None:
-            return neuron.after(norm, x)
-        x = norm(x)
-        x = x if pool is None else pool(x)
-        x = self.encoder.repeat(x) if once else x
-        return x if neuron is None else neuron(x)
-
     def _run(self, module: nn.Module, x: Tensor) -> Tensor:
         if self.with_cp and x.requires_grad:
             return cp.checkpoint(module, x, use_reentrant=False)
@@ -183,17 +160,5 @@ class SpikingTransformer(SpikingBackbone, BaseModule):
                 outs.append(self.readout(x))
         return tuple(outs)
 
-    def _freeze_stages(self) -> None:
-        for stage in self._stages()[: self.frozen_stages + 1]:
-            for module in stage:
-                module.eval().requires_grad_(False)
-
-    def train(self, mode: bool = True) -> 'SpikingTransformer':
-        """Set the mode; frozen stages stay in evaluation, and with ``norm_eval`` all batch norms."""
-        super().train(mode)
-        self._freeze_stages()
-        if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
+    def _frozen_modules(self) -> list[nn.Module]:
+        return [module for stage in self._stages()[: self.frozen_stages + 1] for module in stage]
