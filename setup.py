@@ -188,7 +188,7 @@ extras = {
     # What `make demo` needs.
     'demo': ['scikit-learn>=1.3'],
     # The reference implementation, for comparisons.
-    'spikingjelly': ['spikingjelly>=2.0.0; python_version >= "3.11"'],
+    'spikingjelly': ['spikingjelly>=2.0.0'],
     'timm': ['timm>=1.0'],
     # `mmsnn deploy --to nir`; the second reader is SpikingJelly.
     'nir': ['nir>=1.0.7', 'nirtorch>=2.6'],
@@ -209,13 +209,12 @@ setup(
     classifiers=[
         'Development Status :: 3 - Alpha',
         'Operating System :: OS Independent',
-        'Programming Language :: Python :: 3.10',
         'Programming Language :: Python :: 3.11',
         'Programming Language :: Python :: 3.12',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['mmsnn', 'mmsnn.*']),
-    python_requires='>=3.10',
+    python_requires='>=3.11',
     install_requires=[
         'torch>=2.6',
         'torchvision>=0.21',
