@@ -8,7 +8,7 @@ model = dict(
     student=dict(_base_.model, backbone=dict(_base_.model.backbone, T=T)),
     **{
         **_base_.distill,
-        'prefix': 8,
+        'short_T': 8,
         'losses': dict(
             # the weak head is behind the second stage
             loss_self=dict(_base_.distill.losses.loss_self, student=['head.fc', 'backbone.features.13'])

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
 from mmsnn.checkpoints.transfer import transfer_weights
-from mmsnn.layers import Readout, get_time_steps, read_prefix
+from mmsnn.layers import Readout, get_time_steps, read_short
 from mmsnn.models.wrapper import Transparent
 from mmsnn.registry import MODELS
 
@@ -45,8 +45,9 @@ class Distiller(Transparent, BaseModel):
         teacher: config of the teacher's task model, or the path of its config file. Not needed without transfer and
             losses that look at a teacher.
         teacher_checkpoint: the teacher's weights: a file, a URL or ``torchvision://NAME``.
-        teachers: further ones, ``name=dict(config=..., checkpoint=...)``; terms choose with ``of=name``. The first
-            (``teacher`` where it is given) is the default, and the one whose weights are copied.
+        teachers: further ones, ``name=dict(config=..., checkpoint=...)``; terms choose with
+            ``from_teacher=name``. The first (``teacher`` where it is given) is the default, and the one whose weights
+            are copied.
         losses: one entry a term, ``name=dict(type=LOSS, student=TAPS, teacher=TAPS, connector=..., weight=...)``. A tap
             is a module name (see `Tap`) or a list of them; ``weight`` a number or a `Schedule`. Names without "loss"
             get it as prefix, because the task libraries sum what has it in its name. ``connector`` is a config for all
@@ -55,13 +56,13 @@ class Distiller(Transparent, BaseModel):
         transfer: level 1, copy the teacher's weights into the student after its initialisation; True or arguments of
             `transfer_weights`.
         task_weight: weight of the student's own losses, a number or a `Schedule`.
-        prefix: for a network that will run fewer time steps than it is trained with (TSSD): everything behind the
-            readout, heads and their losses included, then sees a batch of twice the size, ``[after prefix steps; after
+        short_T: for a network that will run fewer time steps than it is trained with (TSSD): everything behind the
+            readout, heads and their losses included, then sees a batch of twice the size, ``[after short_T steps; after
             all]``. The losses are means over both halves: ``task_weight=2`` makes them sums.
         data_preprocessor: handed to the student unless it has one (runners put a top-level one on the outermost model).
 
     Raises:
-        ValueError: a tap names no module, shapes or numbers of classes do not fit, or a key is missing; ``prefix`` is
+        ValueError: a tap names no module, shapes or numbers of classes do not fit, or a key is missing; ``short_T`` is
             out of range, or the student has a norm that mixes time steps (TEBN); the message names it.
         TypeError: an argument that it does not take, as the student's in the wrong place.
     """
@@ -78,7 +79,7 @@ class Distiller(Transparent, BaseModel):
         losses: dict | None = None,
         transfer: bool | dict = False,
         task_weight: float | dict = 1.0,
-        prefix: int | None = None,
+        short_T: int | None = None,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
         **unknown,
@@ -99,9 +100,9 @@ class Distiller(Transparent, BaseModel):
         self.hooked = False
         self._step: int | None = None
         self.task_weight = Schedule.of(plain(task_weight) if isinstance(task_weight, dict) else task_weight)
-        self.prefix = prefix
-        if prefix is not None:
-            self._check_prefix()
+        self.short_T = short_T
+        if short_T is not None:
+            self._check_short_T()
         self.teachers: dict[str, Teacher] = {}
         self.terms: list[Term] = []
         connectors = nn.ModuleDict()
@@ -109,8 +110,8 @@ class Distiller(Transparent, BaseModel):
         named.update({name: plain(cfg) for name, cfg in plain(teachers or {}).items()})
         with untouched_rng():
             configs = {name: cfg for name, cfg in plain(losses or {}).items() if cfg is not None}
-            self.terms = [draft(name, cfg, named, prefix) for name, cfg in configs.items()]
-            needed = {term.of for term in self.terms} - {None}
+            self.terms = [draft(name, cfg, named, short_T) for name, cfg in configs.items()]
+            needed = {term.from_teacher for term in self.terms} - {None}
             if self.transfer is not False:
                 needed.add(first(named, 'model.transfer'))
             self.teachers = {name: Teacher(**cfg, key=name) for name, cfg in named.items() if name in needed}
@@ -119,7 +120,7 @@ class Distiller(Transparent, BaseModel):
                 bind(term, models)
             if self.terms:
                 with torch.no_grad():
-                    connectors = make_connectors(self.terms, models, prefix)
+                    connectors = make_connectors(self.terms, models, short_T)
         self.connectors = connectors
         self._make_transparent()
 
@@ -128,23 +129,23 @@ class Distiller(Transparent, BaseModel):
         """The first teacher, whose weights are copied; None where there is none, or none any more."""
         return next(iter(self.teachers.values()), None)
 
-    def _check_prefix(self) -> None:
+    def _check_short_T(self) -> None:
         T = get_time_steps(self.student)
-        if isinstance(self.prefix, bool) or not isinstance(self.prefix, int) or not 1 <= self.prefix < T:
+        if isinstance(self.short_T, bool) or not isinstance(self.short_T, int) or not 1 <= self.short_T < T:
             raise ValueError(
-                f'model.prefix={self.prefix!r} must be a number of time steps below the T={T} of training: set '
-                "model.prefix, or the student's backbone.T"
+                f'model.short_T={self.short_T!r} must be a number of time steps below the T={T} of training: set '
+                "model.short_T, or the student's backbone.T"
             )
         named = dict(self.student.named_modules())
         mixing = [f'{name} ({type(m).__name__})' for name, m in named.items() if getattr(m, 'mixes_time', False)]
         if mixing:
             raise ValueError(
-                f'model.prefix={self.prefix}: the first steps of {mixing[0]} and {len(mixing) - 1} more are not what '
+                f'model.short_T={self.short_T}: the first steps of {mixing[0]} and {len(mixing) - 1} more are not what '
                 "fewer steps would give, because these norms mix time: set norm_cfg to dict(type='BN') or "
                 "dict(type='mmsnn.TDBN')"
             )
         if not any(isinstance(m, Readout) and m.mode == 'mean' for m in named.values()):
-            raise ValueError("model.prefix needs a backbone with readout='mean', whose output it reads twice")
+            raise ValueError("model.short_T needs a backbone with readout='mean', whose output it reads twice")
 
     def init_weights(self) -> None:
         """Initialise the student by its own rules, load the teacher, then copy weights (level 1)."""
@@ -155,7 +156,9 @@ class Distiller(Transparent, BaseModel):
         if self.transfer is not False:
             transfer_weights(self.teacher.model, self.student, **self.transfer)
         # level 1 alone: the teacher has done its work
-        self.teachers = {name: t for name, t in self.teachers.items() if any(term.of == name for term in self.terms)}
+        self.teachers = {
+            name: t for name, t in self.teachers.items() if any(term.from_teacher == name for term in self.terms)
+        }
 
     def _apply(self, fn, recurse: bool = True):
         super()._apply(fn, recurse)
@@ -193,24 +196,24 @@ class Distiller(Transparent, BaseModel):
 
     def loss(self, inputs: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:
         """The student's losses, and one entry a term, weighted; of several views of each image their mean."""
-        if not self.terms and self.prefix is None:
+        if not self.terms and self.short_T is None:
             return self._weighted(self.student.loss(inputs, data_samples))
         taps = [tap for term in self.terms for tap in term.student]
-        T, found = get_time_steps(self.student), {}
-        samples = data_samples if self.prefix is None or data_samples is None else [*data_samples, *data_samples]
+        T, recorders = get_time_steps(self.student), {}
+        samples = data_samples if self.short_T is None or data_samples is None else [*data_samples, *data_samples]
         # several views of each image (self-supervised models): the teacher sees what the student's backbone does
         views = [inputs] if isinstance(inputs, Tensor) else []
         several = dict(views=views) if not views else dict(batch_size=len(inputs))
-        recorder = Recorder(self.student, taps, 'student', T, prefix=self.prefix, **several)
+        recorder = Recorder(self.student, taps, 'student', T, short_T=self.short_T, **several)
         with ExitStack() as around:
             for term in self.terms:
                 if term.watched is not None:
-                    found[term.name] = around.enter_context(term.loss.watch(self.student, *term.watched))
-            around.enter_context(read_prefix(self.student, self.prefix))
+                    recorders[term.name] = around.enter_context(term.loss.watch(self.student, *term.watched))
+            around.enter_context(read_short(self.student, self.short_T))
             around.enter_context(recorder)
             losses = self._weighted(dict(self.student.loss(inputs, samples)))
         recorder.follow_pipes()
-        found['student'] = recorder
+        recorders['student'] = recorder
         for name, teacher in self.teachers.items():
             teacher.load()
             taps = [tap for term in self.terms for tap in term.taps(name)]
@@ -220,16 +223,16 @@ class Distiller(Transparent, BaseModel):
                     run(teacher.model, renormalise(images, self.student, teacher.model), taps, name)
             with torch.no_grad():
                 recorder.follow_pipes()
-            found[name] = recorder
+            recorders[name] = recorder
         for term in self.terms:
             if term.name in losses:
                 raise ValueError(f'{term.key}: the student has a loss of that name, choose another')
             term.loss.progress = self.progress
             if term.watched is not None:
-                found[term.name].images = sum(map(len, views))
+                recorders[term.name].images = sum(map(len, views))
             values = [
                 term.loss(term.connect(self.connectors, student, teacher), teacher, data_samples)
-                for student, teacher in term.collect(found, len(views))
+                for student, teacher in term.collect(recorders, len(views))
             ]
             losses[term.name] = sum(values) / len(values) * term.weight(self.progress)
         return losses

@@ -6,7 +6,7 @@ from functools import partial, wraps
 import torch
 from torch import Tensor, nn
 
-from mmsnn.layers import Readout, unfold, with_prefix
+from mmsnn.layers import Readout, short_and_full, unfold
 from mmsnn.neurons import Neuron
 from mmsnn.neurons.watched import SavedAside
 
@@ -24,7 +24,7 @@ class Recorder:
         role: ``student`` or ``teacher``, for messages.
         T: time steps of the model.
         batch_size: images in the batch.
-        prefix: set while the model runs in `read_prefix`.
+        short_T: set while the model runs in `read_short`.
         views: a list to which the backbone's images are added, call by call; ``batch_size`` is then theirs. For models
             that train on several views of each image.
 
@@ -39,13 +39,13 @@ class Recorder:
         role: str,
         T: int = 1,
         batch_size: int = 1,
-        prefix: int | None = None,
+        short_T: int | None = None,
         views: list[Tensor] | None = None,
     ):
-        self.model, self.role, self.T, self.batch_size, self.prefix = model, role, T, batch_size, prefix
+        self.model, self.role, self.T, self.batch_size, self.short_T = model, role, T, batch_size, short_T
         self.views = views
         self.taps = set(taps)
-        self.found: dict[Tap, list[Tensor]] = {}
+        self.outputs: dict[Tap, list[Tensor]] = {}
         self.handles = []
         for tap in self.taps:
             resolve(model, tap, role)
@@ -58,11 +58,11 @@ class Recorder:
             if tap.potential:
                 self.handles.append(module.register_forward_hook(partial(self._keep_potential, tap)))
             elif tap.part in FEATURES or not re.fullmatch(r'\w+(\.-?\d+)?', tap.module):
-                # with keyword arguments, because hooks without them part a neuron from its norm
+                # Hooks take keyword arguments, because others would part a neuron from its norm.
                 keep = partial(self._keep_output, tap)
                 self.handles.append(module.register_forward_hook(keep, with_kwargs=True))
             else:
-                # a cascade calls a head twice, and means the same
+                # A cascade calls a head twice, and the last call counts.
                 last = isinstance(getattr(self.model, tap.part), nn.ModuleList)
                 self.handles.append(_Listener(module, partial(self._keep, tap, last=last)))
         return self
@@ -78,9 +78,9 @@ class Recorder:
 
     def _keep_potential(self, tap: Tap, neuron: Neuron, inputs: tuple, out) -> None:
         spikes = out[0] if isinstance(out, tuple) else out
-        # of its last call: one neuron may serve at several sites
+        # Only the last call of a neuron that several places share is kept.
         with SavedAside():
-            self.found[tap] = [self._view(tap, neuron.potentials(inputs[0], spikes).to(spikes.dtype))]
+            self.outputs[tap] = [self._view(tap, neuron.potentials(inputs[0], spikes).to(spikes.dtype))]
 
     def _keep_output(self, tap: Tap, _module, _args, _kwargs, out) -> None:
         self._keep(tap, out)
@@ -97,23 +97,23 @@ class Recorder:
                 f'{self.role} tap {tap} gives {kinds}, not tensors: '
                 + ('add an index' if isinstance(out, (tuple, list)) else f'tap a layer inside {tap.module}')
             )
-        before = [] if last else self.found.get(tap, [])
-        self.found[tap] = before + [self._view(tap, o) for o in outs]
+        before = [] if last else self.outputs.get(tap, [])
+        self.outputs[tap] = before + [self._view(tap, o) for o in outs]
 
     def _view(self, tap: Tap, out: Tensor) -> Tensor:
         spiking = self.T > 1 and before_readout(self.model, tap)
         # among spikes, only a stem that a still image passes once, and a readout, hold no time steps
         folded = spiking and out.dim() > 0 and out.shape[0] % (self.T * self.batch_size) == 0
-        if self.prefix is not None:
-            if tap.time == 'prefix':
+        if self.short_T is not None:
+            if tap.time == 'short_T':
                 if folded:
-                    return with_prefix(unfold(out, self.T), self.prefix)
+                    return short_and_full(unfold(out, self.T), self.short_T)
                 return torch.cat([out, out]) if out.shape[0] == self.batch_size else out.clone()
             out = out if folded or out.shape[0] == self.batch_size else out[self.batch_size :]
         if tap.time == 'steps':
             if self.T > 1 and not folded:
                 if self.role != 'student':
-                    # a mean teaches every step
+                    # The mean of a teacher teaches every step.
                     return out.clone().unsqueeze(0)
                 raise ValueError(
                     f'{self.role} tap {tap} has no time steps left ({tuple(out.shape)}): tap a stage of the backbone, '
@@ -125,19 +125,19 @@ class Recorder:
     def follow_pipes(self) -> None:
         """Send what was read through the modules behind it; after the context, so that nothing is recorded twice."""
         for tap in self.taps:
-            if not tap.pipe or tap not in self.found:
+            if not tap.pipe or tap not in self.outputs:
                 continue
             if self.views and len(self.views) > 1:
                 raise ValueError(f'{self.role} tap {tap}: no modules behind what sees several views of each image')
-            found = self.found[tap]
-            steps = found[0].shape[:2] if tap.time == 'steps' else None
-            out = tuple(x.flatten(0, 1) for x in found) if steps else tuple(found)
+            tensors = self.outputs[tap]
+            steps = tensors[0].shape[:2] if tap.time == 'steps' else None
+            out = tuple(x.flatten(0, 1) for x in tensors) if steps else tuple(tensors)
             for name in tap.pipe:
-                # necks and heads take a tuple of levels, what lies inside them a tensor
+                # Necks and heads take a tuple of levels, modules inside them a tensor.
                 out = out if isinstance(out, (tuple, list)) else (out,)
                 out = resolve(self.model, Tap(name), self.role)(out[0] if '.' in name else tuple(out))
             outs = out if isinstance(out, (tuple, list)) else [out]
-            self.found[tap] = [x.unflatten(0, steps) if steps else x for x in outs]
+            self.outputs[tap] = [x.unflatten(0, steps) if steps else x for x in outs]
 
     def get(self, tap: Tap) -> list[Tensor]:
         """The tensors of a tap, one a call or item (feature levels).
@@ -145,12 +145,12 @@ class Recorder:
         Raises:
             ValueError: the module did not run, or the student's tensor carries no gradient.
         """
-        if tap not in self.found:
+        if tap not in self.outputs:
             raise ValueError(
                 f'{self.role} tap {tap}: the module was not called in this forward; tap a layer inside it '
                 "(e.g. 'decode_head.conv_seg')"
             )
-        out = self.found[tap]
+        out = self.outputs[tap]
         if self.role == 'student' and torch.is_grad_enabled() and not all(o.requires_grad for o in out):
             raise ValueError(
                 f'student tap {tap} carries no gradient, so its loss would train nothing: the stage is frozen '

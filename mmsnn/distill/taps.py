@@ -31,8 +31,8 @@ class Tap:
         module: dotted name below the task model.
         index: item of the output, None for all of it.
         potential: whether the membrane potential is read instead of the output.
-        time: ``mean`` over the time steps, ``steps`` for ``[T, B, ...]``, or ``prefix`` for the ``[2*B, ...]`` of
-            `mmsnn.layers.with_prefix`; without meaning for an ANN.
+        time: ``mean`` over the time steps, ``steps`` for ``[T, B, ...]``, or ``short_T`` for the ``[2*B, ...]`` of
+            `mmsnn.layers.short_and_full`; without meaning for an ANN.
         pipe: names of the modules behind it.
     """
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mmsnn.layers import blank_image, evaluating, get_time_steps, read_prefix
+from mmsnn.layers import blank_image, evaluating, get_time_steps, read_short
 from mmsnn.registry import build_own
 
 from .losses import DistillLoss
@@ -25,7 +25,7 @@ class Term:
     Args:
         key: its place in the config, ``model.losses.NAME``.
         name: what the losses of a training step call it.
-        of: names the teacher, None where the loss needs none.
+        from_teacher: names the teacher, None where the loss needs none.
         watched: names of the neurons or layers of a loss that watches these and reads no taps, None for all others.
     """
 
@@ -36,12 +36,12 @@ class Term:
     teacher: list[Tap]
     connector: dict | list | None
     weight: Schedule
-    of: str | None
+    from_teacher: str | None
     watched: tuple[str, ...] | None = None
 
     def taps(self, role: str) -> list[Tap]:
         """The student's taps, or those of the teacher called ``role``."""
-        return self.student if role == 'student' else self.teacher if role == self.of else []
+        return self.student if role == 'student' else self.teacher if role == self.from_teacher else []
 
     def names(self, role: str) -> str:
         """The taps of a role, for messages."""
@@ -57,13 +57,14 @@ class Term:
         """
         if self.watched is not None:
             return [(found[self.name].totals(), [])]
-        roles = ('student', self.of)
+        roles = ('student', self.from_teacher)
         sides = [[found[role].get(tap) for tap in self.taps(role)] if role else [] for role in roles]
-        for ours, theirs, s, t in zip(self.student, self.teacher, *sides, strict=True) if self.of else ():
+        for ours, theirs, s, t in zip(self.student, self.teacher, *sides, strict=True) if self.from_teacher else ():
             if len(s) != len(t):
                 more = ours if len(s) > len(t) else theirs
                 raise ValueError(
-                    f'{self.key}: tap {ours} of the student gives {len(s)} tensors, {theirs} of the {self.of} '
+                    f'{self.key}: tap {ours} of the student gives {len(s)} tensors, {theirs} of the '
+                    f'{self.from_teacher} '
                     f"{len(t)}, one for every item of a module's output and every call: "
                     + (
                         f'of several items, {more.module}[0] is the first; of several calls, tap a layer that is '
@@ -87,7 +88,7 @@ class Term:
         """The student's tensors through the term's connectors; steps are folded, as everywhere."""
         if self.name not in connectors:
             return student
-        targets = teacher if self.of else [None] * len(student)
+        targets = teacher if self.from_teacher else [None] * len(student)
         linked = []
         for connector, x, t in zip(connectors[self.name], student, targets, strict=True):
             if self.loss.time != 'steps':
@@ -114,7 +115,7 @@ def first(named: dict, key: str) -> str:
     return next(iter(named))
 
 
-def draft(name: str, cfg: dict, named: dict, prefix: int | None) -> Term:
+def draft(name: str, cfg: dict, named: dict, short_T: int | None) -> Term:
     """A term as its config says; the teachers in ``named`` are not built yet.
 
     Raises:
@@ -124,7 +125,7 @@ def draft(name: str, cfg: dict, named: dict, prefix: int | None) -> Term:
     try:
         cfg = dict(cfg)
         student = cfg.pop('student', None)
-        teacher, of = cfg.pop('teacher', None), cfg.pop('of', None)
+        teacher, from_teacher = cfg.pop('teacher', None), cfg.pop('from_teacher', None)
         connector, weight = cfg.pop('connector', None), cfg.pop('weight', 1.0)
         loss = build_own(cfg)
         if not isinstance(loss, DistillLoss):
@@ -141,17 +142,17 @@ def draft(name: str, cfg: dict, named: dict, prefix: int | None) -> Term:
         elif teacher is None:
             raise KeyError('teacher')
         else:
-            of = of or first(named, key)
-            if of not in named:
-                raise ValueError(f'of={of!r} is none of the teachers {", ".join(named)}')
-        if loss.time == 'prefix' and prefix is None:
-            raise ValueError('model.prefix is missing: set the number of time steps at inference')
+            from_teacher = from_teacher or first(named, key)
+            if from_teacher not in named:
+                raise ValueError(f'from_teacher={from_teacher!r} is none of the teachers {", ".join(named)}')
+        if loss.time == 'short_T' and short_T is None:
+            raise ValueError('model.short_T is missing: set the number of time steps at inference')
         sides = [[Tap.parse(t, loss.time) for t in ([v] if isinstance(v, str) else v)] for v in (student, teacher)]
         if loss.needs_teacher and len(sides[0]) != len(sides[1]):
             raise ValueError(f'{len(sides[0])} student taps face {len(sides[1])} of the teacher')
         title = name if 'loss' in name else f'loss_{name}'
         weight = Schedule.of(plain(weight) if isinstance(weight, dict) else weight)
-        return Term(key, title, loss, *sides, connector, weight, of if loss.needs_teacher else None, watched)
+        return Term(key, title, loss, *sides, connector, weight, from_teacher if loss.needs_teacher else None, watched)
     except KeyError as error:
         if error.args[0] in ('student', 'teacher'):
             raise ValueError(f'{key}.{error.args[0]} is missing: name the module to tap') from None
@@ -164,17 +165,17 @@ def draft(name: str, cfg: dict, named: dict, prefix: int | None) -> Term:
 def bind(term: Term, models: dict[str, nn.Module]) -> None:
     """Check that taps and names are modules', and show the loss its models; ValueError that names the term."""
     try:
-        for role in filter(None, ('student', term.of)):
+        for role in filter(None, ('student', term.from_teacher)):
             for tap in term.taps(role):
                 resolve(models[role], tap, role)
         if term.watched is not None:
             term.loss.watch(models['student'], *term.watched)
-        term.loss.bind(models['student'], models[term.of] if term.of else None)
+        term.loss.bind(models['student'], models[term.from_teacher] if term.from_teacher else None)
     except ValueError as error:
         raise ValueError(f'{term.key}: {error.args[0]}') from error
 
 
-def make_connectors(terms: list[Term], models: dict[str, nn.Module], prefix: int | None) -> nn.ModuleDict:
+def make_connectors(terms: list[Term], models: dict[str, nn.Module], short_T: int | None) -> nn.ModuleDict:
     """Connectors as wide as a forward of one blank image through all models says.
 
     Raises:
@@ -183,18 +184,18 @@ def make_connectors(terms: list[Term], models: dict[str, nn.Module], prefix: int
     terms = [term for term in terms if term.watched is None]
     if not terms:
         return nn.ModuleDict()
-    found, size = _try(terms, models, prefix)
+    found, size = _try(terms, models, short_T)
     connectors = nn.ModuleDict()
     for term in terms:
         ((student, teacher),) = term.collect(found)
         if term.connector is not None:
             counts = [len(found['student'].get(tap)) for tap in term.student]
             connectors[term.name] = _build(term, counts, student, teacher)
-        if term.of and term.loss.maps:
+        if term.from_teacher and term.loss.maps:
             _check_maps(term, student, teacher)
         with evaluating(connectors):
             linked = term.connect(connectors, student, teacher)
-        if term.of and term.loss.same_shape:
+        if term.from_teacher and term.loss.same_shape:
             _check_shapes(term, student, linked, teacher, size)
         try:
             term.loss.check(linked, teacher)
@@ -203,23 +204,23 @@ def make_connectors(terms: list[Term], models: dict[str, nn.Module], prefix: int
     return connectors
 
 
-def _try(terms: list[Term], models: dict[str, nn.Module], prefix: int | None) -> tuple[dict[str, Recorder], int]:
+def _try(terms: list[Term], models: dict[str, nn.Module], short_T: int | None) -> tuple[dict[str, Recorder], int]:
     """What the taps give for a blank image, and its size: the smallest that all models take."""
     failed = None
     for size in SIZES:
         try:
-            return {role: _record(terms, model, role, prefix, size) for role, model in models.items()}, size
+            return {role: _record(terms, model, role, short_T, size) for role, model in models.items()}, size
         # too small for the last levels of SSD, or not the size of a transformer's
         except (RuntimeError, AssertionError) as error:
             failed = failed or error
     raise failed
 
 
-def _record(terms: list[Term], model: nn.Module, role: str, prefix: int | None, size: int) -> Recorder:
+def _record(terms: list[Term], model: nn.Module, role: str, short_T: int | None, size: int) -> Recorder:
     taps = [tap for term in terms for tap in term.taps(role)]
-    prefix = prefix if role == 'student' else None
-    recorder = Recorder(model, taps, role, get_time_steps(model), prefix=prefix)
-    with evaluating(model), read_prefix(model, prefix):
+    short_T = short_T if role == 'student' else None
+    recorder = Recorder(model, taps, role, get_time_steps(model), short_T=short_T)
+    with evaluating(model), read_short(model, short_T):
         try:
             with recorder:
                 run(model, blank_image(model, size), taps, role)
@@ -231,7 +232,7 @@ def _record(terms: list[Term], model: nn.Module, role: str, prefix: int | None, 
 
 
 def _check_maps(term: Term, student: list, teacher: list) -> None:
-    for role, tensors in (('student', student), (term.of, teacher)):
+    for role, tensors in (('student', student), (term.from_teacher, teacher)):
         for i, x in enumerate(tensors):
             if x.dim() != 4:
                 raise ValueError(
@@ -249,7 +250,8 @@ def _check_shapes(term: Term, student: list, linked: list, teacher: list, size: 
         if behind == 2 and t.shape[0] not in (1, s.shape[0]):
             raise ValueError(
                 f'{term.key}: {type(term.loss).__name__} compares time steps, but the student has {s.shape[0]} '
-                f'({term.names("student")}) and the {term.of} {t.shape[0]} ({term.names(term.of)}): set one T for '
+                f'({term.names("student")}) and the {term.from_teacher} {t.shape[0]} '
+                f'({term.names(term.from_teacher)}): set one T for '
                 'both, or tap what the teacher answers behind its readout (head.fc)'
             )
         ours, theirs = tuple(s.shape[behind:]), tuple(t.shape[behind:])
@@ -258,7 +260,8 @@ def _check_shapes(term: Term, student: list, linked: list, teacher: list, size: 
         if len(ours) == len(theirs) and ours[1:] == theirs[1:] and (term.loss.answers or _ends_in_head(term)):
             raise ValueError(
                 f'{term.key}: {type(term.loss).__name__} compares answers class by class, but the student answers '
-                f'{ours[0]} classes ({term.names("student")}) and the {term.of} {theirs[0]} ({term.names(term.of)}). '
+                f'{ours[0]} classes ({term.names("student")}) and the {term.from_teacher} {theirs[0]} '
+                f'({term.names(term.from_teacher)}). '
                 f'{REMEDY}'
             )
         if ours[1:] == theirs[1:]:
@@ -269,7 +272,8 @@ def _check_shapes(term: Term, student: list, linked: list, teacher: list, size: 
             remedy = 'tap layers whose outputs have the same dimensions'
         raise ValueError(
             f'{term.key}: for a {size}x{size} image, tensor {i} is {tuple(raw.shape[behind:])} at the student '
-            f'({term.names("student")}) and {theirs} at the {term.of} ({term.names(term.of)}): {remedy}'
+            f'({term.names("student")}) and {theirs} at the {term.from_teacher} '
+            f'({term.names(term.from_teacher)}): {remedy}'
         )
 
 
@@ -285,7 +289,7 @@ def _build(term: Term, counts: list[int], student: list[Tensor], teacher: list[T
         raise ValueError(f'{term.key}.connector: {len(configs)} connectors face {len(counts)} taps')
     configs = [cfg for cfg, count in zip(configs, counts, strict=True) for _ in range(count)]
     dim, built = 2 if term.loss.time == 'steps' else 1, []
-    targets = teacher if term.of else [None] * len(student)
+    targets = teacher if term.from_teacher else [None] * len(student)
     for cfg, s, t in zip(configs, student, targets, strict=True):
         # without a teacher as wide as the term's first tensor, a head's answer
         widths = dict(in_channels=s.shape[dim], out_channels=student[0].shape[dim] if t is None else t.shape[dim])

@@ -38,7 +38,7 @@ class FSDPStrategy(Base):
     def _wrap_model(self, model: nn.Module) -> nn.Module:
         for module in model.modules():
             if isinstance(module, Transparent):
-                module.opaque = True
+                module.shows_itself = True
         # FSDP moves the modules it finds, and the teacher is none of them
         return super()._wrap_model(self.convert_model(model.to(get_device())))
 

@@ -1,7 +1,7 @@
 """Modules that know about time, but are no neurons."""
 
 from .attention import SpikingSelfAttention, TokenQKAttention, spiking_attention
-from .coding import DirectEncoder, PoissonEncoder, Readout, read_prefix, with_prefix
+from .coding import DirectEncoder, PoissonEncoder, Readout, read_short, short_and_full
 from .conv import SpikeConv2d
 from .norm import TDBN, TEBN
 from .probing import blank_image, evaluating, image_channels
@@ -23,10 +23,10 @@ __all__ = [
     'fold',
     'get_time_steps',
     'image_channels',
-    'read_prefix',
+    'read_short',
     'set_time_steps',
     'spiking_attention',
     'time_folded',
     'unfold',
-    'with_prefix',
+    'short_and_full',
 ]

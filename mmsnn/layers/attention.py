@@ -3,25 +3,25 @@
 from torch import Tensor, nn
 
 
-class Sites(nn.Module):
+class FlatLayers(nn.Module):
     """A module of convolutions, norms and neurons under the flat names of the released spiking transformers.
 
-    The site ``'q_{}'`` is ``q_conv``, ``q_bn`` and ``q_lif``, whatever the norm and the neuron are.
+    The layer ``'q_{}'`` consists of ``q_conv``, ``q_bn`` and ``q_lif``, whatever the norm and the neuron are.
     """
 
-    def add_site(self, name: str, conv: nn.Module, kit, neuron: bool = True) -> None:
-        """Add a convolution with its norm and, unless told otherwise, its neuron."""
+    def add_layer(self, name: str, conv: nn.Module, kit, neuron: bool = True) -> None:
+        """Add a convolution, its norm and, where ``neuron`` is set, its neuron."""
         self.add_module(name.format('conv'), conv)
         self.add_module(name.format('bn'), kit.norm(conv.out_channels))
         if neuron:
             self.add_module(name.format('lif'), kit.neuron())
 
-    def fire(self, name: str, x: Tensor, pool: nn.Module | None = None) -> Tensor:
-        """Convolution, norm, perhaps pooling, neuron."""
-        # looked up by name, because SyncBN conversion swaps the modules
+    def run_layer(self, name: str, x: Tensor, pool: nn.Module | None = None) -> Tensor:
+        """Run the layer ``name``: convolution, norm, pooling where it is given, neuron."""
+        # Modules are looked up by name, because the conversion to SyncBN replaces them.
         conv, norm, lif = (getattr(self, name.format(kind)) for kind in ('conv', 'bn', 'lif'))
         x = conv(x)
-        return lif.after(norm, x) if pool is None else lif(pool(norm(x)))
+        return lif.after_norm(norm, x) if pool is None else lif(pool(norm(x)))
 
 
 def check_heads(width: int, num_heads: int) -> None:
@@ -55,7 +55,7 @@ def spiking_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, scale: fl
     return out.reshape(size)
 
 
-class SpikingSelfAttention(Sites):
+class SpikingSelfAttention(FlatLayers):
     """Spiking self-attention (SSA, Zhou et al., "Spikformer", ICLR 2023) on ``[T*B, C, H, W]``.
 
     q, k and v are spikes; `spiking_attention`; a neuron ``attn_lif``; a projection. The linear layers of the releases
@@ -90,19 +90,19 @@ class SpikingSelfAttention(Sites):
         self.num_heads, self.scale, self.pre = num_heads, scale, pre
         bits = kit.bits if pre else kit.stream_bits
         for name in ('q_{}', 'k_{}', 'v_{}'):
-            self.add_site(name, kit.conv(width, width, bits=bits, bias=qkv_bias), kit)
+            self.add_layer(name, kit.conv(width, width, bits=bits, bias=qkv_bias), kit)
         self.attn_lif = kit.attn_neuron()
-        self.add_site('proj_{}', kit.conv(width, width, bits=kit.bits, bias=True), kit)
+        self.add_layer('proj_{}', kit.conv(width, width, bits=kit.bits, bias=True), kit)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pre:
             x = self.proj_lif(x)
-        q, k, v = (self.fire(name, x) for name in ('q_{}', 'k_{}', 'v_{}'))
+        q, k, v = (self.run_layer(name, x) for name in ('q_{}', 'k_{}', 'v_{}'))
         x = self.attn_lif(spiking_attention(q, k, v, self.num_heads, self.scale))
-        return self.proj_bn(self.proj_conv(x)) if self.pre else self.fire('proj_{}', x)
+        return self.proj_bn(self.proj_conv(x)) if self.pre else self.run_layer('proj_{}', x)
 
 
-class TokenQKAttention(Sites):
+class TokenQKAttention(FlatLayers):
     """Q-K token attention (QKTA, Zhou et al., "QKFormer", NeurIPS 2024) on ``[T*B, C, H, W]``; linear in all sizes.
 
     A neuron sums the spikes of q at each position, over the channels of a head; where it fires, k passes.
@@ -123,11 +123,11 @@ class TokenQKAttention(Sites):
         check_heads(width, num_heads)
         self.num_heads = num_heads
         for name in ('q_{}', 'k_{}'):
-            self.add_site(name, kit.conv(width, width, bits=kit.stream_bits), kit)
+            self.add_layer(name, kit.conv(width, width, bits=kit.stream_bits), kit)
         self.attn_lif = kit.attn_neuron()
-        self.add_site('proj_{}', kit.conv(width, width, bits=kit.bits, bias=True), kit)
+        self.add_layer('proj_{}', kit.conv(width, width, bits=kit.bits, bias=True), kit)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k = (self.fire(name, x).unflatten(1, (self.num_heads, -1)) for name in ('q_{}', 'k_{}'))
+        q, k = (self.run_layer(name, x).unflatten(1, (self.num_heads, -1)) for name in ('q_{}', 'k_{}'))
         gate = self.attn_lif(q.sum(2, keepdim=True))
-        return self.fire('proj_{}', (gate * k).flatten(1, 2))
+        return self.run_layer('proj_{}', (gate * k).flatten(1, 2))

@@ -84,7 +84,7 @@ class DirectEncoder(TimeAware, nn.Module):
         once = self.same_every_step and not self.is_event(x) and not getattr(norm, 'mixes_time', False)
         x = conv(x if once else self(x))
         if not once and pool is None and None not in (norm, neuron):
-            return neuron.after(norm, x)
+            return neuron.after_norm(norm, x)
         x = x if norm is None else norm(x)
         x = x if pool is None else pool(x)
         x = self.repeat(x) if once else x
@@ -167,35 +167,35 @@ class Readout(TimeAware, nn.Module):
             raise ValueError(f'readout must be one of {", ".join(READOUTS)}, got {mode!r}')
         self.T = T
         self.mode = mode
-        self.prefix = None
+        self.short_T = None
 
     def extra_repr(self) -> str:
         return f'T={self.T}, mode={self.mode}'
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[T*B, ...]`` to ``[B, ...]`` (mean over time) or unchanged; inside `read_prefix` to ``[2*B, ...]``."""
+        """``[T*B, ...]`` to ``[B, ...]`` (mean over time) or unchanged; inside `read_short` to ``[2*B, ...]``."""
         if self.mode == 'none':
             return x
         x = unfold(x, self.T)
-        return x.mean(0) if self.prefix is None else with_prefix(x, self.prefix)
+        return x.mean(0) if self.short_T is None else short_and_full(x, self.short_T)
 
 
-def with_prefix(x: Tensor, prefix: int) -> Tensor:
-    """``[T, B, ...]`` to ``[2*B, ...]``: the mean over the first ``prefix`` steps, then that over all."""
-    return torch.cat([x[:prefix].mean(0), x.mean(0)])
+def short_and_full(x: Tensor, short_T: int) -> Tensor:
+    """``[T, B, ...]`` to ``[2*B, ...]``: the mean over the first ``short_T`` steps, then that over all."""
+    return torch.cat([x[:short_T].mean(0), x.mean(0)])
 
 
 @contextmanager
-def read_prefix(model: nn.Module, prefix: int | None):
-    """Within the context ``model``'s readouts also give what ``prefix`` time steps would have given, as `with_prefix`.
+def read_short(model: nn.Module, short_T: int | None):
+    """Within the context ``model``'s readouts also give what ``short_T`` time steps would have given.
 
-    What is behind them sees twice the batch. None changes nothing.
+    They give both, as `short_and_full` does, so that what is behind them sees twice the batch. None changes nothing.
     """
     readouts = [m for m in model.modules() if isinstance(m, Readout)]
     for readout in readouts:
-        readout.prefix = prefix
+        readout.short_T = short_T
     try:
         yield
     finally:
         for readout in readouts:
-            readout.prefix = None
+            readout.short_T = None

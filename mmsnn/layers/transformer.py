@@ -7,7 +7,7 @@ from functools import partial
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
-from .attention import Sites
+from .attention import FlatLayers
 from .conv import SpikeConv2d
 from .time import TimeAware
 
@@ -20,8 +20,9 @@ class Kit:
         neuron: called for each neuron.
         attn_neuron: called for the neuron behind an attention, which in the releases has half the threshold.
         norm_cfg: norm on ``[T*B, C, H, W]``.
-        bits: that hold the spikes a convolution keeps for the backward pass, 1 or 8 (integers); 0 keeps them as floats.
-        stream_bits: the same for sums of spikes, 0 or 8.
+        bits: bits per element in which a convolution keeps its input spikes for the backward pass: 1, or 8 for
+            integers; 0 keeps them as floats.
+        stream_bits: the same for inputs that are sums of spikes, 0 or 8.
     """
 
     neuron: Callable[[], nn.Module]
@@ -31,12 +32,12 @@ class Kit:
     stream_bits: int = 0
 
     def conv(self, c_in: int, c_out: int, kernel: int = 1, bits: int = 0, bias: bool = False, **kwargs) -> nn.Conv2d:
-        """A convolution that keeps the size (at stride 1); ``bits`` where its input are spikes."""
+        """A convolution that keeps the size of maps at stride 1; ``bits`` is not 0 where its input is spikes."""
         kind = partial(SpikeConv2d, bits=bits) if bits else nn.Conv2d
         return kind(c_in, c_out, kernel, **{'padding': kernel // 2, 'bias': bias, **kwargs})
 
     def norm(self, width: int) -> nn.Module:
-        """A norm of so many channels."""
+        """A norm layer for ``width`` channels."""
         return build_norm_layer(self.norm_cfg, width)[1]
 
 
@@ -64,13 +65,13 @@ class DropPath(TimeAware, nn.Module):
         return x * mask.repeat(self.T, *[1] * (x.dim() - 1))
 
 
-class SpikingMLP(Sites):
+class SpikingMLP(FlatLayers):
     """Two 1x1 convolutions with norms and neurons on ``[T*B, C, H, W]``.
 
     Args:
         width, hidden: channels outside and inside.
         kit: makes the layers.
-        name: of the sites, ``fc`` (``fc1_conv`` ...) or ``mlp``.
+        name: beginning of the names of its layers, ``fc`` (``fc1_conv`` ...) or ``mlp``.
         pre: whether neurons stand in front of the convolutions, not behind their norms.
     """
 
@@ -78,15 +79,15 @@ class SpikingMLP(Sites):
         super().__init__()
         self.names, self.pre = (f'{name}1_{{}}', f'{name}2_{{}}'), pre
         bits = kit.bits if pre else kit.stream_bits
-        self.add_site(self.names[0], kit.conv(width, hidden, bits=bits, bias=True), kit)
-        self.add_site(self.names[1], kit.conv(hidden, width, bits=kit.bits, bias=True), kit)
+        self.add_layer(self.names[0], kit.conv(width, hidden, bits=bits, bias=True), kit)
+        self.add_layer(self.names[1], kit.conv(hidden, width, bits=kit.bits, bias=True), kit)
 
     def forward(self, x: Tensor) -> Tensor:
         first, second = self.names
         if not self.pre:
-            return self.fire(second, self.fire(first, x))
+            return self.run_layer(second, self.run_layer(first, x))
         conv, norm, lif = ([getattr(self, n.format(kind)) for n in self.names] for kind in ('conv', 'bn', 'lif'))
-        x = lif[1].after(norm[0], conv[0](lif[0](x)))
+        x = lif[1].after_norm(norm[0], conv[0](lif[0](x)))
         return norm[1](conv[1](x))
 
 
@@ -95,8 +96,8 @@ class TransformerBlock(nn.Module):
 
     Args:
         attention, mlp: the branches.
-        drop_path: behind both.
-        name: of the attention, ``attn`` or ``tssa``.
+        drop_path: stochastic depth, behind both branches.
+        name: name of the attention, ``attn`` or ``tssa``.
     """
 
     def __init__(self, attention: nn.Module, mlp: nn.Module, drop_path: nn.Module, name: str = 'attn'):

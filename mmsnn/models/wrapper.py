@@ -11,13 +11,13 @@ class Transparent:
     parameters of new names, such as a neck for a model that has none. Children in ``hidden`` are left out of
     ``state_dict``. State-dict hooks do this rather than an override, because mmengine walks the modules itself.
 
-    Where ``opaque`` is set it shows itself as it is, every parameter under one name alone, which FSDP needs;
-    `rename_inner` and `restore_inner` then do the rest.
+    While ``shows_itself`` is set, the wrapper is an ordinary module, and each parameter has a single name, as FSDP
+    needs it. `rename_inner` and `restore_inner` then translate between the names.
     """
 
     inner: str = ''
     hidden: tuple[str, ...] = ()
-    opaque = False
+    shows_itself = False
 
     def _make_transparent(self) -> None:
         """To be called at the end of ``__init__``: up to here attributes are set on the wrapper itself."""
@@ -68,7 +68,7 @@ class Transparent:
     def named_modules(self, memo=None, prefix: str = '', remove_duplicate: bool = True):
         """As `nn.Module.named_modules`; the inner model's modules come under their own names."""
         memo = set() if memo is None else memo
-        if self.opaque:
+        if self.shows_itself:
             yield from super().named_modules(memo, prefix, remove_duplicate)
             return
         if self in memo:
@@ -101,7 +101,7 @@ def restore_inner(module: Transparent, state: dict, prefix: str) -> None:
 
 
 def _strip(module: Transparent, state: dict, prefix: str, _) -> None:
-    if module.opaque:
+    if module.shows_itself:
         return
     hidden = tuple(f'{prefix}{name}.' for name in module.hidden)
     for key in [key for key in state if key.startswith(hidden)]:
@@ -110,12 +110,12 @@ def _strip(module: Transparent, state: dict, prefix: str, _) -> None:
 
 
 def _add(module: Transparent, state: dict, prefix: str, *_) -> None:
-    if not module.opaque:
+    if not module.shows_itself:
         restore_inner(module, state, prefix)
 
 
 def _forgive(module: nn.Module, incompatible) -> None:
-    if module.opaque:
+    if module.shows_itself:
         return
     # hidden children are not in the file on purpose; the rest is reported under the inner model's names
     marks = tuple(f'{name}.' for name in module.hidden)

@@ -119,7 +119,7 @@ class Neuron(TimeAware, nn.Module):
         known = registered_derivative(self.settings.surrogate) is None
         return self.fuse_norm and known and type(norm) in FUSABLE
 
-    def after(self, norm: nn.Module, x: Tensor) -> Tensor:
+    def after_norm(self, norm: nn.Module, x: Tensor) -> Tensor:
         """``self(norm(x))``, in one op where that is possible and pays; ``norm`` may be a sequence that ends in one."""
         *layers, last = norm if isinstance(norm, nn.Sequential) else [norm]
         if not self._fuses(last):

@@ -147,7 +147,7 @@ def test_self_distillation_adds_steps_and_no_teacher(file):
     cfg, plain = read(file), read(CONFIGS / 'spiking' / file.name)
     assert 'teacher' not in cfg.model
     assert cfg.model.student.backbone == dict(plain.model.backbone, T=2 * plain.model.backbone.T)
-    assert cfg.model.prefix == plain.model.backbone.T
+    assert cfg.model.short_T == plain.model.backbone.T
     assert {**cfg.model.student, 'backbone': 0} == {**plain.model, 'backbone': 0}
 
 

@@ -100,7 +100,7 @@ class TestTerms:
     def test_several_teachers(self):
         other = classifier(False)
         teachers = dict(second=dict(config=other))
-        losses = dict(loss_one=LOGITS, loss_two={**LOGITS, 'of': 'second'})
+        losses = dict(loss_one=LOGITS, loss_two={**LOGITS, 'from_teacher': 'second'})
         model = build(losses, teachers=teachers).eval()
         assert list(model.teachers) == ['teacher', 'second']
         assert not any('second' in key or 'teacher' in key for key in model.state_dict())
@@ -131,10 +131,13 @@ class TestTerms:
     @pytest.mark.parametrize(
         'config, message',
         [
-            (dict(losses=dict(loss_a={**LOGITS, 'of': 'b'})), "loss_a: of='b' is none of the teachers teacher"),
+            (
+                dict(losses=dict(loss_a={**LOGITS, 'from_teacher': 'b'})),
+                "loss_a: from_teacher='b' is none of the teachers teacher",
+            ),
             (dict(losses=dict(a=dict(type='TestStepMean', student='backbone.layer4|nek'))), "'nek' names no module"),
             (
-                dict(losses=dict(loss_a={**LOGITS, 'of': 'b'}), teachers=dict(b=dict(config='nowhere.py'))),
+                dict(losses=dict(loss_a={**LOGITS, 'from_teacher': 'b'}), teachers=dict(b=dict(config='nowhere.py'))),
                 'model.teachers.b.config=.*nowhere.py',
             ),
         ],
@@ -590,28 +593,28 @@ class TestPrefix:
     def make(self, T=4, **kwargs):
         student = classifier(True)
         student['backbone']['T'] = T
-        return build(**{**dict(losses=dict(a=self.SELF), student=student, teacher=None, prefix=1), **kwargs})
+        return build(**{**dict(losses=dict(a=self.SELF), student=student, teacher=None, short_T=1), **kwargs})
 
-    @pytest.mark.parametrize('T, prefix', [(4, 1), (5, 3), (2, 1)])
-    def test_is_what_fewer_steps_answer(self, T, prefix):
-        model = self.make(T, prefix=prefix, task_weight=2.0).eval()
+    @pytest.mark.parametrize('T, short_T', [(4, 1), (5, 3), (2, 1)])
+    def test_is_what_fewer_steps_answer(self, T, short_T):
+        model = self.make(T, short_T=short_T, task_weight=2.0).eval()
         images, samples = inputs(model)
         found = model.loss(images, samples)
         answers, stages = {}, {}
-        for steps in (prefix, T):
+        for steps in (short_T, T):
             set_time_steps(model.student, steps)
             answers[steps] = model.student(images, mode='tensor')
             stages[steps] = model.student.backbone(images)[1]
         # the plain network of as many steps, with the same weights
         labels = torch.cat([sample.gt_label for sample in samples])
         torch.testing.assert_close(found['loss'], sum(F.cross_entropy(z, labels) for z in answers.values()))
-        weak = model.connectors.loss_a[1](stages[prefix])
+        weak = model.connectors.loss_a[1](stages[short_T])
         assert weak.shape == answers[T].shape
 
         def divergence(a, b):
             return 4 * F.kl_div((b / 2).log_softmax(1), (a / 2).softmax(1), reduction='batchmean')
 
-        expected = divergence(answers[T], answers[prefix]) + divergence(answers[prefix], weak)
+        expected = divergence(answers[T], answers[short_T]) + divergence(answers[short_T], weak)
         torch.testing.assert_close(found['loss_a'], expected)
 
     def test_nothing_is_left_behind(self):
@@ -623,7 +626,7 @@ class TestPrefix:
         assert not any('connectors' in key for key in model.state_dict())
 
     def test_beside_a_teacher(self):
-        """Other terms see all steps, as without a prefix."""
+        """Other terms see all steps, as without a short_T."""
         terms = dict(loss_feature=FEATURE, loss_kl=LOGITS)
         both = self.make(losses=dict(a=self.SELF, **terms), teacher=classifier(False)).eval()
         images, samples = inputs(both)
@@ -635,25 +638,25 @@ class TestPrefix:
         expected = sum(F.mse_loss(c(s), t) for c, s, t in zip(both.connectors.loss_feature, ours, theirs))
         torch.testing.assert_close(found['loss_feature'], expected)
 
-    @pytest.mark.parametrize('prefix', [0, 4, 9, 1.5, True])
-    def test_out_of_range(self, prefix):
-        with pytest.raises(ValueError, match=rf'model.prefix={prefix} must be .* below the T=4 of training'):
-            self.make(prefix=prefix)
+    @pytest.mark.parametrize('short_T', [0, 4, 9, 1.5, True])
+    def test_out_of_range(self, short_T):
+        with pytest.raises(ValueError, match=rf'model.short_T={short_T} must be .* below the T=4 of training'):
+            self.make(short_T=short_T)
 
     def test_missing(self):
-        with pytest.raises(ValueError, match='model.losses.a: model.prefix is missing|model.prefix is missing'):
-            self.make(prefix=None)
+        with pytest.raises(ValueError, match='model.losses.a: model.short_T is missing|model.short_T is missing'):
+            self.make(short_T=None)
 
     def test_norms_that_mix_time_are_named(self):
         student = classifier(True)
         student['backbone'].update(T=4, norm_cfg=dict(type='mmsnn.TEBN', T=4))
-        with pytest.raises(ValueError, match=r'model.prefix=1: .*backbone.bn1 \(TEBN\).*mix time.*TDBN'):
+        with pytest.raises(ValueError, match=r'model.short_T=1: .*backbone.bn1 \(TEBN\).*mix time.*TDBN'):
             self.make(student=student)
 
     def test_needs_a_readout(self):
         student = classifier(True)
         student['backbone'].update(T=4, readout='none')
-        with pytest.raises(ValueError, match="model.prefix needs a backbone with readout='mean'"):
+        with pytest.raises(ValueError, match="model.short_T needs a backbone with readout='mean'"):
             self.make(student=student)
 
     def test_detector(self):
@@ -665,7 +668,7 @@ class TestPrefix:
                 type='TemporalSpatialSelf', response=dict(type='DenseResponse'),
                 student=['bbox_head[0]', 'backbone.layer2'], connector=[None, dict(type='WeakHead', pool=False)],
             )  # fmt: skip
-            model = self.make(losses=dict(a=term), student=student, prefix=2)
+            model = self.make(losses=dict(a=term), student=student, short_T=2)
             data = model.data_preprocessor(Noise('mmdet').batch(0, 1, 2), True)
             losses = model.loss(data['inputs'], data['data_samples'])
             model.parse_losses(losses)[0].backward()

@@ -444,7 +444,9 @@ class TestConfig:
         model = build(
             'mmpretrain',
             ConfigDict(
-                loss_feature=feature, loss_kl=dict(type='LogitKL', student='head', teacher='head', of='b'), **mark
+                loss_feature=feature,
+                loss_kl=dict(type='LogitKL', student='head', teacher='head', from_teacher='b'),
+                **mark,
             ),
             classifier(True),
             teachers=dict(b=dict(config=classifier(False), **mark), **mark),

@@ -45,7 +45,7 @@ class TestTDBN:
     def test_fuses_with_a_neuron(self):
         x, norm, neuron = torch.randn(4 * 2, 3, 5, 5) * 2, TDBN(3, v_threshold=1.5), LIF(T=4)
         assert neuron.can_fuse(norm)
-        torch.testing.assert_close(neuron.after(norm, x), neuron(norm(x)))
+        torch.testing.assert_close(neuron.after_norm(norm, x), neuron(norm(x)))
 
     def test_start_survives_the_initialisation(self):
         norm_cfg = dict(type='mmsnn.TDBN', v_threshold=0.5)

@@ -83,7 +83,7 @@ class TestAfter:
     def test_one_op(self):
         norm, neuron = nn.BatchNorm2d(3), LIF(T=2)
         x = torch.randn(4, 3, 5, 5) * 3
-        assert torch.equal(neuron.after(norm.eval(), x), neuron(norm(x)))
+        assert torch.equal(neuron.after_norm(norm.eval(), x), neuron(norm(x)))
 
     def test_small_maps_stay_apart(self, monkeypatch):
         """Where one op would take longer than two."""
@@ -91,16 +91,16 @@ class TestAfter:
         monkeypatch.setattr('mmsnn.neurons.base.FUSE_FROM', 300)
         monkeypatch.setattr('mmsnn.neurons.base.bn_lif', lambda x, T, **_: calls.append(len(x)) or x)
         for size in (2, 4):
-            LIF(T=2).after(nn.BatchNorm2d(3), torch.randn(size, 3, 5, 5))
+            LIF(T=2).after_norm(nn.BatchNorm2d(3), torch.randn(size, 3, 5, 5))
         assert calls == [4]
-        LIF(T=2).after(nn.SyncBatchNorm(3), torch.randn(2, 3, 5, 5))
+        LIF(T=2).after_norm(nn.SyncBatchNorm(3), torch.randn(2, 3, 5, 5))
         assert calls == [4, 2], 'processes with batches of several sizes must not part'
 
     def test_a_watched_norm_stays_apart(self):
         norm, seen = nn.BatchNorm2d(3), []
         handle = norm.register_forward_hook(lambda module, inputs, out: seen.append(out))
         neuron = LIF(T=2)
-        neuron.after(norm, torch.randn(4, 3, 5, 5))
+        neuron.after_norm(norm, torch.randn(4, 3, 5, 5))
         assert len(seen) == 1 and not neuron.can_fuse(norm) and neuron.can_fuse(nn.BatchNorm2d(3))
         handle.remove()
         assert neuron.can_fuse(norm)
@@ -108,13 +108,13 @@ class TestAfter:
     def test_a_watched_sequence_stays_whole(self):
         layers, seen = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)), []
         layers.register_forward_hook(lambda module, inputs, out: seen.append(out))
-        LIF(T=2).after(layers, torch.randn(4, 3, 5, 5))
+        LIF(T=2).after_norm(layers, torch.randn(4, 3, 5, 5))
         assert len(seen) == 1
 
     @pytest.mark.parametrize('norm', [nn.GroupNorm(1, 3), nn.InstanceNorm2d(3), nn.Identity()])
     def test_other_norms(self, norm):
         x = torch.randn(4, 3, 5, 5)
-        assert torch.equal(LIF(T=2).after(norm, x), LIF(T=2)(norm(x)))
+        assert torch.equal(LIF(T=2).after_norm(norm, x), LIF(T=2)(norm(x)))
 
     @pytest.mark.parametrize(
         'options', [dict(), dict(momentum=None), dict(track_running_stats=False), dict(affine=False)]
@@ -125,13 +125,13 @@ class TestAfter:
         for step in range(4):
             one.train(step != 2), two.train(step != 2)
             x = torch.randn(4, 3, 5, 5) + step
-            torch.testing.assert_close(neuron.after(one, x), neuron(two(x)))
+            torch.testing.assert_close(neuron.after_norm(one, x), neuron(two(x)))
         for name, value in two.state_dict().items():
             torch.testing.assert_close(one.state_dict()[name], value, msg=name)
 
     def test_frozen_norm_still_learns_nothing_of_the_batch(self):
         norm = nn.BatchNorm2d(3).eval()
-        LIF(T=2).after(norm, torch.randn(4, 3, 5, 5) + 7)
+        LIF(T=2).after_norm(norm, torch.randn(4, 3, 5, 5) + 7)
         assert not norm.running_mean.any() and norm.num_batches_tracked == 0
 
     def test_expanded_neurons_stay_apart(self):

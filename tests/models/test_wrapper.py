@@ -169,9 +169,9 @@ class TestSetting:
         """Its own names, the training flag and what neither knows stay with the wrapper."""
         model = Wrapper()
         extra, body = nn.Linear(4, 4), Inner()
-        model.extra, model.body, model.mark, model.opaque = extra, body, 'x', False
+        model.extra, model.body, model.mark, model.shows_itself = extra, body, 'x', False
         assert model._modules == {'extra': extra, 'body': body} and not hasattr(body, 'extra')
-        assert model.__dict__['mark'] == 'x' and not hasattr(body, 'mark') and not hasattr(body, 'opaque')
+        assert model.__dict__['mark'] == 'x' and not hasattr(body, 'mark') and not hasattr(body, 'shows_itself')
         assert model.eval().training is body.training is False and model.conv is body.conv
 
     def test_deleting(self):

@@ -68,7 +68,7 @@ class TestValues:
             expected.append(h)
             v = h - s if settings.v_reset is None else (1 - s) * h
         with mmsnn.record(net, 'neuron', what=('spikes', 'v')) as found:
-            out = net['neuron'].after(net['norm'], x)
+            out = net['neuron'].after_norm(net['norm'], x)
         assert torch.equal(found['neuron']['spikes'], out.unflatten(0, (T, B)))
         torch.testing.assert_close(found['neuron']['v'], torch.stack(expected), rtol=1e-5, atol=1e-5)
         (grad,) = torch.autograd.grad(found['neuron']['v'].square().sum(), x)

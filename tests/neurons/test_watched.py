@@ -27,9 +27,9 @@ class Net(nn.Module):
     def part(self, x):
         x = torch.sin(self.first(x))
         if self.sequence:
-            x = self.neuron.after(self.layers, x)
+            x = self.neuron.after_norm(self.layers, x)
         else:
-            x = self.neuron.after(self.norm, self.layers[0](x))
+            x = self.neuron.after_norm(self.norm, self.layers[0](x))
         return x * torch.cos(x) + x
 
     def forward(self, x, checkpointed=True):
@@ -94,7 +94,7 @@ def test_a_hook_sees_what_the_neuron_integrates():
     expected = nn.BatchNorm2d(3)
     nn.init.constant_(expected.bias, 1.0)
     neuron.register_forward_hook(lambda module, inputs, out: found.append(module.potentials(inputs[0], out)))
-    neuron.after(norm, x)
+    neuron.after_norm(norm, x)
     torch.testing.assert_close(found[0][:2], expected(x)[:2] / 2)
 
 
@@ -105,7 +105,7 @@ def test_a_value_that_a_hook_overwrites():
         inputs[0].add_(1)
 
     handle = norm.register_forward_hook(overwrite)
-    out = neuron.after(norm, torch.randn(4, 3, 5, 5, requires_grad=True) * 1)
+    out = neuron.after_norm(norm, torch.randn(4, 3, 5, 5, requires_grad=True) * 1)
     handle.remove()
     with pytest.raises(RuntimeError, match='modified by an inplace operation'):
         out.sum().backward()
@@ -114,7 +114,7 @@ def test_a_value_that_a_hook_overwrites():
 def test_statistics_that_a_later_forward_updates():
     """As with torch's batch norm alone, whose graphs stay valid; maps of two sizes, so one op and two."""
     norm, neuron = nn.BatchNorm2d(3), LIF(T, fuse_norm=False)
-    loss = neuron.after(norm, torch.randn(4, 3, 5, 5, requires_grad=True)).sum()
+    loss = neuron.after_norm(norm, torch.randn(4, 3, 5, 5, requires_grad=True)).sum()
     neuron.fuse_norm = True
-    neuron.after(norm, torch.randn(4, 3, 5, 5))
+    neuron.after_norm(norm, torch.randn(4, 3, 5, 5))
     loss.backward()

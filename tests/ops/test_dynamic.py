@@ -26,7 +26,7 @@ class Net(nn.Module):
     def forward(self, x):
         x = self.conv(x)
         x = fold(x.unsqueeze(0).expand(T, *x.shape))
-        return self.last(self.neuron.after(self.norm, x))
+        return self.last(self.neuron.after_norm(self.norm, x))
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ class Blocks(nn.Module):
 
     def forward(self, x):
         for conv, norm, neuron in zip(self.convs, self.norms, self.neurons):
-            x = neuron.after(norm, conv(x))
+            x = neuron.after_norm(norm, conv(x))
         return x
 
 

@@ -1,7 +1,7 @@
 # TSSD (Zuo et al., 2024), a reconstruction, on dense detectors: ours, the paper classifies only. As tssd.py, with the
 # response of dense heads; the weak head stands for the first level of the pyramid
 distill = dict(
-    prefix=4,
+    short_T=4,
     task_weight=2.0,
     losses=dict(
         loss_self=dict(

@@ -1,6 +1,6 @@
 # TSSD (Zuo et al., 2024), a reconstruction, on segmentors: ours, the paper classifies only. As tssd.py, pixel by pixel
 distill = dict(
-    prefix=4,
+    short_T=4,
     task_weight=2.0,
     losses=dict(
         loss_self=dict(

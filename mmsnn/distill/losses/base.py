@@ -13,7 +13,7 @@ class DistillLoss(nn.Module):
 
     Attributes:
         time: ``mean`` of the student's tensors over time, ``steps`` for its single time steps ``[T, B, ...]``, or
-            ``prefix`` for the means over the first steps and over all, ``[2*B, ...]``.
+            ``short_T`` for the means over the first steps and over all, ``[2*B, ...]``.
         needs_teacher: False leaves the list of the teacher's tensors empty.
         maps: whether these are maps ``[B, C, H, W]`` and nothing else.
         same_shape: whether the student's tensors, behind the connectors, must be shaped as the teacher's.

@@ -18,7 +18,7 @@ class TemporalSpatialSelf(DistillLoss):
 
     ``alpha * D(sg z^(T_train) -> z^(T)) + beta * D(sg z^(T) -> w)``, where ``z^(T)`` is what the first T of ``T_train``
     steps answer and ``w`` the answer of a weak head. D is ``KL_tau`` (`LogitKL`) in the paper, which classifies;
-    `PixelKL` and `DenseResponse` make it one for segmentors and detectors. Needs the Distiller's ``prefix=T``, which
+    `PixelKL` and `DenseResponse` make it one for segmentors and detectors. Needs the Distiller's ``short_T=T``, which
     adds ``CE(z^(T), y)`` to the student's own loss.
 
     The student's taps: the head's answer, then the stages of weak heads with the connector `WeakHead`.
@@ -29,7 +29,7 @@ class TemporalSpatialSelf(DistillLoss):
         weak: how many of the last tensors are weak heads'. Maps are resized to the head's first level.
     """
 
-    time = 'prefix'
+    time = 'short_T'
     needs_teacher = False
 
     def __init__(self, response: dict | None = None, alpha: float = 1.0, beta: float = 1.0, weak: int = 1):

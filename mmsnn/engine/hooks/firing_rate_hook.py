@@ -52,12 +52,12 @@ class FiringRateHook(Hook):
     def before_train(self, runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         # a Distiller's layers go by the student's names, also where FSDP has to see it as it is
-        opaque = [m for m in model.modules() if isinstance(m, Transparent) and m.opaque]
-        for module in opaque:
-            module.opaque = False
+        showing = [m for m in model.modules() if isinstance(m, Transparent) and m.shows_itself]
+        for module in showing:
+            module.shows_itself = False
         counter = SpikeCounter(model)
-        for module in opaque:
-            module.opaque = True
+        for module in showing:
+            module.shows_itself = True
         self.counter = counter if len(counter) else None
         self.start, self.measured = runner.iter, 0
 

@@ -113,9 +113,9 @@ class SpikeDrivenAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.head_lif(x)
-        q = self.q_lif.after(self.q_conv, x)
-        k = self.k_lif.after(self.k_conv, x)
-        v = self.v_lif.after(self.v_conv, x)
+        q = self.q_lif.after_norm(self.q_conv, x)
+        k = self.k_lif.after_norm(self.k_conv, x)
+        v = self.v_lif.after_norm(self.v_conv, x)
         return self.proj_conv(self.attn_lif(spiking_attention(q, k, v, self.num_heads)))
 
 
@@ -133,7 +133,7 @@ class SepConv(nn.Module):
         self.bn2 = kit.norm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.lif2.after(self.bn1, self.pwconv1(self.lif1(x)))
+        x = self.lif2.after_norm(self.bn1, self.pwconv1(self.lif1(x)))
         return self.bn2(self.pwconv2(self.dwconv(x)))
 
 
@@ -152,7 +152,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.Conv(x)
-        inner = self.lif2.after(self.bn1, self.conv1(self.lif1(x)))
+        inner = self.lif2.after_norm(self.bn1, self.conv1(self.lif1(x)))
         return x + self.bn2(self.conv2(inner))
 
 

@@ -24,7 +24,7 @@ class MSBlock(SpikingBlock):
         norm1, norm2 = (getattr(self, name) for name in self.norm_names)
         identity = x if self.downsample is None else self.downsample(x)
         x = self.conv1(self.neuron1(x))
-        x = self.conv2(self.neuron2.after(norm1, x))
+        x = self.conv2(self.neuron2.after_norm(norm1, x))
         return self.drop_path(norm2(x)) + identity
 
 

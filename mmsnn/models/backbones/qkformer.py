@@ -2,14 +2,14 @@
 
 from torch import Tensor, nn
 
-from mmsnn.layers.attention import Sites, SpikingSelfAttention, TokenQKAttention
+from mmsnn.layers.attention import FlatLayers, SpikingSelfAttention, TokenQKAttention
 from mmsnn.layers.transformer import Kit, SpikingMLP, TransformerBlock
 from mmsnn.registry import MODELS
 
 from .transformer import SpikingTransformer
 
 
-class SpikingPatchEmbedding(Sites):
+class SpikingPatchEmbedding(FlatLayers):
     """SPEDS: convolutions with norms, poolings and neurons, and a 1x1 convolution around them as shortcut.
 
     Args:
@@ -22,17 +22,17 @@ class SpikingPatchEmbedding(Sites):
         super().__init__()
         self.branch = [(name, pool) for name, _, _, pool in sites]
         for i, (name, c_in, c_out, _) in enumerate(sites):
-            self.add_site(name, kit.conv(c_in, c_out, 3, bits=kit.bits if i else bits), kit)
+            self.add_layer(name, kit.conv(c_in, c_out, 3, bits=kit.bits if i else bits), kit)
         c_in, c_out = sites[0][1], sites[-1][2]
         stride = 2 ** sum(pool for _, pool in self.branch)
-        self.add_site('proj_res_{}', kit.conv(c_in, c_out, stride=stride, bits=bits), kit)
+        self.add_layer('proj_res_{}', kit.conv(c_in, c_out, stride=stride, bits=bits), kit)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes, or sums of them, to sums of two spikes."""
-        shortcut = self.fire('proj_res_{}', x)
+        shortcut = self.run_layer('proj_res_{}', x)
         for name, pool in self.branch:
-            x = self.fire(name, x, self.maxpool if pool else None)
+            x = self.run_layer(name, x, self.maxpool if pool else None)
         return x + shortcut
 
 
@@ -44,7 +44,7 @@ class SpikingStem(SpikingPatchEmbedding):
 
     def __init__(self, in_channels: int, sites: list[tuple[str, int, int, bool]], kit: Kit):
         super().__init__(sites, kit, kit.bits)
-        self.add_site('proj_{}', kit.conv(in_channels, sites[0][1], 3), kit)
+        self.add_layer('proj_{}', kit.conv(in_channels, sites[0][1], 3), kit)
 
 
 @MODELS.register_module()

@@ -124,7 +124,7 @@ class SpikingBlock(BaseModule):
             x = getattr(self, f'conv{i}')(x)
             if i < len(self.norm_names):
                 # norms are looked up by name, because SyncBN conversion swaps the modules
-                x = self._plug(i, getattr(self, f'neuron{i}').after(getattr(self, name), x))
+                x = self._plug(i, getattr(self, f'neuron{i}').after_norm(getattr(self, name), x))
         return x
 
     def normed(self, x: Tensor) -> Tensor:

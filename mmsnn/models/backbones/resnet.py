@@ -67,7 +67,7 @@ class SpikingResNet(SpikingBackbone, ResNet):
 
     arch_settings = {**ResNet.arch_settings, **CIFAR_DEPTHS}
     block_type = SpikingBlock
-    # that hold a block's output, where neurons emit single spikes
+    # Bits per element to store a block's output, where neurons emit 0 and 1.
     block_bits = 1
 
     def __init__(
@@ -254,7 +254,7 @@ class SpikingResNet(SpikingBackbone, ResNet):
         x = self.encoder.after_stem(x, conv, norm, neuron)
         while rest:
             conv, norm, neuron, *rest = rest
-            x = neuron.after(norm, conv(x))
+            x = neuron.after_norm(norm, conv(x))
         return self.maxpool(x) if self.stem_type == 'imagenet' else x
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -32,7 +32,7 @@ class SEWBlock(SpikingBlock):
         if self.plugin_names[-1]:
             spikes = self.last_neuron(self.normed(x))
         else:
-            spikes = self.last_neuron.after(self.last_norm, self.residual(x))
+            spikes = self.last_neuron.after_norm(self.last_norm, self.residual(x))
         branch = self.drop_path(spikes)
         shortcut = x if self.downsample is None else self._shorten(x)
         return CONNECT[self.connect](shortcut=shortcut, branch=branch)
@@ -40,7 +40,7 @@ class SEWBlock(SpikingBlock):
     def _shorten(self, x: Tensor) -> Tensor:
         if isinstance(self.downsample, ShortcutA):
             return self.downsample(x)
-        return self.downsample_neuron.after(self.downsample, x)
+        return self.downsample_neuron.after_norm(self.downsample, x)
 
 
 @MODELS.register_module()

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from mmsnn.layers.attention import Sites, SpikingSelfAttention
+from mmsnn.layers.attention import FlatLayers, SpikingSelfAttention
 from mmsnn.layers.transformer import Kit, SpikingMLP, TransformerBlock
 from mmsnn.registry import MODELS
 
@@ -13,7 +13,7 @@ IMAGENET = (True, True, True, True)
 CIFAR = (False, False, True, True)
 
 
-class SpikingPatchSplitting(Sites):
+class SpikingPatchSplitting(FlatLayers):
     """SPS: four convolutions with norms, neurons and poolings, then a convolution that tells positions apart.
 
     The first site, ``proj_{}`` and perhaps a pooling, is called from outside, because images pass it before time
@@ -33,17 +33,17 @@ class SpikingPatchSplitting(Sites):
         self.pool, self.cml = pool, cml
         widths = [in_channels, width // 8, width // 4, width // 2, width]
         for i, name in enumerate(self.names):
-            self.add_site(name, kit.conv(widths[i], widths[i + 1], 3, bits=kit.bits if i else 0), kit)
+            self.add_layer(name, kit.conv(widths[i], widths[i + 1], 3, bits=kit.bits if i else 0), kit)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.add_site('rpe_{}', kit.conv(width, width, 3, bits=kit.bits), kit)
+        self.add_layer('rpe_{}', kit.conv(width, width, 3, bits=kit.bits), kit)
 
     def forward(self, x: Tensor) -> Tensor:
         """Spikes of the first site to sums of two spikes."""
         x = self.maxpool(x) if self.pool[0] and not self.cml else x
         for name, pool in zip(self.names[1:], self.pool[1:]):
-            x = self.fire(name, x, self.maxpool if pool and self.cml else None)
+            x = self.run_layer(name, x, self.maxpool if pool and self.cml else None)
             x = self.maxpool(x) if pool and not self.cml else x
-        return x + self.fire('rpe_{}', x)
+        return x + self.run_layer('rpe_{}', x)
 
 
 @MODELS.register_module()

@@ -142,7 +142,7 @@ class SpikingVGG(SpikingBackbone, BaseModule):
     def _layer(layer: list[nn.Module], x: Tensor) -> Tensor:
         conv, *norms, neuron = layer
         x = conv(x)
-        return neuron.after(norms[0], x) if norms else neuron(x)
+        return neuron.after_norm(norms[0], x) if norms else neuron(x)
 
     def _stage(self, layers: list[nn.Module], x: Tensor) -> Tensor:
         """The layers of a stage but for the network's first, and the pooling."""

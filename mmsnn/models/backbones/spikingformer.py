@@ -4,7 +4,7 @@ Network", 2023).
 
 from torch import Tensor, nn
 
-from mmsnn.layers.attention import Sites, SpikingSelfAttention
+from mmsnn.layers.attention import FlatLayers, SpikingSelfAttention
 from mmsnn.layers.transformer import Kit, SpikingMLP, TransformerBlock
 from mmsnn.registry import MODELS
 
@@ -12,7 +12,7 @@ from .spikformer import CIFAR, IMAGENET
 from .transformer import SpikingTransformer
 
 
-class SpikingTokenizer(Sites):
+class SpikingTokenizer(FlatLayers):
     """A convolution and norm, then four times neuron, pooling, convolution and norm.
 
     What comes before the first pooling is called from outside, because images pass it before time begins.
@@ -28,9 +28,9 @@ class SpikingTokenizer(Sites):
         super().__init__()
         self.pool, self.cml = pool, cml
         widths = [in_channels, width // 8, width // 4, width // 2, width, width]
-        self.add_site('proj_{}', kit.conv(widths[0], widths[1], 3), kit, neuron=False)
+        self.add_layer('proj_{}', kit.conv(widths[0], widths[1], 3), kit, neuron=False)
         for i in range(1, 5):
-            self.add_site(f'proj{i}_{{}}', kit.conv(widths[i], widths[i + 1], 3, bits=kit.bits), kit)
+            self.add_layer(f'proj{i}_{{}}', kit.conv(widths[i], widths[i + 1], 3, bits=kit.bits), kit)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
 
     def pool_before(self, i: int) -> nn.Module | None:
@@ -46,7 +46,7 @@ class SpikingTokenizer(Sites):
             if i == 4:
                 return norm(x)
             lif, pool = getattr(self, f'proj{i + 1}_lif'), self.pool_before(i + 1)
-            x = lif.after(norm, x) if pool is None else lif(pool(norm(x)))
+            x = lif.after_norm(norm, x) if pool is None else lif(pool(norm(x)))
 
 
 @MODELS.register_module()

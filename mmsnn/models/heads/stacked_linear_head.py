@@ -51,8 +51,8 @@ class SpikingStackedLinearClsHead(StackedLinearClsHead):
     def _check(self, feats: tuple[Tensor, ...], data_samples: list) -> None:
         # the images of a batch would pass for time steps, in silence
         T, rows = self.readout.T, feats[-1].shape[0]
-        # inside `read_prefix` every image is answered twice
-        images = len(data_samples) // (1 if self.readout.prefix is None else 2)
+        # inside `read_short` every image is answered twice
+        images = len(data_samples) // (1 if self.readout.short_T is None else 2)
         if rows != T * images:
             raise ValueError(
                 f"head: {rows} features for {images} images in T={T} steps: set backbone.readout='none' and "

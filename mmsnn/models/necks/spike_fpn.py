@@ -54,7 +54,7 @@ class ConvNormAct(nn.Module):
         if self.norm is None:
             return self.activate(x)
         if isinstance(self.activate, Neuron):
-            return self.activate.after(self.norm, x)
+            return self.activate.after_norm(self.norm, x)
         return self.activate(self.norm(x))
 
 

@@ -39,7 +39,7 @@ SETTINGS = {
 class AnalogNeuron(nn.ReLU):
     """What an ANN has in a neuron's place."""
 
-    def after(self, norm, x):
+    def after_norm(self, norm, x):
         return self(norm(x))
 
 

@@ -155,7 +155,7 @@ class TestHead:
         student_taps = ['head.layers.1.fc', 'backbone.layer2']
         term = dict(type='TemporalSpatialSelf', response=response, student=student_taps, connector=connector)
         with DefaultScope.overwrite_default_scope('mmpretrain'):
-            distiller = Distiller(student=config(True), losses=dict(loss_self=term), prefix=2)
+            distiller = Distiller(student=config(True), losses=dict(loss_self=term), short_T=2)
         student = distiller.student
         data = student.data_preprocessor(noise_batch(student, 3, 32), True)
         losses = distiller.train().loss(**data)
