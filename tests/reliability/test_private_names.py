@@ -52,6 +52,7 @@ NAMES = {
     'torch._C._functorch': 'whether tensors are those of `torch.func`',
     'torch.autograd.forward_ad._current_level': 'whether forward-mode derivatives are asked for',
     'torch._utils._rebuild_tensor': 'shapes of a checkpoint without its data',
+    'torch.utils._pytree.tree_flatten_with_path': 'names the inputs and outputs of an exported network',
     'torch.utils._python_dispatch.TorchDispatchMode': 'counts the products of spiking attention',
     'torch.nn.Module._apply': 'the teacher follows `.to()`',
     'torch.nn.Module._buffers': 'thresholds that are balanced',
@@ -72,7 +73,9 @@ NAMES = {
     'torch.nn.modules.batchnorm._NormBase': 'any norm with statistics',
     'torch.nn.modules.conv._ConvNd': 'any convolution',
     'torch.nn.modules.conv._ConvTransposeNd': 'any transposed convolution',
+    'torch.Tensor._make_wrapper_subclass': 'tensors without memory, of event-driven networks',
     'torch.Tensor._version': 'whether a tensor was changed in place',
+    'argparse._StoreAction': '`--help` comes without the libraries that options need',
     'torch.ops.torchvision._roi_align_backward': 'RoIAlign of mmcv without compiled ops',
     'torch.ops.torchvision._deform_conv2d_backward': 'deformable convolution of mmcv without compiled ops',
 }
