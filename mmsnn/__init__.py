@@ -21,6 +21,7 @@ PACKAGES = (
     'analysis',
     'checkpoints',
     'datasets',
+    'deploy',
     'distill',
     'engine',
     'inference',
@@ -28,6 +29,7 @@ PACKAGES = (
     'models',
     'neurons',
     'ops',
+    'visualize',
 )
 
 __all__ = ['__version__', *NAMES]

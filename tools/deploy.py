@@ -13,6 +13,7 @@ from torch import Tensor
 import mmsnn
 from mmsnn.analysis import firing_rates
 from mmsnn.building import image_size
+from mmsnn.checkpoints.task_models import load_model
 from mmsnn.deploy import verify
 from mmsnn.deploy.card import card, digest
 from mmsnn.deploy.graph import Graph, export, plain_neurons
@@ -24,7 +25,6 @@ from mmsnn.deploy.to_onnx import OnnxFile, custom_operators, quantise, save_onnx
 from mmsnn.engine.cli import read_config
 from mmsnn.engine.noise import channels
 from mmsnn.engine.options import add_cfg_options
-from mmsnn.inference import load_model
 from mmsnn.layers import image_channels
 
 SUFFIXES = dict(pt2='.pt2', onnx='.onnx', nir='.nir')

@@ -6,9 +6,10 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
 
-from .building import build_model, read, use_student
-from .checkpoints.fitting import fit
-from .checkpoints.reading import find_state, load_file
+from mmsnn.building import build_model, read, use_student
+
+from .fitting import fit
+from .reading import find_state, load_file
 
 
 def load_model(config: str | Config, checkpoint: str | None, device: str = 'cpu'):

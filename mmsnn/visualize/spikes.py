@@ -1,0 +1,164 @@
+"""Spikes, potentials and rates, drawn into matplotlib axes.
+
+What is drawn is what `mmsnn.record` gives: ``[T, B, ...]`` for spikes and potentials, of which one sample is drawn.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+from torch.nn import functional as F
+
+# of events of both polarities
+OFF, ON = (0.84, 0.19, 0.15), (0.10, 0.44, 0.69)
+
+
+def _of_sample(values: Tensor, sample: int) -> Tensor:
+    """``[T, B, ...]`` to ``[T, ...]``; ValueError where there is no such sample or no time."""
+    if values.dim() < 3:
+        raise ValueError(f'expected spikes or potentials [T, B, ...], got {tuple(values.shape)}')
+    if not -values.shape[1] <= sample < values.shape[1]:
+        raise ValueError(f'sample={sample}: there are {values.shape[1]} samples in {tuple(values.shape)}')
+    return values[:, sample].detach().float().cpu()
+
+
+def choose(spikes: Tensor, count: int, sample: int = 0) -> Tensor:
+    """Indices of up to ``count`` neurons of a layer, spread evenly over those that fire, or over all if none does."""
+    flat = _of_sample(spikes, sample).flatten(1)
+    firing = flat.any(0).nonzero().flatten()
+    among = firing if len(firing) else torch.arange(flat.shape[1])
+    return among[torch.linspace(0, len(among) - 1, min(count, len(among))).round().long()]
+
+
+def raster(axes: Axes, spikes: Tensor, *, sample: int = 0, neurons: Tensor | None = None, count: int = 60) -> Axes:
+    """A raster: a row a neuron, a mark a spike.
+
+    Args:
+        axes: to draw into.
+        spikes: ``[T, B, ...]``.
+        sample: which of the batch.
+        neurons: indices into one sample's neurons; None for `choose`.
+        count: how many are chosen then.
+    """
+    neurons = choose(spikes, count, sample) if neurons is None else neurons
+    flat = _of_sample(spikes, sample).flatten(1)[:, neurons]
+    # time steps are numbered from 1, as T counts them
+    rows = [(1 + flat[:, k].nonzero().flatten()).tolist() for k in range(flat.shape[1])]
+    axes.eventplot(rows, colors='black', linelengths=0.8, linewidths=1.5)
+    axes.set(xlim=(0.5, len(flat) + 0.5), xlabel='time step', ylabel=f'{len(rows)} of {spikes[0, 0].numel()} neurons')
+    axes.set_xticks(_ticks(len(flat)))
+    return axes
+
+
+def membrane(
+    axes: Axes,
+    potentials: Tensor,
+    v_threshold: float,
+    *,
+    spikes: Tensor | None = None,
+    sample: int = 0,
+    neurons: Tensor | None = None,
+    count: int = 4,
+) -> Axes:
+    """Traces of membrane potentials before they fire, with the threshold; marks where the neuron fired.
+
+    Args:
+        axes: to draw into.
+        potentials: ``[T, B, ...]``, of `mmsnn.record` ``what='v'``.
+        v_threshold: of the neurons.
+        spikes: ``[T, B, ...]``, for the marks.
+        sample, neurons, count: as in `raster`; neurons that fire are chosen where ``spikes`` are given.
+    """
+    if neurons is None:
+        neurons = choose(potentials if spikes is None else spikes, count, sample)
+    v = _of_sample(potentials, sample).flatten(1)[:, neurons]
+    steps = np.arange(1, len(v) + 1)
+    fired = None if spikes is None else _of_sample(spikes, sample).flatten(1)[:, neurons] > 0
+    for k, neuron in enumerate(neurons.tolist()):
+        (line,) = axes.plot(steps, v[:, k], marker='.', linewidth=1.2, label=f'neuron {neuron}')
+        if fired is not None and fired[:, k].any():
+            on = fired[:, k].numpy()
+            axes.plot(steps[on], v[on, k], linestyle='', marker='*', markersize=10, color=line.get_color())
+    axes.axhline(v_threshold, color='grey', linestyle='--', linewidth=1, label='threshold')
+    axes.set(xlabel='time step', ylabel='membrane potential')
+    axes.set_xticks(_ticks(len(v)))
+    axes.legend(fontsize=7, frameon=False)
+    return axes
+
+
+def rate_map(
+    axes: Axes, spikes: Tensor, image: np.ndarray | None = None, *, sample: int = 0, alpha: float = 0.6
+) -> Axes:
+    """Where a layer fires: spikes a neuron and time step, mean over channels, over an image.
+
+    Args:
+        axes: to draw into.
+        spikes: ``[T, B, C, H, W]``.
+        image: ``[h, w, 3]`` in RGB; the map is stretched to it.
+        sample: which of the batch.
+        alpha: opacity of the map.
+
+    Raises:
+        ValueError: the layer has no height and width.
+    """
+    if spikes.dim() != 5:
+        raise ValueError(f'a map needs spikes [T, B, C, H, W], got {tuple(spikes.shape)}')
+    rates = _of_sample(spikes, sample).mean((0, 1))
+    if image is not None:
+        axes.imshow(image)
+        rates = F.interpolate(rates[None, None], image.shape[:2], mode='bilinear', align_corners=False)[0, 0]
+    drawn = axes.imshow(rates.numpy(), cmap='inferno', alpha=alpha if image is not None else 1.0, vmin=0)
+    axes.figure.colorbar(drawn, ax=axes, shrink=0.8, label='spikes per neuron and step')
+    axes.axis('off')
+    return axes
+
+
+def rate_over_time(axes: Axes, spikes: Mapping[str, Tensor]) -> Axes:
+    """The firing rate of each layer in every time step, over the batch.
+
+    Args:
+        axes: to draw into.
+        spikes: by the layer's name, ``[T, B, ...]``.
+    """
+    longest = 1
+    for name, values in spikes.items():
+        rates = values.detach().float().flatten(1).mean(1).cpu()
+        longest = max(longest, len(rates))
+        axes.plot(np.arange(1, len(rates) + 1), rates, marker='.', label=name)
+    axes.set(xlabel='time step', ylabel='spikes per neuron', ylim=(0, None))
+    axes.set_xticks(_ticks(longest))
+    if len(spikes) <= 12:
+        axes.legend(fontsize=6, frameon=False)
+    return axes
+
+
+def event_frames(axes: list[Axes], frames: Tensor) -> list[Axes]:
+    """Event frames, one a pair of axes: positive events blue, negative red, both on white.
+
+    Args:
+        axes: as many as are drawn; frames are spread evenly over them.
+        frames: ``[T, 2, H, W]``, counts of events of a clip, negative ones first.
+
+    Raises:
+        ValueError: ``frames`` has not two polarities.
+    """
+    if frames.dim() != 4 or frames.shape[1] != 2:
+        raise ValueError(f'expected event frames [T, 2, H, W], got {tuple(frames.shape)}')
+    frames = frames.detach().float().cpu()
+    strength = (frames / frames.flatten().quantile(0.995).clamp(min=1) if frames.numel() < 2**24 else frames).clamp(
+        0, 1
+    )
+    shown = torch.linspace(0, len(frames) - 1, len(axes)).round().long().tolist()
+    for each, t in zip(axes, shown):
+        off, on = strength[t][:, None].numpy()
+        picture = 1 - off.transpose(1, 2, 0) * (1 - np.array(OFF)) - on.transpose(1, 2, 0) * (1 - np.array(ON))
+        each.imshow(picture.clip(0, 1))
+        each.set_title(f'step {t + 1}', fontsize=8)
+        each.axis('off')
+    return axes
+
+
+def _ticks(T: int) -> list[int]:
+    return sorted({*range(1, T + 1, max(1, T // 8)), T})
