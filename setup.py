@@ -216,6 +216,8 @@ setup(
     packages=find_packages(include=['mmsnn', 'mmsnn.*']),
     python_requires='>=3.11',
     install_requires=[
+        # With torch 2.6.0, torchvision 0.21.0, numpy 1.26.4 and no compiled kernels, tests/layers, test_neurons.py,
+        # test_reading.py and test_surrogates.py pass but for one: torch.compile of a surrogate that a user registers.
         'torch>=2.6',
         'torchvision>=0.21',
         'numpy>=1.26',

@@ -32,7 +32,7 @@ class TestDirectEncoder:
         (DirectEncoder(5)(x) * weights).sum().backward()
         torch.testing.assert_close(x.grad, unfold(weights, 5).sum(0))
 
-    def test_repeat_may_come_later(self):
+    def test_repeat_behind_a_stem(self):
         encoder, norm = DirectEncoder(3), torch.nn.Conv2d(2, 4, 3)
         x = torch.randn(2, 2, 5, 5)
         torch.testing.assert_close(encoder.repeat(norm(x)), norm(encoder(x)))
