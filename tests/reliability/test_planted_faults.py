@@ -1,4 +1,6 @@
-"""R02: thirteen faults planted in a copy of the ops are all caught, in the compiled kernels and in plain PyTorch.
+"""R02: faults planted in a copy of the ops are all caught, in the compiled kernels and in plain PyTorch.
+
+Thirteen in the neurons, ten in the event-driven ops.
 
 The copy is a package ``planted`` that registers its ops under that name; all faults are built in, one is switched on.
 """
@@ -14,8 +16,9 @@ from pathlib import Path
 import ops_checks
 import pytest
 import torch
+from ops_checks import ARGUMENTS, EVENT_OPS, Sample
 
-from mmsnn.ops import NeuronSettings, library
+from mmsnn.ops import NeuronSettings, event, library
 
 # name: (C++ file, right, wrong), (Python file, right, wrong); both sides are expressions
 FAULTS = {
@@ -33,7 +36,11 @@ FAULTS = {
     ),
     'tail not written': (
         ('cpu_kernels.h', 'rows.forward(x, b.v, out, n, k)', 'rows.forward(x, b.v, out, n & ~7, k)'),
-        ('reference.py', 'torch.stack(spikes)', 'F.pad(torch.stack(spikes).flatten(1)[:, :-1], (0, 1))'),
+        (
+            'reference.py',
+            'torch.cat(spikes)',
+            'F.pad(torch.stack(spikes).flatten(1)[:, :-1], (0, 1)).reshape(x.shape)',
+        ),
     ),
     'strides ignored': (
         ('ops.cpp', 'x.is_non_overlapping_and_dense() && outermost', 'true'),
@@ -80,6 +87,58 @@ FAULTS = {
     )
     * 2,
 }
+# the same of the event-driven ops
+EVENT_FAULTS = {
+    'first row of pixels left out': (
+        ('event_kernels.h', 'y < 0 || y >= w.H', 'y <= 0 || y >= w.H'),
+        ('event_reference.py', 'x.to(weight.dtype)', 'F.pad(x[:, :, 1:], (0, 0, 1, 0)).to(weight.dtype)'),
+    ),
+    'values ignored': (
+        ('event_lists.h', 'graded ? values.data_ptr<float>() : nullptr', 'nullptr'),
+        ('event_reference.py', 'x.to(weight.dtype)', '(x != 0).to(weight.dtype)'),
+    ),
+    'channels behind the last vector left out': (
+        ('event_scan.h', 'c < channels', 'false'),
+        ('event_reference.py', 'x.to(weight.dtype)', 'F.pad(x[:, :-1], (0, 0, 0, 0, 0, 1)).to(weight.dtype)'),
+    ),
+    'shift left out': (
+        ('event_kernels.h', 's.shift && i < n', 'false'),
+        (
+            'event_reference.py',
+            'conv(x, weight, shift, stride, padding, dilation, groups)',
+            'conv(x, weight, None, stride, padding, dilation, groups)',
+        ),
+    ),
+    'shortcut left out': (
+        ('event_kernels.h', 's.add[at + i]', '0.0f'),
+        ('event_reference.py', 'current + add', 'current'),
+    ),
+    'membrane starts elsewhere': (
+        ('event_kernels.h', 's.neuron.v_rest', '0.25f'),
+        (
+            'event_reference.py',
+            'reference.lif_forward(x, T, settings, tau)',
+            'reference.lif_forward(x, T, settings, tau, 0 * x[: len(x) // T] + 0.25)',
+        ),
+    ),
+    'gradient of the weights without values': (
+        ('event_kernels.h', 's.events.values ? s.events.values[i] : 1.0f', '1.0f'),
+        ('event_reference.py', 'x.to(grad.dtype)', '(x != 0).to(grad.dtype)'),
+    ),
+    'both halves of a word the same': (
+        ('event_kernels.h', '(Bits32)upper << 16', '(Bits32)upper'),
+        ('event_reference.py', '(laid << 16)', 'laid'),
+    ),
+    'dilation ignored': (
+        ('event_kernels.h', 'kx * w.dilation_w', 'kx'),
+        ('event_reference.py', 'x.to(weight.dtype)', 'x.to(weight.dtype).flip(3)'),
+    ),
+    'smallest instead of largest': (
+        ('event_kernels.h', 'from[c] > to[c]', 'from[c] < to[c]'),
+        ('event_reference.py', 'x.float()', '(x > 0).float()'),
+    ),
+}
+ALL = FAULTS | EVENT_FAULTS
 # those of R03's cases that a plant is shown
 CASES = ops_checks.cases(every=3)
 
@@ -88,7 +147,7 @@ def plant(name: str, source: str) -> str:
     """A file of the ops with its faults, each behind a switch."""
     source = re.sub(r'\bmmsnn\b', 'planted', source)
     python = name.endswith('.py')
-    for number, plants in enumerate(FAULTS.values(), 1):
+    for number, plants in enumerate(ALL.values(), 1):
         for file, right, wrong in set(plants):
             if file == name:
                 assert right in source, f'{name} has no {right!r} any more: plant this fault somewhere else'
@@ -150,6 +209,8 @@ def planted(request, tmp_path_factory):
     spec.loader.exec_module(package)
     ops = importlib.import_module(f'{name}.lif')
     loaded = importlib.import_module(f'{name}.library').extension
+    # registers its ops
+    importlib.import_module(f'{name}.event')
     assert (loaded is not None) == (request.param == 'compiled')
 
     def switch(number):
@@ -172,11 +233,42 @@ def found(lif, namespace) -> list[str]:
     return failed
 
 
+def found_on_events(namespace) -> list[str]:
+    """Which event-driven ops of the copy answer otherwise than the definition."""
+    failed = []
+    for i in range(12):
+        sample = Sample(i, size=(6, 7, 9))
+        for name in EVENT_OPS:
+            arguments = ARGUMENTS[name](sample)
+            try:
+                got = getattr(namespace, name)(*arguments)
+            # a copy that cannot run is caught as well
+            except Exception as error:
+                failed.append(f'{name}: {error}')
+                continue
+            expected = getattr(event, f'_{name}')(*arguments)
+            outs = zip(*(out if isinstance(out, tuple) else [out] for out in (got, expected)), strict=True)
+            if not all(a.shape == b.shape and torch.allclose(a.float(), b.float(), 1e-3, 1e-3) for a, b in outs):
+                failed.append(f'{name} of sample {i}')
+    return failed
+
+
 def test_the_copy_is_sound(planted):
     lif, namespace, switch = planted
     switch(0)
-    failed = found(lif, namespace)
+    failed = found(lif, namespace) + found_on_events(namespace)
     assert not failed, failed
+
+
+@pytest.mark.parametrize('name', EVENT_FAULTS)
+def test_caught_on_events(planted, name):
+    _, namespace, switch = planted
+    switch(list(ALL).index(name) + 1)
+    try:
+        failed = found_on_events(namespace)
+    finally:
+        switch(0)
+    assert failed, f'{name} was not caught'
 
 
 @pytest.mark.parametrize('name', FAULTS)
