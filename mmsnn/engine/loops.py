@@ -7,6 +7,7 @@ random generators, neither of the processes nor of their workers, and the number
 """
 
 import random
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -131,6 +132,25 @@ class SeededDataset(Dataset):
         raise ValueError('train_dataloader: not one image can be read')
 
 
+class PatientWorker:
+    """Start of a worker that loads data: it outlives the first SIGTERM, which ends the training and not its workers.
+
+    Slurm and `kill -- -GROUP` send it to every process. A worker that dies of it takes the training along before that
+    has saved (`InterruptHook`); one that lives is ended by its own process, by a second signal where need be.
+
+    Args:
+        then: what the loader was to call in the worker, with the worker's number; None for nothing.
+    """
+
+    def __init__(self, then=None):
+        self.then = then
+
+    def __call__(self, worker: int) -> None:
+        signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
+        if self.then is not None:
+            self.then(worker)
+
+
 def seeded_loader(loader: DataLoader, seed: int, unreadable: Unreadable | None = None) -> DataLoader:
     """``loader`` with `PlacedBatches` of a `SeededDataset`; one without a batch sampler stays as it is."""
     if loader.batch_sampler is None:
@@ -138,6 +158,7 @@ def seeded_loader(loader: DataLoader, seed: int, unreadable: Unreadable | None =
     names = ('num_workers', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn', 'multiprocessing_context')
     names += ('generator', 'prefetch_factor', 'persistent_workers', 'pin_memory_device')
     settings = {name: getattr(loader, name) for name in names if hasattr(loader, name)}
+    settings['worker_init_fn'] = PatientWorker(loader.worker_init_fn)
     return DataLoader(
         SeededDataset(loader.dataset, seed, unreadable), batch_sampler=PlacedBatches(loader.batch_sampler), **settings
     )

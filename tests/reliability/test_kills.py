@@ -53,7 +53,7 @@ class Numbers(Dataset):
         return dict(inputs=torch.full((256,), i / 8))
 
 
-def config(folder, **hook) -> Config:
+def config(folder, workers=0, **hook) -> Config:
     cfg = Config(
         dict(
             model=dict(type='TinyNet'),
@@ -61,7 +61,7 @@ def config(folder, **hook) -> Config:
             train_dataloader=dict(
                 dataset=dict(type='Numbers'),
                 batch_size=2,
-                num_workers=0,
+                num_workers=workers,
                 sampler=dict(type='DefaultSampler', shuffle=True),
             ),
             train_cfg=dict(by_epoch=True, max_epochs=STEPS // 4),
@@ -233,6 +233,32 @@ def test_signals_save(tmp_path, undisturbed, name):
         train(tmp_path, resume=True)
     check_end(tmp_path, undisturbed[0])
     assert not (tmp_path / 'interrupted.pth').exists()
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+def test_a_signal_to_the_whole_group_saves(tmp_path, undisturbed, workers):
+    """As Slurm ends a job: the workers that load data get SIGTERM, too, here first, and do not take it along."""
+
+    def lead():
+        read = Numbers.__getitem__
+        # long enough that the training has not ended before the signal
+        Numbers.__getitem__ = lambda self, i: time.sleep(0.1) or read(self, i)
+        train(tmp_path, workers=workers)
+
+    child = in_child(lead)
+    while not (tmp_path / 'last_checkpoint').exists():
+        time.sleep(0.02)
+    found = Path(f'/proc/{child}/task/{child}/children').read_text().split()
+    assert found
+    for process in found:
+        with suppress(ProcessLookupError):
+            os.kill(int(process), signal.SIGTERM)
+    time.sleep(0.05)
+    os.kill(child, signal.SIGTERM)
+    assert ended(child) == 128 + signal.SIGTERM
+    assert (tmp_path / 'interrupted.pth').is_file()
+    train(tmp_path, resume=True)
+    check_end(tmp_path, undisturbed[0])
 
 
 def damage(path: Path, how: str) -> None:
