@@ -51,13 +51,13 @@ def environment() -> str:
 
     from . import mmcv_ops
     from .compat import torchvision_version
-    from .ops import library
+    from .ops import extension
 
     rows = {'python': platform.python_version(), 'torch': version('torch'), 'torchvision': torchvision_version()}
     rows |= {name: version(name) for name in ('mmsnn', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')}
     rows['mmcv ops'] = "mmsnn's stand-in" if mmcv_ops.active() else 'compiled' if mmcv_full_available() else 'none'
     rows['spikingjelly'] = version('spikingjelly')
-    rows['ops CPU'], rows['ops CUDA'] = library.cpu_path, library.cuda_path
+    rows['ops CPU'], rows['ops CUDA'] = extension.serving('cpu'), extension.serving('cuda')
     rows['GPU'] = torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'
     return '\n'.join(f'{name:<14}{value}' for name, value in rows.items())
 

@@ -88,7 +88,7 @@ def circumstances(device: str = 'cpu') -> dict:
     git = dict(capture_output=True, text=True, cwd=ROOT)
     commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], **git).stdout.strip()
     dirty = bool(subprocess.run(['git', 'status', '--porcelain', '-uno'], **git).stdout.strip())
-    from mmsnn.ops import library
+    from mmsnn.ops import extension
 
     script = Path(sys.argv[0]).resolve()
     script = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
@@ -98,7 +98,7 @@ def circumstances(device: str = 'cpu') -> dict:
         date=time.strftime('%Y-%m-%d'),
         machine=torch.cuda.get_device_name() if device != 'cpu' else _processor(),
         threads=torch.get_num_threads(),
-        ops=library.cpu_path,
+        ops=extension.serving('cpu'),
         versions=dict(mmsnn=mmsnn.__version__, torch=torch.__version__, python=platform.python_version()),
     )
 

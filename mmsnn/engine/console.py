@@ -14,7 +14,7 @@ from torch import nn
 
 from mmsnn import __version__
 from mmsnn.layers import get_time_steps
-from mmsnn.ops import library
+from mmsnn.ops import extension
 
 # the folders of mmengine whose files describe environment, config and hooks in hundreds of lines
 DESCRIBERS = ('runner', '_strategy')
@@ -148,7 +148,7 @@ def data_line(loader) -> str:
 
 
 def device_line(device: torch.device) -> str:
-    """The device, and which kernels serve the neurons on it."""
-    if device.type == 'cuda':
-        return f'{torch.cuda.get_device_name(device)}; neurons: {library.cuda_path}'
-    return f'{device.type.upper()}; neurons: {library.cpu_path}'
+    """The device, and which kernels serve the neurons on it; a warning of the ops says why they are not compiled."""
+    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type.upper()
+    line = extension.serving(device.type)
+    return f'{name}; neurons: {line if line.startswith("compiled") else "plain PyTorch"}'

@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from mmsnn.layers.time import TimeAware
 from mmsnn.neurons import Neuron
-from mmsnn.ops import NeuronSettings, library
+from mmsnn.ops import NeuronSettings, extension
 from mmsnn.ops.reference import is_transformed
 
 from . import handlers  # noqa: F401  what lazy tensors do in torch's functions
@@ -232,7 +232,7 @@ def event_driven(
     for key in [k for k, hook in model._forward_hooks.items() if hook is give_numbers]:
         del model._forward_hooks[key]
     if enabled:
-        library.announce('cpu')
+        extension.use('cpu')
         model.register_forward_hook(give_numbers)
     return model
 

@@ -1,21 +1,28 @@
 """Weights of the event-driven engine: norms folded in, laid out for the kernels, made again where they have changed."""
 
 import ctypes
+import functools
 import hashlib
 
 import torch
 from torch import Tensor
 
-from mmsnn.ops import library
+from mmsnn.ops import extension
 
 # of each tensor, looked at before every use
 SAMPLES = 16
-_fingerprint = getattr(library.extension, 'mmsnn_fingerprint', None)
-if _fingerprint is not None:
-    _fingerprint.restype = ctypes.c_uint64
-    _fingerprint.argtypes = [
-        ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_int64), ctypes.c_int, ctypes.c_int,
-    ]  # fmt: skip
+
+
+@functools.cache
+def _fingerprint():
+    """The extension's function that looks at tensors; None without compiled kernels."""
+    function = getattr(extension.compiled(), 'mmsnn_fingerprint', None)
+    if function is not None:
+        function.restype = ctypes.c_uint64
+        function.argtypes = [
+            ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_int64), ctypes.c_int, ctypes.c_int,
+        ]  # fmt: skip
+    return function
 
 
 class Folded:
@@ -73,8 +80,9 @@ class Watched:
 
     def _look(self) -> int | bytes:
         dense = all(t.is_contiguous() or t.is_contiguous(memory_format=torch.channels_last) for t in self.tensors)
-        if _fingerprint is not None and dense:
-            return _fingerprint(self._pointers, self._bytes, len(self.tensors), SAMPLES)
+        look = _fingerprint()
+        if look is not None and dense:
+            return look(self._pointers, self._bytes, len(self.tensors), SAMPLES)
         digest = hashlib.sha256()
         for t in self.tensors:
             flat = t.detach().flatten()

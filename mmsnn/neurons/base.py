@@ -1,11 +1,13 @@
 """What all neurons share: settings, T, and a call of the op."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from mmsnn.layers.time import TimeAware, check_encoded
 from mmsnn.ops import NeuronSettings, bn_lif, lif, reference
-from mmsnn.ops.library import always_holds
+from mmsnn.ops.layout import always_holds
 from mmsnn.ops.neuron import NAMES, gather, takes_settings
 from mmsnn.ops.surrogates import registered_derivative
 
@@ -88,10 +90,9 @@ class Neuron(TimeAware, nn.Module):
                 return spikes
         if norm is None:
             return lif(x, self.T, self.settings, v_init=v_init, return_v=return_v, **self.learned())
-        given = norm_arguments(norm)
+        given: dict[str, Any] = dict(norm_arguments(norm), settings=self.settings, **self.learned())
         count_batch(norm)
-        state = dict(v_init=v_init, return_v=return_v)
-        return bn_lif(x, self.T, **given, settings=self.settings, **state, **self.learned())
+        return bn_lif(x, self.T, **given, v_init=v_init, return_v=return_v)
 
     def potentials(
         self, x: Tensor, spikes: Tensor, v_init: Tensor | None = None, norm: nn.Module | None = None

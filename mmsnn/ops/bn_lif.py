@@ -2,11 +2,12 @@
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import reference
 from .checks import DTYPES, check_flag, check_input, check_number, check_potential
-from .library import announce
+from .extension import use
 from .neuron import NeuronSettings, gather, takes_settings
 
 
@@ -54,7 +55,7 @@ def bn_lif(
     """
     check_input(x, T)
     if not torch.compiler.is_compiling():
-        announce(x.device.type)
+        use(x.device.type)
     norm = dict(running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
     _check_norm(x, norm, training, momentum, eps, group)
     settings, tau = gather(settings, keywords, x.device)
@@ -63,10 +64,8 @@ def bn_lif(
     if reference.runs_plain(settings):
         if group is not None:
             raise NotImplementedError('statistics of several processes are not shared in plain PyTorch: set group=None')
-        learned = {} if tau is None else dict(tau=tau)
-        state = dict(v_init=v_init, return_v=return_v)
-        how = dict(training=training, momentum=momentum, eps=eps)
-        return reference.bn_lif(x, T, **norm, settings=settings, **how, **state, **learned)
+        y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        return reference.lif_forward(y, T, settings, tau, v_init, return_v)
     if not training:
         mean, var, count = running_mean, running_var, None
     else:

@@ -3,86 +3,16 @@
 What ops.cpp and ops_cuda.cu do in C++ is done here in Python, on kernels that nvrtc.py compiles and launches.
 """
 
-import ctypes
 from collections.abc import Callable
-from ctypes import c_double, c_float, c_int, c_longlong, c_void_p
+from ctypes import c_longlong, c_void_p
 
 import torch
 from torch import Tensor
 
-from .library import _dense, _membrane_type, _potential, is_dense
+from .cuda_kernels import FIRES, JOBS, LONGEST, LONGEST_NORM, STEPS, TYPES, Walk, width_of
+from .layout import dense, is_dense, membrane_type, potential
 from .neuron import decode
 from .nvrtc import THREADS, Driver, Unavailable
-
-# time steps of a chunk, and the most neurons of a thread
-STEPS = 16
-LONGEST, LONGEST_NORM = 8, 4
-TYPES = {torch.float32: 'float', torch.float64: 'double', torch.float16: 'Half', torch.bfloat16: 'BFloat16'}
-FIRES = ('kBinary', 'kLevels', 'kAnyFire')
-
-
-# The structures of job.h and kernels.cuh ------------------------------------------------------------------------------
-
-
-def _structure(name: str, **fields) -> type[ctypes.Structure]:
-    return type(name, (ctypes.Structure,), {'_fields_': list(fields.items())})
-
-
-def _job_structure(real) -> type[ctypes.Structure]:
-    names = ('leak', 'reset', 'surrogate', 'fire', 'detach_reset')
-    neuron = _structure(
-        'Neuron',
-        **dict.fromkeys(('rate', 'v_threshold', 'v_rest', 'alpha'), real),
-        levels=c_int,
-        **dict.fromkeys(names, c_int),
-    )
-    pointers = ['x', 'out', 'tau', 'v_init', 'v_last', 'grad_s', 'grad_v', 'grad_v_init', 'grad_rate', 'starts']
-    return _structure(
-        'Job',
-        T=c_longlong,
-        N=c_longlong,
-        **dict.fromkeys(pointers, c_void_p),
-        channels=c_longlong,
-        inner=c_longlong,
-        **dict.fromkeys(['scale', 'shift', 'mean', 'offset', 'slope', 'sums'], c_void_p),
-        neuron=neuron,
-        type=c_int,
-    )
-
-
-JOBS = {torch.float32: _job_structure(c_float), torch.float64: _job_structure(c_double)}
-Walk = _structure('Walk', columns=c_longlong, runs=c_longlong, rows=c_longlong, width=c_int)
-
-
-# Which kernel ---------------------------------------------------------------------------------------------------------
-
-
-def width_of(itemsize: int, T: int, longest: int) -> int:
-    """Neurons of a thread: 16 bytes of a step, as long as the registers hold all steps."""
-    width = 16 // itemsize
-    while width > 1 and (width * T > 32 or width > longest):
-        width //= 2
-    return width
-
-
-def every_kernel() -> list[tuple[str, ...]]:
-    """All kernels that may be asked for."""
-    found = []
-    for dtype, name in TYPES.items():
-        for body in ('forward', 'backward', 'reduce'):
-            for norm in ('true',) if body == 'reduce' else ('false', 'true'):
-                longest = LONGEST_NORM if norm == 'true' else LONGEST
-                choices = [(0, 1, 'kAnyFire')]
-                if name != 'double':
-                    wide = width_of(dtype.itemsize, STEPS, longest)
-                    choices += [(T, width_of(dtype.itemsize, T, longest), 'kBinary') for T in (1, 2, 4, 8, 16)]
-                    choices += [(0, wide, 'kBinary'), (0, 1, 'kBinary'), (0, wide, 'kLevels')]
-                for T, width, fire in choices:
-                    last = () if body == 'reduce' else (norm,)
-                    found.append((body, name, str(T), str(width), fire, *last))
-        found += [(b, name, bits, rows) for b in ('pack', 'unpack') for bits in '18' for rows in ('false', 'true')]
-    return found
-
 
 # The ops --------------------------------------------------------------------------------------------------------------
 
@@ -116,7 +46,7 @@ def _fit(v: Tensor | None, x: Tensor, T: int) -> Tensor | None:
         return None
     if v.numel() * T != x.numel():
         raise ValueError(f'a potential must hold one time step of x {tuple(x.shape)}, got {tuple(v.shape)}')
-    out = _potential(x, T, True)
+    out = potential(x, T, True)
     shaped = v.reshape(out.shape)
     return shaped if _lies_as(shaped, out) else out.copy_(shaped)
 
@@ -130,8 +60,8 @@ class _Call:
             raise ValueError(f'the first dimension of x must hold T={T} time steps, got shape {tuple(x.shape)}')
         if x.dtype not in TYPES:
             raise TypeError(f'expected float16, bfloat16, float32 or float64, got {x.dtype}')
-        self.x, self.T = x, T = _dense(x), T
-        real = _membrane_type(x)
+        self.x, self.T = x, T = dense(x), T
+        real = membrane_type(x)
         wide = dict(device=x.device, dtype=real)
         self.v_init = _fit(v_init, x, T)
         self.tau = None if tau is None else tau.to(**wide)
@@ -171,13 +101,13 @@ class _Call:
 
     def starts(self) -> Tensor:
         """Room for potentials between chunks of steps."""
-        out = self.x.new_empty((self.T - 1) // STEPS * self.job.N, dtype=_membrane_type(self.x))
+        out = self.x.new_empty((self.T - 1) // STEPS * self.job.N, dtype=membrane_type(self.x))
         self.job.starts = out.data_ptr()
         return out
 
 
 class Ops:
-    """The ops of library.py, on kernels that ``launch(kernel, grid, *arguments)`` runs."""
+    """The ops of schema.py, on kernels that ``launch(kernel, grid, *arguments)`` runs."""
 
     def __init__(self, launch: Callable[..., None]):
         self.launch = launch
@@ -189,7 +119,7 @@ class Ops:
 
     def _forward(self, call: _Call, return_v: bool) -> tuple[Tensor, Tensor]:
         x = call.x
-        out, v_last = torch.empty_like(x), _potential(x, call.T, return_v)
+        out, v_last = torch.empty_like(x), potential(x, call.T, return_v)
         if x.numel():
             call.job.out = out.data_ptr()
             call.job.v_last = v_last.data_ptr() if return_v else None
@@ -199,7 +129,7 @@ class Ops:
     def _backward(self, call: _Call, grad: Tensor, grad_v: Tensor | None, tau: Tensor | None):
         x, job = call.x, call.job
         grad, grad_v = _match(grad, x), _fit(grad_v, x, call.T)
-        grad_x, grad_first = torch.empty_like(x), _potential(x, call.T, call.v_init is not None)
+        grad_x, grad_first = torch.empty_like(x), potential(x, call.T, call.v_init is not None)
         grad_tau = grad_first.new_empty(0) if tau is None else torch.zeros_like(tau)
         if x.numel():
             job.out, job.grad_s, job.grad_v = grad_x.data_ptr(), grad.data_ptr(), _address(grad_v)
@@ -221,7 +151,7 @@ class Ops:
         return self._backward(_Call(x, T, kind, values, tau, v_init), grad, grad_v, tau)
 
     def bn_moments(self, x):
-        mean, invstd = torch.batch_norm_stats(_dense(x), 0.0)
+        mean, invstd = torch.batch_norm_stats(dense(x), 0.0)
         # 0 stands for a variance of 0
         return mean, torch.where(invstd > 0, invstd.square().reciprocal(), 0.0).to(mean.dtype)
 
@@ -233,7 +163,7 @@ class Ops:
         x, job, channels = call.x, call.job, call.x.shape[1]
         grad, grad_v = _match(grad, x), _fit(grad_v, x, T)
         if not x.numel():
-            return tuple(x.new_zeros(2, channels, dtype=_membrane_type(x)))
+            return tuple(x.new_zeros(2, channels, dtype=membrane_type(x)))
         job.grad_s, job.grad_v = grad.data_ptr(), _address(grad_v)
         if channels == 1:
             job.inner = job.N
@@ -250,7 +180,7 @@ class Ops:
         walk = Walk(columns, job.inner // width if together else 1, rows, across)
         self.launch(('reduce', TYPES[x.dtype], str(steps), str(width), fire), (grid_x, grid_y), job, walk)
         del keep
-        total, product = sums.sum(0).to(_membrane_type(x))
+        total, product = sums.sum(0).to(membrane_type(x))
         return total.clone(), product.clone()
 
     def bn_lif_backward(self, grad, grad_v, x, scale, shift, mean, offset, slope, T, kind, values, tau, v_init):
@@ -260,11 +190,11 @@ class Ops:
     def pack(self, x, bits):
         if bits not in (1, 8):
             raise ValueError(f'bits must be 1 (spikes) or 8 (integers up to 255), got {bits}')
-        # any order of the dimensions, as long as nothing lies in between
-        dense = x if is_dense(x) else x.contiguous()
-        count = dense.numel()
+        # Any order of the dimensions will do, as long as nothing lies in between.
+        packable = x if is_dense(x) else x.contiguous()
+        count = packable.numel()
         out = x.new_empty((count + 7) // 8 if bits == 1 else count, dtype=torch.uint8)
-        self._move('pack', dense.dtype, bits, dense, count, out)
+        self._move('pack', packable.dtype, bits, packable, count, out)
         return out
 
     def unpack(self, packed, size, stride, dtype, bits):

@@ -7,7 +7,7 @@ good as single spikes. `event_conv` is for everyone; the other ops are the parts
 import torch
 from torch import Tensor
 
-from . import event_reference, library
+from . import event_reference
 from .event_checks import (
     check_bytes,
     check_conv,
@@ -18,6 +18,8 @@ from .event_checks import (
     check_steps,
     neuron_of,
 )
+from .extension import implement
+from .layout import dense
 from .reference import is_transformed
 
 _GEOMETRY = 'int[] stride, int[] padding, int[] dilation, int groups'
@@ -110,7 +112,7 @@ def _(x, rows, shift, add, outputs, kernel, stride, padding, dilation, groups, T
 
 def _fired(x: Tensor, T: int, repeat: bool) -> Tensor:
     """Room for the spikes of ``x``, in its memory order."""
-    x = library._dense(x)
+    x = dense(x)
     if repeat:
         return torch.empty_strided((x.shape[0] * T, *x.shape[1:]), x.stride(), dtype=torch.uint8, device=x.device)
     return torch.empty_like(x, dtype=torch.uint8)
@@ -136,7 +138,7 @@ def _(x):
 
 def _fallback(name: str):
     def register(f):
-        _library.impl(name, f, 'CompositeExplicitAutograd')
+        implement(_library, name, f)
         return f
 
     return register

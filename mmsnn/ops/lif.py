@@ -5,7 +5,7 @@ from torch import Tensor
 
 from . import reference
 from .checks import check_flag, check_input, check_potential
-from .library import announce
+from .extension import use
 from .neuron import NeuronSettings, gather, takes_settings
 
 
@@ -44,7 +44,7 @@ def lif(
     """
     check_input(x, T)
     if not torch.compiler.is_compiling():
-        announce(x.device.type)
+        use(x.device.type)
     settings, tau = gather(settings, keywords, x.device)
     check_flag('return_v', return_v)
     check_potential(v_init, x, T)

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import torch
 
-from .library import CSRC
-
+CSRC = Path(__file__).with_name('csrc')
 # threads of a block
 THREADS = 128
-HEADERS = ('kernels.cuh', 'job.h', 'lif.h')
+HEADERS = ('kernels.cuh', 'rows.cuh', 'job.h', 'lif.h')
 OPTIONS = ('--std=c++17', '--fmad=false')
 
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .library import is_dense
+from .layout import is_dense
 from .reference import is_transformed
 
 

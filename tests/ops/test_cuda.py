@@ -12,12 +12,12 @@ import ops_checks
 import pytest
 import torch
 
-from mmsnn.ops import NeuronSettings, cuda_host, library, nvrtc, reference
+from mmsnn.ops import NeuronSettings, cuda_host, cuda_kernels, extension, fallback, nvrtc, reference
 
 HERE = Path(__file__).parent
 NAMES = ('lif', 'lif_backward', 'bn_lif', 'bn_lif_reduce', 'bn_lif_backward', 'pack', 'unpack')
-PLAIN = types.SimpleNamespace(**{name: getattr(library, f'_{name}') for name in NAMES})
-DTYPES = tuple(cuda_host.TYPES)
+PLAIN = types.SimpleNamespace(**{name: fallback.OPS[name] for name in NAMES})
+DTYPES = tuple(cuda_kernels.TYPES)
 # one time step in front of batch norm
 IMAGES = ((3, 4, 7, 7), (2, 8, 4, 4), (5, 3, 2, 3), (2, 1, 3, 3), (3, 130, 1, 1))
 NORMED = (*IMAGES, *(('channels_last', *step) for step in IMAGES), (71, 5), (6, 64))
@@ -31,7 +31,7 @@ def launch(tmp_path_factory):
         pytest.skip('no g++')
     folder = tmp_path_factory.mktemp('cuda_on_cpu')
     source = '#include "cuda_on_cpu.h"\n#include "kernels.cuh"\n'
-    for kernel in cuda_host.every_kernel():
+    for kernel in cuda_kernels.every_kernel():
         name, real = nvrtc.symbol(kernel), 'double' if kernel[1] == 'double' else 'float'
         types_ = {
             'pack': ('const void*', 'long long', 'unsigned char*'),
@@ -45,7 +45,7 @@ def launch(tmp_path_factory):
     (folder / 'all.cpp').write_text(source)
     flags = ['-std=c++17', '-O1', '-ffp-contract=off', '-Wno-unknown-pragmas', '-fPIC', '-shared']
     done = subprocess.run(
-        [compiler, *flags, f'-I{HERE}', f'-I{library.CSRC}', 'all.cpp', '-o', 'all.so'],
+        [compiler, *flags, f'-I{HERE}', f'-I{nvrtc.CSRC}', 'all.cpp', '-o', 'all.so'],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -84,7 +84,7 @@ class TestCompilers:
         headers = [Path(p, 'nvidia', 'cu13', 'include') for p in sys.path]
         places = [*cpp_extension.include_paths(), *(p for p in headers if p.is_dir())]
         command = [nvcc, '-std=c++17', '--fmad=false', '-gencode', 'arch=compute_90,code=compute_90', '-Xcompiler']
-        command += ['-fPIC', '-c', library.CSRC / 'ops_cuda.cu', '-o', tmp_path / 'ops.o', '-Xfatbin=-compress-all']
+        command += ['-fPIC', '-c', nvrtc.CSRC / 'ops_cuda.cu', '-o', tmp_path / 'ops.o', '-Xfatbin=-compress-all']
         for place in places:
             command += ['-isystem', place]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
@@ -100,12 +100,12 @@ class TestCompilers:
                 # the membrane's type comes last
                 rest = [*rest[:2], fires[rest[2]], *rest[3:-1]]
             found.add((body, first, *rest))
-        assert found == set(cuda_host.every_kernel())
+        assert found == set(cuda_kernels.every_kernel())
 
     def test_nvrtc(self):
         _need_nvrtc()
-        code = nvrtc.compile_kernels(cuda_host.every_kernel(), 'compute_80').decode()
-        for kernel in cuda_host.every_kernel():
+        code = nvrtc.compile_kernels(cuda_kernels.every_kernel(), 'compute_80').decode()
+        for kernel in cuda_kernels.every_kernel():
             assert f'.entry {nvrtc.symbol(kernel)}(' in code
 
     @pytest.mark.parametrize('dtype', ['float', 'Half', 'BFloat16'])
@@ -188,10 +188,10 @@ class TestCache:
         assert nvrtc.cached_kernel(self.KERNEL, 'sm_90') == b'code'
 
 
-@pytest.mark.skipif(library.extension is None, reason='the extension was not built')
+@pytest.mark.skipif(extension.compiled() is None, reason='the extension was not built')
 def test_job_structure():
     for wide, real in enumerate((torch.float32, torch.float64)):
-        job = cuda_host.JOBS[real]
+        job = cuda_kernels.JOBS[real]
         neuron = dict(job._fields_)['neuron']
         offsets = []
         for name, _ in job._fields_:
@@ -200,7 +200,7 @@ def test_job_structure():
                 offsets += [job.neuron.offset + getattr(neuron, n).offset for n in ('levels', 'detach_reset')]
         offsets.append(ctypes.sizeof(job))
         found = (ctypes.c_int64 * 64)()
-        count = library.extension.mmsnn_job(wide, found)
+        count = extension.compiled().mmsnn_job(wide, found)
         assert found[:count] == offsets
 
 
@@ -330,7 +330,7 @@ class TestEmulated:
     def test_every_kernel_ran(self, launch, request):
         if not any('test_vectors' in item.name for item in request.session.items):
             pytest.skip('only after the others')
-        assert not set(cuda_host.every_kernel()) - launch.seen
+        assert not set(cuda_kernels.every_kernel()) - launch.seen
 
 
 def differentiable(ops):

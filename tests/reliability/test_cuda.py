@@ -10,7 +10,7 @@ import ops_checks
 import pytest
 import torch
 
-from mmsnn.ops import bn_lif, library, lif
+from mmsnn.ops import bn_lif, extension, lif
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -44,7 +44,7 @@ def given(request):
 
 def test_kernels_serve():
     lif(torch.ones(1, 1, device='cuda'), 1)
-    assert library.cuda_path.startswith('compiled'), library.cuda_path
+    assert extension.serving('cuda').startswith('compiled'), extension.serving('cuda')
 
 
 @pytest.mark.parametrize('case', ops_checks.cases(), ids=ops_checks.name_of)
@@ -54,9 +54,9 @@ def test_parity(case):
 
 def test_parity_of_nvrtc(tmp_path):
     """In a process without the extension, with an empty cache, then with a full one."""
-    code = 'import ops_checks, sys, test_cuda as t; from mmsnn.ops import library, lif\n'
+    code = 'import ops_checks, sys, test_cuda as t; from mmsnn.ops import extension, lif\n'
     code += 'failed = ops_checks.failures(t.on_gpu(lif), ops_checks.cases(3))\n'
-    code += 'print(library.cuda_path, *failed, sep="\\n"); sys.exit(bool(failed))'
+    code += 'print(extension.serving("cuda"), *failed, sep="\\n"); sys.exit(bool(failed))'
     paths = os.pathsep.join(map(str, (Path(__file__).parent, Path(ops_checks.__file__).parent)))
     env = {**os.environ, 'MMSNN_EXTENSION': '0', 'XDG_CACHE_HOME': str(tmp_path), 'PYTHONPATH': paths}
     for _ in range(2):

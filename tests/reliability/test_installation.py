@@ -9,19 +9,19 @@ from pathlib import Path
 import cli
 import pytest
 
-from mmsnn.ops import library
+from mmsnn.ops import extension
 from mmsnn.ops.sealing import SIZE, fault, seal
 
-LIBRARY = next(iter(sorted(Path(library.__file__).parent.glob('_C*.so'))), None)
+LIBRARY = next(iter(sorted(Path(extension.__file__).parent.glob('_C*.so'))), None)
 needs_library = pytest.mark.skipif(
-    LIBRARY is None or library.extension is None, reason='the compiled kernels were not built'
+    LIBRARY is None or extension.compiled() is None, reason='the compiled kernels were not built'
 )
 SCRIPT = """
 import torch, mmsnn
-from mmsnn.ops import library, lif
+from mmsnn.ops import extension, lif
 assert lif(torch.ones(4, 3, requires_grad=True), 2, v_threshold=0.5).sum() == 12
 print(mmsnn.__file__)
-print(library.cpu_path)
+print(extension.serving('cpu'))
 """
 
 
@@ -139,7 +139,7 @@ def test_optimised_python_checks_as_well(copy):
     """`python -O` leaves assertions out; none of mmsnn's checks is one."""
     libraries(copy)
     script = (
-        SCRIPT.replace('assert', '')
+        SCRIPT.replace('assert ', '')
         + """
 for arguments in (dict(T=0), dict(T=3), dict(T=2, tau=0.5), dict(T=2, surrogate='none')):
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import ops_checks
 import pytest
 
-from mmsnn.ops import library, lif
+from mmsnn.ops import extension, lif
 
 
 @pytest.mark.parametrize('case', ops_checks.cases(), ids=ops_checks.name_of)
@@ -19,7 +19,7 @@ def test_here(case):
 
 @pytest.mark.parametrize('build', ['baseline', 'avx2', 'avx512', 'plain PyTorch'])
 def test_every_build(build):
-    if build != 'plain PyTorch' and library.extension is None:
+    if build != 'plain PyTorch' and extension.compiled() is None:
         pytest.skip('the compiled kernels are not here')
     choice = {'MMSNN_EXTENSION': '0'} if build == 'plain PyTorch' else {'MMSNN_CPU': build}
     done = subprocess.run(

@@ -18,7 +18,7 @@ import pytest
 import torch
 from ops_checks import ARGUMENTS, EVENT_OPS, Sample
 
-from mmsnn.ops import NeuronSettings, event, library
+from mmsnn.ops import NeuronSettings, event, extension
 
 # name: (C++ file, right, wrong), (Python file, right, wrong); both sides are expressions
 FAULTS = {
@@ -43,15 +43,15 @@ FAULTS = {
         ),
     ),
     'strides ignored': (
-        ('ops.cpp', 'x.is_non_overlapping_and_dense() && outermost', 'true'),
-        ('library.py', 'torch.empty_like(x).copy_(out)', 'out.contiguous().as_strided(x.shape, x.stride())'),
+        ('call.h', 'x.is_non_overlapping_and_dense() && outermost', 'true'),
+        ('fallback.py', 'torch.empty_like(x).copy_(out)', 'out.contiguous().as_strided(x.shape, x.stride())'),
     ),
     'detach ignored': (
         ('lif.h', '!detach_reset', 'true'),
         ('reference.py', 'not settings.detach_reset', 'True'),
     ),
     'v_init ignored': (
-        ('ops.cpp', 'pointer<F>(v_init)', 'nullptr'),
+        ('call.h', 'pointer<F>(v_init)', 'nullptr'),
         ('reference.py', 'v_init is None', 'True'),
     ),
     'wrong factor in a surrogate': (
@@ -71,7 +71,7 @@ FAULTS = {
         ('reference.py', 'grad_v is None', 'True'),
     ),
     'bfloat16 cut off': (
-        ('cpu_kernels.h', '(b.u + 0x7fffu + ((b.u >> 16) & 1u))', 'b.u'),
+        ('cpu_rows.h', '(b.u + 0x7fffu + ((b.u >> 16) & 1u))', 'b.u'),
         (
             'reference.py',
             'torch.stack(grad_x)',
@@ -80,9 +80,9 @@ FAULTS = {
     ),
     'wrong fake kernel': (
         (
-            'library.py',
-            'torch.empty_like(x), _potential(x, T, return_v)',
-            'torch.empty_like(x), _potential(x, T, True)',
+            'schema.py',
+            'torch.empty_like(x), potential(x, T, return_v)',
+            'torch.empty_like(x), potential(x, T, True)',
         ),
     )
     * 2,
@@ -189,12 +189,12 @@ def compile_plants(folder: Path) -> None:
 @pytest.fixture(scope='module', params=['compiled', 'plain'])
 def planted(request, tmp_path_factory):
     """The copy of the ops, and a function that switches one fault on."""
-    if request.param == 'compiled' and library.extension is None:
+    if request.param == 'compiled' and extension.compiled() is None:
         pytest.skip('the compiled kernels are not here')
     name = f'planted_{request.param}'
     folder = tmp_path_factory.mktemp('ops') / name
     folder.mkdir()
-    home = Path(library.__file__).parent
+    home = Path(extension.__file__).parent
     shutil.copytree(home / 'csrc', folder / 'csrc')
     files = [folder / 'csrc' / p.name for p in (home / 'csrc').iterdir() if p.suffix in ('.h', '.cpp')]
     files += [folder / p.name for p in home.glob('*.py') if p.name not in ('__init__.py', 'packed.py')]
@@ -208,7 +208,7 @@ def planted(request, tmp_path_factory):
     package = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(package)
     ops = importlib.import_module(f'{name}.lif')
-    loaded = importlib.import_module(f'{name}.library').extension
+    loaded = importlib.import_module(f'{name}.extension').compiled()
     # registers its ops
     importlib.import_module(f'{name}.event')
     assert (loaded is not None) == (request.param == 'compiled')

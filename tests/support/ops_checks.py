@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from mmsnn import ops
-from mmsnn.ops import library, reference
+from mmsnn.ops import extension, reference
 
 LAYOUTS = {
     'contiguous': lambda x: x.contiguous(),
@@ -237,5 +237,5 @@ if __name__ == '__main__':
     torch.set_num_threads(1)
     fill_fresh_memory_with_nan()
     failed = failures(ops.lif, cases())
-    print(f'{library.cpu_path}: {len(cases())} cases, {len(failed)} failures', *failed, sep='\n')
+    print(f'{extension.serving("cpu")}: {len(cases())} cases, {len(failed)} failures', *failed, sep='\n')
     sys.exit(bool(failed))

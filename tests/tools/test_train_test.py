@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mmsnn.checkpoints.reading import load_file
-from mmsnn.ops import library
+from mmsnn.ops import extension
 
 pytest.importorskip('mmpretrain', reason='the smallest task that trains is a classification')
 ROOT = Path(__file__).parents[2]
@@ -108,10 +108,10 @@ def test_train(home, checkpoint):
 
 
 def test_the_console_is_quiet_and_the_log_file_whole(home, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(library, 'cpu_path', 'plain PyTorch, say')
+    monkeypatch.setattr(extension, 'serving', lambda device: 'plain PyTorch, say')
     counts = {}
     for option in ('--no-validate', '--verbose'):
-        library.announce.cache_clear()
+        extension.use.cache_clear()
         folder = tmp_path / option
         tool('train')['main']([str(home / 'plain.py'), '--work-dir', str(folder), option])
         texts = capsys.readouterr().out, next(folder.glob('*/*.log')).read_text()

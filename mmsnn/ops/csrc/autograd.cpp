@@ -55,11 +55,14 @@ Two lif_autograd(const Tensor& x, int64_t T, at::IntArrayRef kind, at::ArrayRef<
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(mmsnn, Autograd, m) {
-  m.impl("lif", lif_autograd);
-  // a second derivative is an error, not a zero
-  for (const char* name : {"lif_backward", "bn_lif", "bn_lif_reduce", "bn_lif_backward", "bn_moments"})
+#define MMSNN_DERIVATIVES(m)                                                                             \
+  m.impl("lif", lif_autograd);                                                                           \
+  /* a second derivative is an error, not a zero */                                                      \
+  for (const char* name : {"lif_backward", "bn_lif", "bn_lif_reduce", "bn_lif_backward", "bn_moments"}) \
     m.impl(name, torch::autograd::autogradNotImplementedFallback());
-}
+
+// The same in C++, in less time, as fallback.py has registered for all devices.
+TORCH_LIBRARY_IMPL(mmsnn, AutogradCPU, m) { MMSNN_DERIVATIVES(m) }
+TORCH_LIBRARY_IMPL(mmsnn, AutogradCUDA, m) { MMSNN_DERIVATIVES(m) }
 
 }  // namespace mmsnn

@@ -15,9 +15,9 @@ namespace mmsnn {
 
 enum Leak { kNoLeak, kDecayInput, kKeepInput };
 enum Reset { kHard, kSoft };
-enum Surrogate { kTriangle, kAtan, kSigmoid, kRectangle };
-// what a neuron emits: 0 or 1, integers 0..levels, or the surrogate's integral, which makes the whole thing
-// differentiable for tests
+// In the order of SURROGATES in mmsnn/ops/surrogates.py; the last one is their number.
+enum Surrogate { kTriangle, kAtan, kSigmoid, kRectangle, kSurrogates };
+// What a neuron emits: 0 or 1; integers 0..levels; or the surrogate's integral, whose derivative tests can check.
 enum Fire { kBinary, kLevels, kSmooth };
 
 // Settings of a neuron. F is the type of the membrane: float, or double for double inputs.

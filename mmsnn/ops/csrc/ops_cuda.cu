@@ -1,4 +1,4 @@
-// CUDA as a device: which kernel serves a job, and its launch. mmsnn/ops/nvrtc.py chooses and launches alike.
+// CUDA as a device: which kernel serves a job, and its launch. mmsnn/ops/cuda_host.py chooses and launches alike.
 #include <ATen/ops/batch_norm_stats.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/where.h>
@@ -236,7 +236,7 @@ const bool registered = (register_cuda(Cuda<float>::device(), Cuda<double>::devi
 }  // namespace
 }  // namespace mmsnn
 
-// What mmsnn/ops/library.py asks: the architectures that the kernels were compiled for.
+// What mmsnn/ops/extension.py asks: the architectures that the kernels were compiled for.
 #define MMSNN_TEXT(...) #__VA_ARGS__
 #define MMSNN_TEXT_OF(...) MMSNN_TEXT(__VA_ARGS__)
 extern "C" const char* mmsnn_cuda() { return MMSNN_TEXT_OF(__CUDA_ARCH_LIST__); }
