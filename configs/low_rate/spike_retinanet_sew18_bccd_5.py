@@ -10,3 +10,5 @@ model = dict(
         )
     )
 )
+# gradients explode in batch norms behind layers that fall silent
+optim_wrapper = dict(clip_grad=dict(max_norm=1))
