@@ -81,6 +81,9 @@ def test_every_reliability_test_has_a_row(card):
     """By its marker, or by the docstring of its file."""
     rows = runpy.run_path(str(ROOT / 'tests' / 'support' / 'rows.py'))
     for path in (ROOT / 'tests' / 'reliability').glob('test_*.py'):
+        # of no row: what other libraries change
+        if path.stem == 'test_private_names':
+            continue
         text = path.read_text()
         assert 'pytest.mark.row(' in text or text[3:6] in card['ROWS'] and text[6] == ':', path
     assert rows['row_of']
