@@ -74,9 +74,9 @@ def draw(model, batch: dict, image, args: argparse.Namespace):
     grid = figure.add_gridspec(3, LAYERS)
     draw_result(figure.add_subplot(grid[0, :2]), image, sample, model.classes, args.score_thr)
     draw_rates(figure.add_subplot(grid[0, 2:]), firing_rates(model, batch), mmsnn.get_time_steps(model))
-    for k, (name, values) in enumerate(first.items()):
+    for k, (each, values) in enumerate(first.items()):
         axes = figure.add_subplot(grid[1, k])
-        axes.set_title(name, fontsize=8)
+        axes.set_title(each, fontsize=8)
         if values.dim() == 5:
             rate_map(axes, values, image)
         else:

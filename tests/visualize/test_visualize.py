@@ -86,7 +86,7 @@ def test_what_cannot_be_drawn_is_said(axes, call, said):
         call(axes)
 
 
-def test_look_writes_one_file(tmp_path, lively, capsys):
+def test_look_writes_one_file(tmp_path, lively, monkeypatch):
     from mmsnn.building import build_model, read
 
     config = tmp_path / 'small.py'
@@ -102,8 +102,12 @@ def test_look_writes_one_file(tmp_path, lively, capsys):
     image = tmp_path / 'noise.png'
     cv2.imwrite(str(image), np.random.default_rng(0).integers(0, 255, (40, 48, 3), dtype=np.uint8))
     look = runpy.run_path(str(home() / 'tools' / 'look.py'))['main']
+    titles = []
+    monkeypatch.setattr(plt, 'close', lambda figure: titles.extend(axes.get_title() for axes in figure.axes))
     picture = look([str(config), str(tmp_path / 'small.pth'), str(image), '--out', str(tmp_path / 'look.png')])
     assert cv2.imread(str(picture)).std() > 10
+    # the ninth of 17 layers
+    assert 'spikes of backbone.layer2.1.neuron2' in titles and 'backbone.layer4.1.neuron2' in titles
     page = look([str(config), str(tmp_path / 'small.pth'), str(image), '--out', str(tmp_path / 'look.html')])
     text = page.read_text()
     assert 'data:image/png;base64,' in text and 'backbone.layer4' in text and 'http' not in text
