@@ -108,18 +108,18 @@ class FiringRates(Mapping):
             return None
         silent = [name for name in names if self.layers[name].silent]
         nearly = [name for name in names if name not in silent]
-        said = []
+        parts = []
         if silent:
-            said.append(f'{len(silent)} of {len(self)} neuron layers are silent, not one neuron fired: {_few(silent)}')
+            parts.append(f'{len(silent)} of {len(self)} neuron layers are silent, not one neuron fired: {_few(silent)}')
         if nearly:
             shares = {n: f'{self.layers[n].silent_channels} of {self.layers[n].channels}' for n in nearly}
             shown = _few([f'{name} ({share})' for name, share in shares.items()])
-            said.append(
+            parts.append(
                 f'{len(nearly)} of {len(self)} neuron layers are nearly silent, channels that never fired: {shown}'
             )
         thresholds = ', '.join(f'{v:g}' for v in sorted({self.layers[name].v_threshold for name in names}))
         said = (
-            f'{"; ".join(said)} (v_threshold {thresholds}). What stands behind them sees nothing, and hardly any '
+            f'{"; ".join(parts)} (v_threshold {thresholds}). What stands behind them sees nothing, and hardly any '
             'gradient passes them. '
         )
         if not self.blank_norms:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from .watched import SavedAside
 from .watching import Watcher
 
 WHAT = ('spikes', 'v', 'rate')
-Recorded = Tensor | list[Tensor] | dict[str, Tensor | list[Tensor]]
+Recorded: TypeAlias = Tensor | list[Tensor] | dict[str, Tensor | list[Tensor]]
 
 
 class record(Watcher, Mapping):
@@ -62,7 +63,7 @@ class record(Watcher, Mapping):
 
     def __init__(self, model: nn.Module, *names: str, what: str | tuple[str, ...] = 'spikes'):
         self.single = isinstance(what, str)
-        self.what = (what,) if self.single else tuple(what)
+        self.what = (what,) if isinstance(what, str) else tuple(what)
         if not self.what or not set(self.what) <= set(WHAT):
             raise ValueError(f'what must be one or several of {", ".join(WHAT)}, got {what!r}')
         super().__init__(choose(model, names))
@@ -89,8 +90,8 @@ class record(Watcher, Mapping):
     def calls(self, name: str, what: str | None = None) -> list[Tensor]:
         """What was recorded of a neuron in each of its calls; ``what`` may be left out where it is one thing alone."""
         if what is None and self.single:
-            (what,) = self.what
-        if what not in self.what:
+            what = self.what[0]
+        if what is None or what not in self.what:
             raise ValueError(f'what must be one of {", ".join(self.what)}, which are recorded, got {what!r}')
         if name not in self._calls:
             raise KeyError(f'{name} is not recorded; recorded: {", ".join(self._calls)}')
@@ -104,7 +105,7 @@ class record(Watcher, Mapping):
             calls.clear()
 
     def __getitem__(self, name: str) -> Recorded:
-        values = {}
+        values: dict[str, Tensor | list[Tensor]] = {}
         for what in self.what:
             calls = self.calls(name, what)
             values[what] = calls[0] if len(calls) == 1 else calls
@@ -136,7 +137,7 @@ def choose(
     Raises:
         ValueError: a name fits none of them, or the model holds none.
     """
-    modules = {}
+    modules: dict[str, nn.Module] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         modules.setdefault(_plain(name), module)
     known = {name: m for name, m in modules.items() if isinstance(m, kinds)}
@@ -151,11 +152,10 @@ def choose(
         if not fitting:
             raise ValueError(_unknown(model, name, plain, modules, known, what))
         chosen.update(fitting)
-    result, taken = {}, set()
+    result: dict[str, nn.Module] = {}
     for name, module in known.items():
-        # one module of several names is taken once by patterns, by its own name always
-        if name in chosen and (name in names or module not in taken):
-            taken.add(module)
+        # A module that has several names is taken once by a pattern, and under every name that is given in full.
+        if name in chosen and (name in names or module not in result.values()):
             result[name] = module
     return result
 

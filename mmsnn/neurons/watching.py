@@ -1,6 +1,9 @@
 """The context in which neurons are watched without running otherwise than they would."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from mmsnn.layers.time import in_backward
 
@@ -20,7 +23,8 @@ class Watcher:
 
     def __init__(self, neurons: dict[str, nn.Module]):
         self._neurons = neurons
-        self._handles, self._eager = [], None
+        self._handles: list[RemovableHandle] = []
+        self._eager: AbstractContextManager = nullcontext()
 
     def __enter__(self):
         self._eager = run_eagerly()

@@ -61,7 +61,7 @@ def bn_lif(
     settings, tau = gather(settings, keywords, x.device)
     check_flag('return_v', return_v)
     check_potential(v_init, x, T)
-    if reference.runs_plain(settings):
+    if settings.encoded is None or reference.runs_plain(settings):
         if group is not None:
             raise NotImplementedError('statistics of several processes are not shared in plain PyTorch: set group=None')
         y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)

@@ -65,10 +65,10 @@ def event_conv(
         TypeError: a tensor has another type.
         ValueError: shapes do not fit, or a number is out of range.
     """
-    pairs = [(n, n) if isinstance(n, int) else tuple(n) for n in (stride, padding, dilation)]
+    steps, border, gaps = ((n, n) if isinstance(n, int) else tuple(n) for n in (stride, padding, dilation))
     if is_transformed():
-        return event_reference.conv(x, weight, bias, *pairs, groups)
-    return torch.ops.mmsnn.event_conv(x, weight, bias, *pairs, groups)
+        return event_reference.conv(x, weight, bias, steps, border, gaps, groups)
+    return torch.ops.mmsnn.event_conv(x, weight, bias, steps, border, gaps, groups)
 
 
 def _last(x: Tensor) -> Tensor:

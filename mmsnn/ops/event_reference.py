@@ -5,6 +5,8 @@ of weights that belongs to its tap and channel, times its value; what is zero co
 dense convolution, in the order of the kernel's rows, its columns and the channels.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -88,7 +90,8 @@ def lif(x: Tensor, T: int, repeat: bool, settings: NeuronSettings, tau: Tensor |
     """`reference.lif` with uint8 spikes; ``repeat``: ``x`` ``[B, ...]`` is the same at every step."""
     if repeat:
         x = x.repeat(T, *[1] * (x.dim() - 1))
-    return reference.lif_forward(x, T, settings, tau).to(torch.uint8)
+    spikes: Any = reference.lif_forward(x, T, settings, tau)
+    return spikes.to(torch.uint8)
 
 
 def max_pool(x: Tensor, kernel, stride, padding, dilation) -> Tensor:

@@ -48,7 +48,7 @@ def lif(
     settings, tau = gather(settings, keywords, x.device)
     check_flag('return_v', return_v)
     check_potential(v_init, x, T)
-    if reference.runs_plain(settings):
+    if settings.encoded is None or reference.runs_plain(settings):
         return reference.lif_forward(x, T, settings, tau, v_init, return_v)
     out, v = torch.ops.mmsnn.lif.default(x, T, *settings.encoded, tau, v_init, return_v)
     return (out, v) if return_v else out
