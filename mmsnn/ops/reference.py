@@ -108,7 +108,11 @@ def is_transformed() -> bool:
 
 def runs_plain(settings: NeuronSettings) -> bool:
     """Whether this module does the work: for registered surrogates, under transforms, and where ONNX is written."""
-    return settings.encoded is None or is_transformed() or torch.onnx.is_in_onnx_export()
+    if settings.encoded is None or is_transformed():
+        return True
+    # The question about ONNX takes microseconds; only a network that is being traced can be on its way there.
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return traced and torch.onnx.is_in_onnx_export()
 
 
 def _fire(h: Tensor, settings: NeuronSettings, smooth: bool) -> Tensor:
