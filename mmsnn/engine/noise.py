@@ -136,6 +136,9 @@ def _classification(model: nn.Module, size: int, index: int):
     head = getattr(model, 'head', None)
     # LeNet's and VGG's own last layer is the backbone's
     classes = _classes(model, 'head', 'backbone')
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    # where nothing tells (InceptionV3), the last layer does
+    classes = layers[-1].out_features if classes == 1 and layers else classes
     if 'CSRA' in type(head).__name__:
         classes = head.csra_heads[0].head.out_channels
     several = 'MultiLabel' in type(head).__name__ or 'CSRA' in type(head).__name__

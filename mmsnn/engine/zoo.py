@@ -24,6 +24,8 @@ LIBRARIES = dict(mmdet=(64, 256, 512), mmseg=(64, 256, 512), mmpretrain=(64, 32,
 KINDS = ('ann', 'sew', 'spikify', 'distill')
 RESNETS = ('ResNet', 'ResNetV1c', 'ResNetV1d')
 T, BATCH = 2, 3
+# errors that do not hang on the size of images, where the next size has the same
+SIZELESS = (ImportError, KeyError, NotImplementedError, OSError, TypeError)
 # words with which a distillation term is refused; it is then left out
 REFUSALS = dict(transfer='weight transfer refused', response='loss_response', feature='loss_feature')
 RESPONSES = (
@@ -250,8 +252,7 @@ def trial(config: str, kind: str, size: int | None) -> dict:
             except Exception as error:
                 words, before = ' '.join(str(error).split()), result.get('reason')
                 result = dict(ok=False, reason=f'{type(error).__name__}: {words}'[:600], where=place(error))
-                # it does not hang on the size
-                if result['reason'] == before:
+                if isinstance(error, SIZELESS) and result['reason'] == before:
                     break
         reason = result.get('reason', '')
         gone = next((term for term, words in REFUSALS.items() if term in terms and words in reason), None)

@@ -56,15 +56,16 @@ class TestTrial:
         assert zoo.trial('mmdet/a/b.py', 'ann', None)['size'] == 256
         assert zoo.trial('mmdet/a/b.py', 'sew', 64)['reason'] == 'RuntimeError: too small'
 
-    def test_no_further_size_where_it_is_not_the_size(self, monkeypatch):
+    @pytest.mark.parametrize('kind, sizes', [(KeyError, [64, 256]), (RuntimeError, [64, 256, 512])])
+    def test_no_further_size_where_it_is_not_the_size(self, kind, sizes, monkeypatch):
         tried = []
 
-        def attempt(config, kind, size, terms):
+        def attempt(config, kind_, size, terms):
             tried.append(size)
-            raise RuntimeError('no such op')
+            raise kind('no such op')
 
         monkeypatch.setattr(zoo, 'attempt', attempt)
-        assert zoo.trial('mmdet/a/b.py', 'ann', None)['reason'] == 'RuntimeError: no such op' and tried == [64, 256]
+        assert not zoo.trial('mmdet/a/b.py', 'ann', None)['ok'] and tried == sizes
 
     def test_terms_that_do_not_go_are_left_out(self, monkeypatch):
         def attempt(config, kind, size, terms):
