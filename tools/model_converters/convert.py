@@ -7,7 +7,8 @@ import torch
 
 from mmsnn import __version__
 from mmsnn.building import build_model
-from mmsnn.checkpoints.conversion import LAYOUTS, ConversionReport, check_fit, convert_state
+from mmsnn.checkpoints.conversion import ConversionReport, check_fit, convert_state
+from mmsnn.checkpoints.layouts import LAYOUTS
 from mmsnn.checkpoints.reading import load_state
 from mmsnn.engine.cli import read_config
 from mmsnn.engine.options import add_cfg_options
