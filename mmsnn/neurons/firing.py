@@ -177,11 +177,11 @@ class SpikeCounter(Watcher):
                 axis = 1
             elif isinstance(module, Neuron):
                 name = WRAPPERS.sub('', name).rstrip('.')
-                self._neurons[name], self.axes[name] = module, axis
+                self.modules[name], self.axes[name] = module, axis
 
     def __len__(self) -> int:
         """Number of neuron layers in the model."""
-        return len(self._neurons)
+        return len(self.modules)
 
     @property
     def counting(self) -> bool:

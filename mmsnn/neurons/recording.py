@@ -67,7 +67,7 @@ class record(Watcher, Mapping):
         if not self.what or not set(self.what) <= set(WHAT):
             raise ValueError(f'what must be one or several of {", ".join(WHAT)}, got {what!r}')
         super().__init__(choose(model, names))
-        self._calls: dict[str, list[dict[str, Tensor]]] = {name: [] for name in self._neurons}
+        self._calls: dict[str, list[dict[str, Tensor]]] = {name: [] for name in self.modules}
 
     def _see(self, name: str, neuron: Neuron, args: tuple, kwargs: dict, spikes: Tensor) -> None:
         given = {**dict(zip(('x', 'v_init', 'return_v', 'norm'), args)), **kwargs}

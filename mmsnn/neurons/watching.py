@@ -1,4 +1,4 @@
-"""The context in which neurons are watched without running otherwise than they would."""
+"""The context in which modules are watched without running otherwise than they would."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -11,26 +11,28 @@ from .watched import run_eagerly
 
 
 class Watcher:
-    """Context in which `_see` is called with what named neurons emit, call by call.
+    """Context in which `_see` is called with what named modules emit, call by call.
 
-    Hooks sit in the neurons alone, and only inside the context. They take keyword arguments, because hooks without
-    them would part a neuron from its norm. Compiled parts of a network run as plain PyTorch meanwhile, because compiled
-    code passes hooks by. What activation checkpointing computes again in the backward pass is no call.
+    Hooks sit in these modules alone, and only inside the context. They take keyword arguments, because hooks without
+    them would part a neuron from its norm. What activation checkpointing computes again in the backward pass is no
+    call.
 
     Args:
-        neurons: the neurons by name.
+        modules: neurons, or other layers, by name.
+        eager: whether compiled parts of a network run as plain PyTorch meanwhile; compiled code passes hooks by.
     """
 
-    def __init__(self, neurons: dict[str, nn.Module]):
-        self._neurons = neurons
+    def __init__(self, modules: dict[str, nn.Module], eager: bool = True):
+        self.modules = modules
         self._handles: list[RemovableHandle] = []
+        self._is_eager = eager
         self._eager: AbstractContextManager = nullcontext()
 
     def __enter__(self):
-        self._eager = run_eagerly()
+        self._eager = run_eagerly() if self._is_eager else nullcontext()
         self._eager.__enter__()
         self._handles = [
-            neuron.register_forward_hook(self._hook(name), with_kwargs=True) for name, neuron in self._neurons.items()
+            module.register_forward_hook(self._hook(name), with_kwargs=True) for name, module in self.modules.items()
         ]
         return self
 
@@ -41,12 +43,12 @@ class Watcher:
         self._eager.__exit__(*exception)
 
     def _hook(self, name: str):
-        def see(neuron, args, kwargs, output):
+        def see(module, args, kwargs, output):
             if not in_backward():
-                self._see(name, neuron, args, kwargs, output[0] if isinstance(output, tuple) else output)
+                self._see(name, module, args, kwargs, output[0] if isinstance(output, tuple) else output)
 
         return see
 
-    def _see(self, name: str, neuron: nn.Module, args: tuple, kwargs: dict, spikes: Tensor) -> None:
-        """Do something with what ``neuron`` made of ``args`` and ``kwargs``."""
+    def _see(self, name: str, module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
+        """Do something with what ``module`` made of ``args`` and ``kwargs``."""
         raise NotImplementedError

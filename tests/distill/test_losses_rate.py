@@ -122,7 +122,7 @@ class TestWhatItCounts:
         with loss.watch(network) as seen:
             network(x)
         expected = firing_rates(network, x)
-        found = {name: (row[0] / row[1]).item() for name, row in zip(seen.found, seen.totals())}
+        found = {name: (row[0] / row[1]).item() for name, row in zip(seen.amounts, seen.totals())}
         assert found == pytest.approx(dict(expected))
         assert loss(seen.totals()).item() == pytest.approx(math.log(expected.mean / 1e-3) ** 2, rel=1e-5)
         assert expected.mean > 0.01
@@ -155,7 +155,7 @@ class TestWhatItCounts:
         def layers(*names, **target):
             with FiringRate(**(target or dict(rate=0.1))).watch(network, *names) as seen:
                 network(images())
-            return list(seen.found)
+            return list(seen.amounts)
 
         everything = layers()
         assert layers('layer1') == [n for n in everything if n.startswith('layer1.')] != []

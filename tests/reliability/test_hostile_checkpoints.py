@@ -16,6 +16,8 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
+from mmsnn.checkpoints.reading import load_file
+
 pytestmark = pytest.mark.row('R18')
 
 
@@ -68,7 +70,7 @@ IN_A_CHECKPOINT = {
 
 
 def write(home: Path, path: Path, kind: str, mark: Path) -> Path:
-    content = torch.load(home / 'run' / 'epoch_2.pth', weights_only=False)
+    content = load_file(home / 'run' / 'epoch_2.pth')
     if kind in IN_A_CHECKPOINT:
         torch.save(IN_A_CHECKPOINT[kind](content, mark), path)
     elif kind == 'the old format':
@@ -147,7 +149,7 @@ def test_the_doors_open_to_what_is_sound(home, tmp_path, monkeypatch):
 @pytest.mark.parametrize('key', ['config', 'cfg'])
 def test_text_of_a_config_is_not_run(home, tmp_path, mark, key):
     """Resuming goes on, and what stands in ``meta`` stays a text."""
-    content = torch.load(home / 'run' / 'epoch_2.pth', weights_only=False)
+    content = load_file(home / 'run' / 'epoch_2.pth')
     content['meta'][key] = f'import os\nos.system("touch {mark}")\nmodel = dict(type=open({str(mark)!r}, "w"))'
     content['meta']['epoch'] = content['meta']['iter'] = 0
     torch.save(content, tmp_path / 'epoch_1.pth')
@@ -235,7 +237,7 @@ def test_claims_of_enormous_sizes(home, tmp_path, claim, door):
 
 @pytest.mark.parametrize('how', ['another width', 'a stage is missing', 'other names'])
 def test_weights_that_do_not_fit_are_not_resumed(home, tmp_path, how):
-    content = torch.load(home / 'run' / 'epoch_2.pth', weights_only=False)
+    content = load_file(home / 'run' / 'epoch_2.pth')
     state = content['state_dict']
     if how == 'another width':
         content['state_dict'] = {k: v[:1] if v.dim() == 4 else v for k, v in state.items()}

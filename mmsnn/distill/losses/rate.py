@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from mmsnn.layers.fan_out import COUNTED, LARGEST_INTEGER, accumulations, dense_macs
-from mmsnn.layers.time import in_backward
 from mmsnn.neurons import Neuron
 from mmsnn.neurons.recording import choose
+from mmsnn.neurons.watching import Watcher
 from mmsnn.registry import MODELS
 
 from .base import DistillLoss
@@ -114,12 +114,12 @@ class FiringRate(DistillLoss):
         # both kinds of target as a share of what is possible
         target = self.target / sizes.sum() if self.of_synapses else self.target
         shares = amounts / sizes / target
-        found = shares if self.layerwise else amounts.sum() / sizes.sum() / target
-        above = found.clamp(min=1).log().square().mean()
+        measured = shares if self.layerwise else amounts.sum() / sizes.sum() / target
+        above = measured.clamp(min=1).log().square().mean()
         return above + (1 - shares / self.floor).clamp(min=0).square().sum() if self.floor else above
 
 
-class Activity:
+class Activity(Watcher):
     """Context that adds up, with gradients, what the calls of some modules amount to.
 
     Args:
@@ -132,35 +132,21 @@ class Activity:
     """
 
     def __init__(self, modules: dict[str, nn.Module], measure, per_image: bool = True):
-        self.modules, self.measure, self.per_image, self.images = modules, measure, per_image, 1
-        self.found: dict[str, tuple[Tensor, int]] = {}
-        self._handles = []
+        # training must not lose its compiled parts in silence; `totals` says where they hide everything
+        super().__init__(modules, eager=False)
+        self.measure, self.per_image, self.images = measure, per_image, 1
+        self.amounts: dict[str, tuple[Tensor, int]] = {}
 
     def __enter__(self) -> 'Activity':
-        self.found.clear()
-        # with keyword arguments, because hooks without them part a neuron from its norm
-        self._handles = [
-            m.register_forward_hook(self._hook(name), with_kwargs=True) for name, m in self.modules.items()
-        ]
-        return self
+        self.amounts.clear()
+        return super().__enter__()
 
-    def __exit__(self, *_) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-
-    def _hook(self, name: str):
-        def add(module, args, kwargs, output):
-            # what activation checkpointing repeats is no call
-            if in_backward():
-                return
-            x = args[0] if args else next(iter(kwargs.values()))
-            amount = self.measure(name, module, x, output[0] if isinstance(output, tuple) else output)
-            if amount is not None:
-                before = self.found.get(name, (0, 0))
-                self.found[name] = before[0] + amount[0], before[1] + amount[1]
-
-        return add
+    def _see(self, name: str, module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
+        x = args[0] if args else next(iter(kwargs.values()))
+        amount = self.measure(name, module, x, output)
+        if amount is not None:
+            before = self.amounts.get(name, (0, 0))
+            self.amounts[name] = before[0] + amount[0], before[1] + amount[1]
 
     def totals(self) -> list[Tensor]:
         """For each layer that was called ``[2]``, what `FiringRate.forward` takes.
@@ -168,15 +154,15 @@ class Activity:
         Raises:
             ValueError: nothing was called, or nothing of what was seen could be trained.
         """
-        if not self.found:
+        if not self.amounts:
             raise ValueError(
                 'FiringRate: none of what it watches was called, or given spikes, in this forward: '
                 f'{", ".join(list(self.modules)[:3])} ... (compiled parts of a network cannot be watched)'
             )
-        if torch.is_grad_enabled() and not any(x.requires_grad for x, _ in self.found.values()):
+        if torch.is_grad_enabled() and not any(x.requires_grad for x, _ in self.amounts.values()):
             raise ValueError(
                 'FiringRate: what it watches carries no gradient, so it would train nothing: the layers are frozen '
                 '(frozen_stages), or run under reentrant activation checkpointing'
             )
         images = self.images if self.per_image else 1
-        return [torch.stack([x, x.new_tensor(float(of))]) / images for x, of in self.found.values()]
+        return [torch.stack([x, x.new_tensor(float(of))]) / images for x, of in self.amounts.values()]
