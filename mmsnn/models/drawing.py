@@ -50,8 +50,11 @@ class SameDraws(TorchFunctionMode):
 def repeated_mask(T: int, images: int) -> Iterator[None]:
     """Inside, the mask of SparK, which its sparse layers find outside of the backbone, holds for T*B folded images."""
     mask = SparseHelper._cur_active
-    if mask is not None and len(mask) == images:
-        SparseHelper._cur_active = mask.repeat(T, 1, 1, 1)
+    # where there is none, nothing is set: compilers do not trace that
+    if mask is None or len(mask) != images:
+        yield
+        return
+    SparseHelper._cur_active = mask.repeat(T, 1, 1, 1)
     try:
         yield
     finally:

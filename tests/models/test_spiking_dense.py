@@ -424,9 +424,9 @@ class TestDistilled:
             model.parse_losses({**losses, **model.train().loss(images, samples)})[0].backward()
         assert student.backbone.conv1.weight.grad.any()
 
-    @pytest.mark.parametrize('steps, prefix', [(4, 1), (2, 1)])
+    @pytest.mark.parametrize('steps, short_T', [(4, 1), (2, 1)])
     @pytest.mark.parametrize('scope', TASKS)
-    def test_self_distillation(self, scope, steps, prefix, lively):
+    def test_self_distillation(self, scope, steps, short_T, lively):
         """The terms of TSSD are those of two networks of fewer and of all steps, of the same weights."""
         term = dict(
             type='TemporalSpatialSelf',
@@ -439,7 +439,7 @@ class TestDistilled:
         with DefaultScope.overwrite_default_scope(scope):
             model = Distiller(
                 task(scope, T=steps), teacher=task(scope, snn=False), losses=dict(loss_a=term, loss_c=levels_too),
-                prefix=prefix, task_weight=2.0,
+                short_T=short_T, task_weight=2.0,
             )  # fmt: skip
             student = model.eval().student
             data = model.data_preprocessor(noise_batch(student, B), True)
@@ -451,13 +451,13 @@ class TestDistilled:
                 losses['loss_c'], ChannelWiseKL()([unfold(r, steps).mean(0) for r in rates], features)
             )
             answers, own = {}, {}
-            for n in (prefix, steps):
+            for n in (short_T, steps):
                 set_time_steps(student, n)
                 out = student(images)
                 answers[n] = out[0] if scope == 'mmdet' else [out]
                 own[n] = student.loss(images, samples)
         response = DenseResponse(CLASSES) if scope == 'mmdet' else PixelKL()
-        expected = response(answers[prefix], answers[steps], samples)
+        expected = response(answers[short_T], answers[steps], samples)
         assert expected > 1e-4
         torch.testing.assert_close(losses['loss_a'], expected)
         if scope == 'mmseg':

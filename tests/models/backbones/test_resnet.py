@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmsnn import set_time_steps
 from mmsnn.layers import fold, unfold
 from mmsnn.models import SEWResNet, SpikingResNet
+from mmsnn.neurons import Neuron
 
 RESNETS = dict(mmdet=mmdet.models.ResNet, mmseg=mmseg.models.ResNet, mmpretrain=mmpretrain.models.ResNet)
 
@@ -305,10 +306,10 @@ class TestForward:
 
     def test_joint_neurons(self):
         model = small(neuron=dict(type='LIF', tau=1.7), joint_neuron=dict(detach_reset=True))
-        detached = {n for n, m in model.named_modules() if getattr(m, 'settings', {}).get('detach_reset')}
+        detached = {n for n, m in model.named_modules() if isinstance(m, Neuron) and m.settings.detach_reset}
         expected = {'neuron1'} | {f'layer{i}.{j}.neuron2' for i in range(1, 5) for j in range(2)}
         assert detached == expected
-        assert all(m.settings.tau == 1.7 for m in model.modules() if hasattr(m, 'settings'))
+        assert all(m.settings.tau == 1.7 for m in model.modules() if isinstance(m, Neuron))
 
     def test_stem_runs_once_for_an_image(self):
         model = small(T=4).eval()
