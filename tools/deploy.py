@@ -155,7 +155,7 @@ class Deployment:
         runs = {args.out.name: run}
         if args.int8:
             small = args.out.with_suffix('.int8.onnx')
-            quantise(args.out, small, verify.calibration_batches(self.cfg, self.model, args.calibrate))
+            quantise(args.out, small, verify.calibration_batches(self.cfg, self.model, self.shape, args.calibrate))
             runs[small.name] = OnnxFile(small)
             self.compare('int8: ', runs[small.name])
             files.append(small)

@@ -1,6 +1,7 @@
 """``torch.export`` of a network with a dynamic batch, and norms folded into the layers in front of them."""
 
 import copy
+import inspect
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,8 @@ from mmsnn.ops.neuron import decode
 ATEN = torch.ops.aten
 CONVOLUTIONS = (ATEN.conv1d.default, ATEN.conv2d.default, ATEN.conv3d.default)
 LIF = torch.ops.mmsnn.lif.default
+# older releases of torch may lack it
+LATE = 'prefer_deferred_runtime_asserts_over_guards'
 # what a graph in evaluation passes on as it is
 NOTHING = (
     ATEN.dropout.default, ATEN.feature_dropout.default, ATEN.alpha_dropout.default, ATEN.detach.default,
@@ -58,6 +61,7 @@ def export(network: nn.Module, sample: Tensor, output_names: list[str], dynamic:
         dynamic: whether the batch may have any size.
 
     Raises:
+        ImportError: torch is too old.
         ValueError: the network cannot be traced; the message holds torch's reason.
     """
     module = unguarded(trace(network, (sample,), dynamic))
@@ -68,13 +72,13 @@ def export(network: nn.Module, sample: Tensor, output_names: list[str], dynamic:
 
 def trace(module: nn.Module, inputs: tuple[Tensor, ...], dynamic: bool = True) -> ExportedProgram:
     """``torch.export`` of ``module`` without gradients; ``dynamic`` leaves the first dimension of all inputs open."""
+    if LATE not in inspect.signature(torch.export.export).parameters:
+        raise ImportError(f'mmsnn.deploy needs a later torch, whose export takes {LATE}; this is {torch.__version__}')
     batch = Dim('batch', min=1)
     shapes = tuple({0: batch} for _ in inputs) if dynamic else None
     try:
         with torch.no_grad():
-            return torch.export.export(
-                module, inputs, dynamic_shapes=shapes, strict=False, prefer_deferred_runtime_asserts_over_guards=True
-            )
+            return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False, **{LATE: True})
     # torch raises many kinds, from its compiler as well as from what it traces
     except Exception as error:
         first = f'{type(error).__name__}: {error}'.strip().splitlines()[0]
@@ -121,7 +125,8 @@ def fold_norms(module: GraphModule) -> tuple[int, int]:
     for norm in [node for node in module.graph.nodes if node.target is ATEN.batch_norm.default]:
         layer = norm.args[0]
         fuse = fuse_conv_bn_weights if layer.target in CONVOLUTIONS else fuse_linear_bn_weights
-        known = layer.target in CONVOLUTIONS or layer.target is ATEN.linear.default
+        # on more than two dimensions a norm acts on the second one, and a linear layer on the last
+        known = layer.target in CONVOLUTIONS or (layer.target is ATEN.linear.default and layer.meta['val'].dim() == 2)
         parts = [_argument(layer, k) for k in (1, 2)] + list(norm.args[1:5])
         if not known or len(layer.users) > 1 or norm.args[5] or any(_is_computed(part) for part in parts):
             left += 1
@@ -129,6 +134,8 @@ def fold_norms(module: GraphModule) -> tuple[int, int]:
         key = tuple(part and part.target for part in parts)
         if key not in made:
             weight, bias, gamma, beta, mean, var = (None if p is None else _value(module, p) for p in parts)
+            gamma = torch.ones_like(mean) if gamma is None else gamma
+            beta = torch.zeros_like(mean) if beta is None else beta
             eps = norm.args[7]
             made[key] = _store(module, f'folded_{len(made)}', *fuse(weight, bias, mean, var, eps, gamma, beta))
         with module.graph.inserting_before(layer):

@@ -180,7 +180,7 @@ class Streaming(nn.Module):
 
     def start(self, batch: int = 1) -> tuple[Tensor, ...]:
         """The state before the first step: membranes at rest, nothing seen."""
-        device = next(iter(self.graph.state_dict().values())).device
+        device = next((value.device for value in self.graph.state_dict().values()), self.sample.device)
         return tuple(torch.full((batch, *shape), value, device=device) for shape, value in self.first)
 
     def forward(self, step: Tensor, state: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import logging
 import warnings
 from collections.abc import Iterable
@@ -143,7 +144,11 @@ def quantise(path: Path, out: Path, batches: Iterable[Tensor]) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     (name,) = OnnxFile(path).inputs
-    stream = iter([{name: batch.cpu().numpy()} for batch in batches])
+    stream = ({name: batch.cpu().numpy()} for batch in batches)
+    first = next(stream, None)
+    if first is None:
+        raise ValueError('int8: the ranges of activations need at least one batch of images')
+    stream = itertools.chain([first], stream)
 
     class Reader(CalibrationDataReader):
         def get_next(self):
@@ -163,7 +168,5 @@ def quantise(path: Path, out: Path, batches: Iterable[Tensor]) -> None:
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
             )
-    except ValueError as error:
-        raise ValueError(f'int8: the ranges of activations need at least one batch of images ({error})') from error
     finally:
         prepared.unlink(missing_ok=True)

@@ -141,7 +141,7 @@ def replaced(model: nn.Module, run: Runs, network, shape: tuple[int, ...], diffe
     held = {}
 
     def extract_feat(inputs, *args, **kwargs):
-        inputs = _fitted(inputs, shape, type(model).__module__.startswith('mmdet'))
+        inputs = _fitted(inputs, shape, _may_pad(model))
         found = run(inputs)
         with torch.no_grad():
             expected = network(inputs)
@@ -157,6 +157,11 @@ def replaced(model: nn.Module, run: Runs, network, shape: tuple[int, ...], diffe
         del model.extract_feat, head.forward
 
 
+def _may_pad(model: nn.Module) -> bool:
+    # detectors pad themselves what stands beside a larger image
+    return type(model).__module__.startswith('mmdet')
+
+
 def _fitted(inputs: Tensor, shape: tuple[int, ...], may_pad: bool) -> Tensor:
     height, width = shape[-2:]
     h, w = inputs.shape[-2:]
@@ -165,16 +170,19 @@ def _fitted(inputs: Tensor, shape: tuple[int, ...], may_pad: bool) -> Tensor:
     if may_pad and h <= height and w <= width:
         return F.pad(inputs, (0, width - w, 0, height - h))
     raise ValueError(
-        f'--verify: the network was exported for images of {height}x{width}, the test pipeline gives {h}x{w}: export '
+        f'the network was exported for images of {height}x{width}, the test pipeline gives {h}x{w}: export '
         f'with --shape {h} {w}, or have the pipeline give one size'
     )
 
 
-def calibration_batches(cfg: Config, model: nn.Module, images: int) -> Iterator[Tensor]:
+def calibration_batches(cfg: Config, model: nn.Module, shape: tuple[int, ...], images: int) -> Iterator[Tensor]:
     """``images`` of the training set, as the test pipeline and the data preprocessor make them, one at a time.
+
+    ``shape`` is that of `run_test_set`.
 
     Raises:
         FileNotFoundError: the training set is missing.
+        ValueError: an image has another size and cannot be padded.
     """
     loader = copy.deepcopy(cfg.test_dataloader)
     dataset = copy.deepcopy(innermost(cfg.train_dataloader.dataset))
@@ -187,7 +195,7 @@ def calibration_batches(cfg: Config, model: nn.Module, images: int) -> Iterator[
     for k, batch in enumerate(Runner.build_dataloader(loader, seed=0)):
         if k == images:
             return
-        yield model.data_preprocessor(batch, False)['inputs']
+        yield _fitted(model.data_preprocessor(batch, False)['inputs'], shape, _may_pad(model))
 
 
 def image_kind(cfg: Config) -> str:

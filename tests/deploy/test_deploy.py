@@ -1,8 +1,10 @@
 """Exported networks beside PyTorch: outputs, dynamic batch, folded norms, streaming, ONNX, NIR."""
 
+import json
 import subprocess
 import sys
 
+import cli
 import pytest
 import torch
 from torch import nn
@@ -80,6 +82,25 @@ def test_a_norm_is_not_folded_where_another_reads_its_input():
     torch.testing.assert_close(outputs(module, x)[0], outputs(net, x))
 
 
+@pytest.mark.parametrize(
+    ('norm', 'shape', 'folds'),
+    [
+        (nn.BatchNorm1d(6), (2, 4), True),
+        (nn.BatchNorm1d(6, affine=False), (2, 4), True),
+        (nn.BatchNorm1d(6), (2, 6, 4), False),
+        (nn.BatchNorm1d(5), (2, 5, 4), False),
+    ],
+)
+def test_a_norm_behind_a_linear_layer(norm, shape, folds):
+    """It is folded where it acts on the layer's outputs; on more dimensions it acts on the second."""
+    norm.running_mean += torch.rand(norm.num_features)
+    norm.running_var *= 2
+    net, x = nn.Sequential(nn.Linear(4, 6), norm).eval(), torch.randn(shape)
+    module = unguarded(trace(Network(net), (x,)))
+    assert fold_norms(module) == (int(folds), int(not folds))
+    torch.testing.assert_close(outputs(module, x)[0], outputs(net, x))
+
+
 def test_a_plain_program_loads_where_mmsnn_is_not_installed(tmp_path):
     x = torch.randn(2 * T, 3, 8, 8)
     network, graph = graph_of(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), LIF(T)), x)
@@ -117,6 +138,11 @@ def test_steps_of_event_frames(lively):
         with torch.no_grad():
             found, state = stream(frames[:, t : t + 1], state)
     check_near(found[-1], outputs(model, frames)[-1])
+
+
+def test_a_lone_neuron_starts_at_rest():
+    (membrane, *_) = Streaming(LIF(T, v_reset=-1.0).eval(), torch.randn(2, 4)).start(batch=3)
+    assert membrane.shape == (3, 4) and (membrane == -1).all()
 
 
 def test_what_tells_steps_apart_does_not_stream(lively):
@@ -172,6 +198,15 @@ def test_torchs_own_exporters_write_onnx_too(lively, dynamo, tmp_path):
     session = runtime.InferenceSession(tmp_path / 'net.onnx')
     (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     torch.testing.assert_close(torch.from_numpy(found), outputs(model, x))
+
+
+def test_int8_needs_an_image(tmp_path):
+    onnx = pytest.importorskip('mmsnn.deploy.to_onnx')
+    pytest.importorskip('onnxruntime')
+    network, graph = graph_of(nn.Conv2d(3, 4, 3).eval(), torch.randn(2, 3, 8, 8))
+    onnx.save_onnx(graph, tmp_path / 'net.onnx')
+    with pytest.raises(ValueError, match='at least one batch of images'):
+        onnx.quantise(tmp_path / 'net.onnx', tmp_path / 'net.int8.onnx', [])
 
 
 def test_int8_stays_near(tmp_path):
@@ -291,6 +326,28 @@ def test_the_tool_writes_a_file_and_a_card(config, tmp_path, options):
         assert found['whole']
     else:
         assert found['difference_on_random_inputs']['file']['largest'] < 1e-4
+
+
+def test_the_tool_verifies_a_detector_and_its_int8_form(tmp_path):
+    """On images of several sizes, which are padded to the exported one."""
+    pytest.importorskip('onnxruntime')
+    file = cli.write_detector(tmp_path)
+    file.write_text(file.read_text().replace('keep_ratio=False', 'keep_ratio=True'))
+    cli.image(tmp_path / 'images', '1.png', 1, (64, 48))
+    annotations = json.loads((tmp_path / 'ann.json').read_text())
+    annotations['images'][1]['width'] = 48
+    (tmp_path / 'ann.json').write_text(json.dumps(annotations))
+    from mmsnn.building import build_model, read
+
+    torch.save(dict(state_dict=build_model(read(str(file))).state_dict()), tmp_path / 'net.pth')
+    found = run_tool(
+        file, tmp_path / 'net.pth', '--to', 'onnx', '--out', tmp_path / 'net.onnx', '--shape', 64, 64,
+        '--verify', 4, '--int8', '--calibrate', 4,
+    )  # fmt: skip
+    tested = found['test_set']
+    assert tested.keys() >= {'net.onnx', 'net.int8.onnx'}
+    assert all('coco/bbox_mAP' in each['metrics'] for each in tested.values())
+    assert tested['net.onnx']['difference']['inputs'] == 4
 
 
 def test_the_tool_refuses_a_wrong_suffix(config, capsys):
