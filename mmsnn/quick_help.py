@@ -81,6 +81,8 @@ def show(path: Path, arguments: list[str]) -> bool:
         arguments: of the command line, ``--help`` among them.
     """
     before, finder, argv = dict(sys.modules), _Finder(), sys.argv
+    # importing a stand-in binds it in its package
+    namespaces = {name: dict(vars(before[name])) for name in SHARED if name in before}
     held = [name for name in before if name.partition('.')[0] not in PLAIN and name not in SHARED and '.' in name]
     try:
         for name in held:
@@ -103,4 +105,7 @@ def show(path: Path, arguments: list[str]) -> bool:
         sys.argv = argv
         sys.modules.clear()
         sys.modules.update(before)
+        for name, names in namespaces.items():
+            vars(before[name]).clear()
+            vars(before[name]).update(names)
     return False

@@ -56,6 +56,15 @@ def test_quick_help_is_that_of_the_command(command, capsys):
     assert '--cfg-options' in quick
 
 
+def test_quick_help_leaves_no_stand_in_behind():
+    import mmsnn.checkpoints.transfer
+
+    before = mmsnn.checkpoints.transfer, mmsnn.ops.lif
+    assert quick_help.show(scripts()['test'], ['--help'])
+    assert (mmsnn.checkpoints.transfer, mmsnn.ops.lif) == before
+    assert sys.modules['mmsnn.checkpoints.transfer'] is before[0]
+
+
 def test_quick_help_imports_no_torch():
     code = (
         'import sys; from mmsnn.__main__ import main\n'
