@@ -89,6 +89,7 @@ def completion(shell: str) -> str:
         return '\n'.join(lines)
     if shell not in ('bash', 'zsh'):
         raise SystemExit(f'completion is there for bash, zsh and fish, not for {shell!r}')
+    known['list'] = ['models', 'configs', 'losses', 'neurons', '--help']
     cases = '\n'.join(f'    {name}) options="{" ".join(found)}" ;;' for name, found in known.items())
     # zsh knows bash's way
     first = 'autoload -U +X bashcompinit && bashcompinit\n' if shell == 'zsh' else ''
@@ -99,8 +100,7 @@ def completion(shell: str) -> str:
   fi
   case "${{COMP_WORDS[1]}}" in
     completion) options="bash zsh fish" ;;
-    list) options="models configs losses neurons" ;;
-{cases.replace('    list) options="', '    list_) options="')}
+{cases}
   esac
   case "$word" in
     -*) COMPREPLY=($(compgen -W "$options" -- "$word")) ;;
@@ -122,6 +122,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(listing())
         return
     command, *rest = arguments
+    if command in OWN and {'-h', '--help'} & set(rest):
+        print(f'mmsnn {command}: {OWN[command]}')
+        return
     if command == 'env':
         print(environment())
         return

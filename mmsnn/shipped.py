@@ -1,6 +1,8 @@
-"""Where the files are that come with mmsnn: configs, tools and demos."""
+"""Where the files are that come with mmsnn (configs, tools and demos), and the commit that they are of."""
 
 import importlib.util
+import shutil
+import subprocess
 from pathlib import Path
 
 
@@ -19,3 +21,14 @@ def home() -> Path:
     """The folder that holds ``configs``, ``tools`` and ``demo``: ``.mim`` where mmsnn is installed, else the clone."""
     mim = Path(__file__).parent / '.mim'
     return mim if mim.is_dir() else mim.parents[1]
+
+
+def commit() -> str | None:
+    """The commit of the clone, with a plus where files are changed; None where mmsnn is no clone, or git is missing."""
+    root = Path(__file__).parents[1]
+    if not (root / '.git').exists() or not shutil.which('git'):
+        return None
+    git = dict(cwd=root, capture_output=True, text=True)
+    short = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], **git).stdout.strip()
+    changed = subprocess.run(['git', 'status', '--porcelain', '-uno'], **git).stdout.strip()
+    return short + '+' * bool(changed) or None

@@ -14,7 +14,7 @@ from mmsnn.shipped import home
 # where in mmsnn the registered classes of a kind lie, and what is said of them
 KINDS = dict(
     models=('models', "in configs: dict(type='mmsnn.NAME', ...)"),
-    losses=('distill/losses', "in configs: distill = [dict(type='NAME', ...)]; the lists in configs/_base_/distill"),
+    losses=('distill/losses', "in configs: losses=dict(loss_x=dict(type='NAME', ...)), as in configs/_base_/distill"),
     neurons=('neurons', "in configs: neuron=dict(type='NAME', ...), or act_cfg=dict(type='mmsnn.NAME')"),
 )
 CONFIGS = "for every command: mmsnn::PATH; 'mmsnn train mmsnn::sakd/sew18_imagenet.py'"

@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from mmsnn.shipped import commit
+
 ROOT = Path(__file__).resolve().parents[1]
 # what a row is about, and how much has to be tried
 ROWS = {
@@ -108,16 +110,9 @@ def table(counts: dict, rows: list[str]) -> list[str]:
     return lines
 
 
-def commit() -> str:
-    """The commit that was tried."""
-    short = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True)
-    changed = subprocess.run(['git', 'status', '--porcelain'], cwd=ROOT, capture_output=True, text=True)
-    return (short.stdout.strip() or 'unknown') + (' with changes' if changed.stdout.strip() else '')
-
-
 def write(out: Path, counts: dict, minutes: float, asked: list[str] | None = None) -> None:
     """The table with what it was measured on, and the same as JSON; ``asked``: the rows, where not all were."""
-    command = 'python tools/scorecard.py' + (f' --rows {" ".join(asked)} --out {out.name}' if asked else '')
+    command = 'python tools/scorecard.py' + (f' --rows {" ".join(asked)} --out {out}' if asked else '')
     verdicts = [verdict(row, counts.get(row)) for row in ROWS]
     reasons = {skip.rpartition(': ')[2] for found in counts.values() for skip in found['skipped']}
     where = f'{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}'
@@ -146,6 +141,8 @@ def write(out: Path, counts: dict, minutes: float, asked: list[str] | None = Non
 def main(argv=None) -> None:
     """Run the command line ``argv`` (default: ``sys.argv``); exit code 1 where a row that ran did not survive."""
     args = parse_args(argv)
+    if not (ROOT / 'tests' / 'reliability').is_dir():
+        raise SystemExit('the scorecard runs the tests of a clone of mmsnn, and here are none: run it in a clone')
     start = time.monotonic()
     counts = run(args.rows, args.workers)
     rows = args.rows or list(ROWS)

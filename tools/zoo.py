@@ -10,7 +10,6 @@ import os
 import resource
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -21,6 +20,7 @@ from pathlib import Path
 import torch
 
 from mmsnn.engine.zoo import KINDS, LIBRARIES, folders, survey, trial
+from mmsnn.shipped import commit
 
 # further configs of a backbone type, where the first does not run as an ANN
 CANDIDATES = 4
@@ -70,7 +70,7 @@ class Walk:
     """The results so far, in a file, and what is still to do."""
 
     def __init__(self, args: argparse.Namespace):
-        self.args, self.revision = args, revision()
+        self.args, self.revision = args, commit() or version('mmsnn')
         self.results: dict[str, dict] = {}
         self.plan: dict[str, dict] = {}
         if args.out.exists():
@@ -216,13 +216,6 @@ def circumstances() -> dict:
     """When and with what."""
     names = ('mmsnn', 'torch', 'onedl-mmengine', 'onedl-mmdetection', 'onedl-mmsegmentation', 'onedl-mmpretrain')
     return dict(date=time.strftime('%Y-%m-%d'), versions={name: version(name) for name in names})
-
-
-def revision() -> str:
-    """The commit of this clone; without one, mmsnn's version."""
-    command = ['git', '-C', str(Path(__file__).parent), 'rev-parse', '--short', 'HEAD']
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else version('mmsnn')
 
 
 def version(name: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 import mmsnn
+from mmsnn.shipped import commit
 
 SETTLE = 0.03  # seconds
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,16 +86,13 @@ def lines(table: dict[str, dict[str, float]]) -> list[str]:
 
 def circumstances(device: str = 'cpu') -> dict:
     """Command, commit, machine and versions, for a result file."""
-    git = dict(capture_output=True, text=True, cwd=ROOT)
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], **git).stdout.strip()
-    dirty = bool(subprocess.run(['git', 'status', '--porcelain', '-uno'], **git).stdout.strip())
     from mmsnn.ops import extension
 
     script = Path(sys.argv[0]).resolve()
     script = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
     return dict(
         command=' '.join(['python', str(script), *sys.argv[1:]]),
-        commit=commit + ('+' if dirty else ''),
+        commit=commit(),
         date=time.strftime('%Y-%m-%d'),
         machine=torch.cuda.get_device_name() if device != 'cpu' else _processor(),
         threads=torch.get_num_threads(),

@@ -9,7 +9,6 @@ on where it stopped, and with a larger --num-images adds to what is there.
 import argparse
 import json
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,6 +27,7 @@ from mmsnn.checkpoints.fitting import load_weights
 from mmsnn.layers import evaluating, set_time_steps
 from mmsnn.layers.fan_out import accumulations, dense_macs
 from mmsnn.models.backbones.cifar_resnet import ShortcutA
+from mmsnn.shipped import commit
 
 RECIPES = {
     'max': 'rate coding, largest activation',
@@ -279,12 +279,12 @@ def main(argv=None) -> dict:
     if result['settings'] != settings(args):
         raise SystemExit(f'{args.out} is of other settings: {result["settings"]}; choose another --out')
     times = [t for t in TIMES if t <= args.max_T]
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True).stdout.strip()
+    revision = commit()
 
     def save():
         result.update(
             command='python tools/analysis_tools/conversion.py ' + shlex.join(argv or sys.argv[1:]),
-            commit=commit,
+            commit=revision,
             versions=dict(mmsnn=mmsnn.__version__, torch=torch.__version__),
         )
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from mmengine.config import Config
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 import mmsnn
+from mmsnn.shipped import commit
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -165,7 +166,7 @@ class Run:
         command += ['--cfg-options', *self.options] if self.options else []
         with open(self.folder / 'output.log', 'ab') as log:
             env = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
-            code = subprocess.run([str(c) for c in command], stdout=log, stderr=log, env=env, cwd=ROOT).returncode
+            code = subprocess.run([str(c) for c in command], stdout=log, stderr=log, env=env).returncode
         if code:
             raise RuntimeError(f'training failed, see {log.name}: {" ".join(map(str, command))}')
         (self.folder / 'finished').touch()
@@ -183,9 +184,7 @@ def plan(task: str, seeds: int, methods: list[str], work: Path, epochs: int | No
     about = TASKS[task]
     runs = {}
     if about.teacher:
-        given = (
-            about.weights and Path(os.environ.get('MMSNN_DATA_ROOT', ROOT / '../shared/data'), about.weights).resolve()
-        )
+        given = about.weights and Path(os.environ.get('MMSNN_DATA_ROOT', '../shared/data'), about.weights).resolve()
         runs['teacher'] = [Run(ROOT / f'configs/ann/{about.teacher}.py', work / task / 'teacher', 0, weights=given)]
     checkpoint = f'model.teacher_checkpoint={work / task / "teacher" / "teacher.pth"}'
     for name in methods:
@@ -352,7 +351,7 @@ def main(argv=None) -> None:
     parser.add_argument('--epochs', type=int, help="train students for so long, instead of their configs' epochs")
     parser.add_argument('--jobs', type=int, default=2, help='trainings at a time, each with its share of the cores')
     parser.add_argument('--threads', type=int, help='of a training, instead of its share of the cores')
-    parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs/methods')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/methods'))
     parser.add_argument('--no-train', action='store_true', help='only table and plot, of what is trained')
     parser.add_argument('--out', type=Path, help='also write FILE.json, and a plot FILE_TASK.png a task')
     args = parser.parse_args(argv)
@@ -365,10 +364,9 @@ def main(argv=None) -> None:
     results = [summary(task, runs) for task, runs in plans.items()]
     print(table(results), overview(results), sep='\n\n')
     if args.out:
-        commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=ROOT)
         head = dict(
             command='python tools/benchmarks/methods.py ' + shlex.join(argv or sys.argv[1:]),
-            commit=commit.stdout.strip(),
+            commit=commit(),
             date=time.strftime('%Y-%m-%d'),
             versions=dict(mmsnn=mmsnn.__version__, torch=torch.__version__),
         )
