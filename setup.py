@@ -195,7 +195,9 @@ extras = {
     # `mmsnn deploy --to onnx` writes with the first two, and runs and quantises with the third.
     'onnx': ['onnx>=1.16', 'onnxscript>=0.2', 'onnxruntime>=1.18'],
 }
-extras['dev'] = ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.6', 'mypy>=1.11', 'pre-commit>=3', *extras['spikingjelly']]
+extras['dev'] = ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.6', 'mypy>=1.11', 'pre-commit>=3']
+# Without these the tests of what they are for would be skipped.
+extras['dev'] += [*extras['spikingjelly'], *extras['nir'], *extras['onnx']]
 
 ext_modules, commands = kernels()
 setup(

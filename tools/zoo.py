@@ -244,11 +244,12 @@ def summary(walk: Walk) -> list[str]:
 
 INTRODUCTION = """# The zoo: mmsnn in the configs of mmdet, mmseg and mmpretrain
 
-One config of every folder that came with the three libraries took one training step and made one prediction, on noise,
+One config of a folder that came with the three libraries takes one training step and makes one prediction, on noise,
 at the smallest of a few sizes of image: as it is (ANN), with `type='mmsnn.SEWResNet', T=2` merged over its ResNet, with
 `mmsnn.Spikify` around its own backbone, and distilled from its own ANN: the student with SEWResNet, or Spikify where it
 has no ResNet. Checkpoints are left out, and ResNets deeper than 50 have 50 layers. A spiking network in which one image
-of a batch changes the features of another counts as failed. Of spiking networks those count whose ANN runs.
+of a batch changes the features of another counts as failed. Of spiking networks those count whose ANN runs. An empty
+cell and a folder without a row are not tried yet.
 
 Made by `python tools/zoo.py --table docs/zoo.md` on {date} with {versions}.
 The command goes on where it stopped, so results may stem from several commits: {revisions}.
