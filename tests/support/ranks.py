@@ -238,9 +238,13 @@ def shard(rank: int, folder: Path) -> dict:
     """The same training under DDP, under FSDP, and under FSDP from the middle on; how much a rank held."""
     wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None)
     whole = train(folder / 'ddp', cfg=dict(model_wrapper_cfg=wrapper)).model
-    sharded = dict(kind=FlexibleRunner, strategy=dict(type='mmsnn.FSDPStrategy'))
-    part = train(folder / 'fsdp', **sharded).model
-    train(folder / 'resumed', **sharded, resume=True, load_from=str(folder / 'fsdp' / 'iter_2.pth'))
+
+    def sharded(work_dir, **settings):
+        # a dict of its own, because the runner writes its folder into it
+        return train(work_dir, kind=FlexibleRunner, strategy=dict(type='mmsnn.FSDPStrategy'), **settings)
+
+    part = sharded(folder / 'fsdp').model
+    sharded(folder / 'resumed', resume=True, load_from=str(folder / 'fsdp' / 'iter_2.pth'))
     return dict(
         whole=sum(p.numel() for p in whole.parameters()),
         part=sum(p.numel() for p in part.parameters()),
