@@ -6,6 +6,8 @@ sample's place in the order of the training, in whichever worker it is loaded. S
 random generators, neither of the processes nor of their workers, and the number of workers makes no difference.
 """
 
+import atexit
+import functools
 import random
 import signal
 from collections.abc import Iterator
@@ -99,7 +101,7 @@ class SeededDataset(Dataset):
     def __init__(self, inner: Dataset, seed: int, unreadable: Unreadable | None = None):
         vars(self).update(_inner=inner, _seed=seed, _unreadable=unreadable)
         if unreadable is not None:
-            name_images(inner)
+            name_images(inner, notice=True)
 
     def __getattr__(self, name: str):
         if name.startswith('__') or '_inner' not in vars(self):
@@ -132,23 +134,37 @@ class SeededDataset(Dataset):
         raise ValueError('train_dataloader: not one image can be read')
 
 
+@functools.cache
+def _leaving() -> torch.Tensor:
+    """Whether this process is ending, in memory that its workers see."""
+    flag = torch.zeros(1, dtype=torch.bool).share_memory_()
+    # before Python ends the workers that are left, by SIGTERM, and waits for them
+    atexit.register(flag.fill_, True)
+    return flag
+
+
 class PatientWorker:
     """Start of a worker that loads data: it outlives the first SIGTERM, which ends the training and not its workers.
 
     Slurm and `kill -- -GROUP` send it to every process. A worker that dies of it takes the training along before that
-    has saved (`InterruptHook`); one that lives is ended by its own process, by a second signal where need be.
+    has saved (`InterruptHook`). Once the training's process is ending, the first one ends its workers, too.
 
     Args:
         then: what the loader was to call in the worker, with the worker's number; None for nothing.
     """
 
     def __init__(self, then=None):
-        self.then = then
+        self.then, self.leaving = then, _leaving()
 
     def __call__(self, worker: int) -> None:
-        signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
+        signal.signal(signal.SIGTERM, self._note)
         if self.then is not None:
             self.then(worker)
+
+    def _note(self, number: int, _) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if self.leaving:
+            signal.raise_signal(number)
 
 
 def seeded_loader(loader: DataLoader, seed: int, unreadable: Unreadable | None = None) -> DataLoader:

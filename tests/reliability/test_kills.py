@@ -14,6 +14,7 @@ import zipfile
 from contextlib import suppress
 from pathlib import Path
 
+import cli
 import pytest
 import torch
 from mmengine.config import Config
@@ -401,3 +402,14 @@ def test_text_of_a_config_is_not_executed():
     found = resuming.read_text("a = dict(b=[1, (2, 3)], c={'d': -1.5})\ne = __import__('os').getcwd()\nf = dict(**g)")
     assert found == {'a': {'b': [1, [2, 3]], 'c': {'d': -1.5}}, 'e': "__import__('os').getcwd()", 'f': {}}
     assert resuming.read_text('(' * 9999) == {}
+
+
+@pytest.mark.parametrize('loop', ['', 'train_cfg = dict(_delete_=True, by_epoch=False, max_iters=2)\n'])
+def test_a_training_whose_workers_persist_ends(tmp_path, loop):
+    """Python ends workers that are left by one SIGTERM, and waits for them."""
+    cli.write_classifier(tmp_path)
+    (tmp_path / 'config.py').write_text(
+        f"_base_ = 'classifier.py'\ntrain_dataloader = dict(num_workers=2, persistent_workers=True)\n{loop}"
+    )
+    done = cli.run('train', tmp_path / 'config.py', '--work-dir', tmp_path / 'run', limit=200)
+    assert done.returncode == 0, done.stdout[-3000:]
