@@ -10,7 +10,8 @@ def find_config(name: str) -> Path | None:
     """The file of the config ``PACKAGE::PATH``; None where there is none, or ``name`` is no such name."""
     package, there, path = name.partition('::')
     spec = importlib.util.find_spec(package) if there and package.isidentifier() else None
-    if spec is None or spec.origin is None:
+    # a path that leads out of the package names no config of it
+    if spec is None or spec.origin is None or Path(path).is_absolute() or '..' in Path(path).parts:
         return None
     folder = home() if package == 'mmsnn' else Path(spec.origin).parent / '.mim'
     file = folder / 'configs' / path

@@ -6,8 +6,10 @@ imported, a function called or a script read that neither the config nor an inst
 
 import ast
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import mmengine.registry
@@ -54,7 +56,7 @@ def _check_text(cfg: Config, key: str, path: list[str], value: str) -> None:
     name = path[-1]
     if name in ('default_scope', '_scope_') and value not in (*PACKAGES, cfg.get('default_scope')):
         raise ValueError(f'--cfg-options {key}={value!r}: the scopes are {", ".join(PACKAGES)}. {RIGHTS}')
-    if (name in ('type', 'constructor') or name.endswith('_type')) and '.' in value:
+    if (name in ('type', 'constructor') or name.endswith('_type')) and _may_import(value):
         _check_type(f'--cfg-options {key}={value!r}', value)
     is_teacher = path[:2] in (['model', 'teacher'], ['model', 'teachers'])
     if is_teacher and name != 'checkpoint' and value.endswith(CONFIG_FILES):
@@ -69,8 +71,18 @@ def _leaves(value, key: str = '') -> Iterator[tuple[str, object]]:
         yield key, value
 
 
+def _may_import(name: str) -> bool:
+    """Whether mmengine's registries would import something for a ``type`` that they do not hold."""
+    if '.' in name:
+        return True
+    try:
+        return name.isidentifier() and importlib.util.find_spec(name) is not None
+    except ValueError:
+        return True
+
+
 def _check_type(said: str, name: str) -> None:
-    """Refuse a ``type`` with a dot unless it is registered under its scope, or one of torch's modules."""
+    """Refuse a ``type`` unless it is registered, under its scope if it names one, or one of torch's modules."""
     if not (_is_registered(name) or _is_of_torch(name)):
         raise ValueError(
             f'{said} is no registered type ({", ".join(f"{scope}.NAME" for scope in PACKAGES)}), and anything else '
@@ -79,17 +91,21 @@ def _check_type(said: str, name: str) -> None:
 
 
 def _is_registered(name: str) -> bool:
-    scope, _, real = name.partition('.')
-    if scope in PACKAGES:
-        importlib.import_module(f'{scope}.registry')
-    for root in vars(mmengine.registry).values():
-        if not isinstance(root, Registry):
-            continue
-        registry = root if scope == root.scope else root.children.get(scope)
-        if registry is not None:
-            registry.import_from_location()
-            if real in registry.module_dict:
-                return True
+    scope, dot, real = name.partition('.')
+    scopes, real = ((scope,), real) if dot else (PACKAGES, name)
+    for scope in scopes:
+        if scope in PACKAGES:
+            # mmcv has none
+            with suppress(ImportError):
+                importlib.import_module(f'{scope}.registry')
+        for root in vars(mmengine.registry).values():
+            if not isinstance(root, Registry):
+                continue
+            registry = root if scope == root.scope else root.children.get(scope)
+            if registry is not None:
+                registry.import_from_location()
+                if real in registry.module_dict:
+                    return True
     return False
 
 
@@ -111,6 +127,8 @@ def check_plain(said: str, name: str) -> None:
     """
     if '::' in name and name.partition('::')[0] in PACKAGES and find_config(name):
         return
+    if '::' in name:
+        raise ValueError(f'{said}={name!r} names no config that came with a package of OpenMMLab. {RIGHTS}')
     path = Path(name).expanduser()
     if not path.is_file() or _is_shipped(path):
         # one that is not there is reported by who needs it
@@ -143,7 +161,7 @@ def _is_shipped(path: Path) -> bool:
 
 
 def _contents(text: str) -> tuple[list[str], list[str]]:
-    """The bases that a config's text names, and its types with a dot; ValueError where it is not data alone."""
+    """The bases that a config's text names, and types that may be imported; ValueError where it is not data alone."""
     if '{{' in text:
         raise ValueError('it holds a template, {{')
     tree = ast.parse(text)
@@ -154,6 +172,8 @@ def _contents(text: str) -> tuple[list[str], list[str]]:
         if not isinstance(node, DATA) or hidden or call:
             raise ValueError(f'line {getattr(node, "lineno", 1)} is more than data')
         if isinstance(node, ast.Assign):
+            if not all(isinstance(target, ast.Name | ast.Subscript | ast.Attribute) for target in node.targets):
+                raise ValueError(f'line {node.lineno} assigns to several names at once')
             names = [target.id for target in node.targets if isinstance(target, ast.Name)]
             if 'custom_imports' in names:
                 raise ValueError(f'line {node.lineno} asks for an import')
@@ -164,7 +184,7 @@ def _contents(text: str) -> tuple[list[str], list[str]]:
                 continue
             if not isinstance(value, ast.Constant):
                 raise ValueError(f'line {value.lineno} computes a type')
-            if key in ('type', 'constructor') and '.' in str(value.value):
+            if key in ('type', 'constructor') and _may_import(str(value.value)):
                 types.append(str(value.value))
             if key in ('default_scope', '_scope_') and value.value not in (*PACKAGES, None):
                 raise ValueError(f'line {value.lineno} names the scope {value.value!r}')
@@ -194,5 +214,5 @@ def _bases(value) -> list[str]:
 
 def _types(value) -> Iterator[str]:
     for key, leaf in _leaves(value):
-        if key.rpartition('.')[2] in ('type', 'constructor') and '.' in str(leaf):
+        if key.rpartition('.')[2] in ('type', 'constructor') and _may_import(str(leaf)):
             yield str(leaf)

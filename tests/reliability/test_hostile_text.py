@@ -9,6 +9,7 @@ from pathlib import Path
 import cli
 import numpy as np
 import pytest
+import torch
 import yaml
 from mmengine.structures import InstanceData
 
@@ -108,6 +109,43 @@ def test_sound_annotations_are_read(tmp_path, name):
     assert (tmp_path / 'run' / 'epoch_2.pth').is_file()
 
 
+class Forged:
+    """A dtype whose bytes are said to be objects, without the flag by which numpy would refuse them."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def __reduce__(self):
+        return np.dtype, ('V8', False, True), self.state
+
+
+class Built:
+    """Something that a function of the allowed ones is to make."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+FORGED = Forged((3, '|', None, ('a',), {'a': (np.dtype('O'), 0)}, 8, 1, 0))
+VIEW, NUMBERS = torch._utils._rebuild_tensor_v2, torch.zeros(4).storage()
+FALSE_ARRAYS = {
+    'bytes as objects': Built(np._core.numeric._frombuffer, b'AAAAAAAA', FORGED, (1,), 'C'),
+    'an array by its class': Built(np.ndarray, (1 << 40,)),
+    'a view beyond its numbers': Built(VIEW, NUMBERS, 0, (2, 2), (1 << 40, 1)),
+    'a view before its numbers': Built(VIEW, NUMBERS, 1 << 40, (1,), (1,)),
+}
+
+
+@pytest.mark.parametrize('kind', FALSE_ARRAYS)
+def test_arrays_of_which_a_file_says_what_is_not_so(tmp_path, kind):
+    (tmp_path / 'a.pkl').write_bytes(pickle.dumps(FALSE_ARRAYS[kind], protocol=4))
+    with pytest.raises(ValueError, match='UnpicklingError'):
+        SafePickleHandler().load_from_path(str(tmp_path / 'a.pkl'))
+
+
 @pytest.mark.parametrize('protocol', [2, 4, 5])
 def test_what_pickles_may_hold(tmp_path, protocol):
     content = dict(
@@ -117,7 +155,8 @@ def test_what_pickles_may_hold(tmp_path, protocol):
     write(tmp_path / 'a.pkl', content, protocol=protocol)
     found = SafePickleHandler().load_from_path(str(tmp_path / 'a.pkl'))
     for key, value in content.items():
-        assert type(found[key]) is type(value) and np.array_equal(found[key], value)
+        assert isinstance(found[key], type(value)) and np.array_equal(found[key], value)
+    assert type(pickle.loads(pickle.dumps(found['a']))) is np.ndarray
     write(tmp_path / 'b.pkl', proposals(), protocol=protocol)
     found = SafePickleHandler().load_from_path(str(tmp_path / 'b.pkl'))
     assert np.array_equal(found['images/1.png'].bboxes, np.ones((3, 4)))
@@ -130,6 +169,10 @@ HOSTILE_TEACHERS = {
     'an import': "custom_imports = dict(imports=['evil'])\nmodel = dict(type='mmdet.RetinaNet')",
     'another scope': "default_scope = 'evil'\nmodel = dict(type='mmdet.RetinaNet')",
     'a name computed': "model = dict(**{{'ty' + 'pe': 'os.system'}}, command='touch {mark}')",
+    'a bare module': "model = dict(type='evil')",
+    'a type beside another': "model = dict()\nmodel['type'], y = 'os.system', 0",
+    'an import beside another': "custom_imports, y = dict(imports=['evil']), 0\nmodel = dict(type='mmdet.RetinaNet')",
+    'a base out of a package': "_base_ = 'mmsnn::{folder}/evil.py'\nmodel = dict()",
     'a type in a variable': "kind = 'os.system'\nmodel = dict(type=kind, command='touch {mark}')",
 }
 
@@ -145,7 +188,7 @@ def test_teacher_named_by_an_option(tmp_path, mark, monkeypatch, kind):
     (tmp_path / 'evil.py').write_text(EVIL.format(mark=str(mark)))
     monkeypatch.syspath_prepend(tmp_path)
     teacher = tmp_path / 'teacher.py'
-    teacher.write_text(HOSTILE_TEACHERS[kind].format(mark=str(mark)))
+    teacher.write_text(HOSTILE_TEACHERS[kind].format(mark=str(mark), folder=tmp_path))
     with pytest.raises(ValueError, match='--cfg-options model.teacher'):
         cli.main('train', distilled, '--work-dir', tmp_path / 'run', '--cfg-options', f'model.teacher={teacher}')
     assert not mark.exists()
@@ -157,7 +200,7 @@ OPTIONS = (
     'train_dataloader.dataset.type=evil.Net', 'custom_hooks="[evil]"', 'runner_type=evil.Net',
     'train_dataloader.dataset.pipeline.0.type=evil.Net', 'visualizer.type=evil.Net', '_base_=evil.py',
     "work_dir=__import__('pathlib').Path('executed').touch()", 'model.backbone.depth="{{$(touch executed)}}"',
-    "model.backbone.depth=__import__('evil')",
+    "model.backbone.depth=__import__('evil')", 'train_cfg.type=evil', 'model.backbone.type=evil',
 )  # fmt: skip
 
 
