@@ -12,6 +12,18 @@ INFLATION = 10
 UNHELD = 1 << 28
 
 
+def stand_in(path: str | Path) -> str:
+    """What a file that cannot be read is instead, as downloads leave it; empty where it is nothing of that kind."""
+    with open(path, 'rb') as file:
+        start = file.read(64).lstrip()
+    marks = {
+        b'<': 'a web page: download it again',
+        b'version https://git-lfs': 'a pointer of Git LFS: run git lfs pull',
+        b'\x1f\x8b': 'compressed with gzip: unpack it first',
+    }
+    return next((what for mark, what in marks.items() if start.startswith(mark)), '')
+
+
 def check_archive(path: str | Path) -> None:
     """Refuse a zip archive, as torch writes, whose records are much larger than itself; other files pass.
 
@@ -50,12 +62,14 @@ def check_tensors(content) -> None:
             raise ValueError(f'{name} claims the shape {tuple(tensor.shape)}, and the file holds {held} bytes of it')
 
 
-def _tensors(value, name: str = '') -> Iterator[tuple[str, Tensor]]:
+def _tensors(value, name: str = '', seen: set[int] | None = None) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in ``value``, each container once: lists that hold each other twice would have no end."""
+    seen = set() if seen is None else seen
     if isinstance(value, Tensor):
         yield name, value
-    elif isinstance(value, Mapping):
-        for key, child in value.items():
-            yield from _tensors(child, f'{name}.{key}' if name else str(key))
-    elif isinstance(value, list | tuple):
-        for i, child in enumerate(value):
-            yield from _tensors(child, f'{name}.{i}')
+        return
+    if not isinstance(value, Mapping | list | tuple) or id(value) in seen:
+        return
+    seen.add(id(value))
+    for key, child in value.items() if isinstance(value, Mapping) else enumerate(value):
+        yield from _tensors(child, f'{name}.{key}' if name else str(key), seen)

@@ -11,7 +11,7 @@ import torch
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner.checkpoint import get_torch_safe_globals
 
-from .claims import check_archive, check_tensors
+from .claims import check_archive, check_tensors, stand_in
 
 # where files of training scripts keep the weights, and where those that keep two kinds keep their moving averages
 STATES = ('state_dict', 'model', 'model_state_dict', 'net', 'network', 'weights')
@@ -59,16 +59,8 @@ def load_file(path: str | Path) -> Mapping:
     path = Path(path).expanduser()
     if path.suffix == '.safetensors':
         return _safetensors(path)
-    with path.open('rb') as file:
-        start = file.read(64).lstrip()
-    # what downloads leave in place of a file
-    for mark, what in (
-        (b'<', 'a web page: download it again'),
-        (b'version https://git-lfs', 'a pointer of Git LFS: run git lfs pull'),
-        (b'\x1f\x8b', 'compressed with gzip: unpack it first'),
-    ):
-        if start.startswith(mark):
-            raise ValueError(f'{path} is no checkpoint but {what}')
+    if what := stand_in(path):
+        raise ValueError(f'{path} is no checkpoint but {what}')
     try:
         return safely(torch.load, path)
     except ValueError:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from mmcv.transforms import BaseTransform, LoadImageFromFile
 
+from mmsnn.checkpoints.claims import stand_in
+
 # pixels of the smallest side: a file of one is what downloads leave in the place of an image
 LEAST = 2
-# so much of a damaged file's beginning tells what it is
-KINDS = {b'<': 'it is a web page', b'version https://git-lfs': 'it is a pointer of Git LFS: run git lfs pull'}
 
 
 class UnreadableImage(ValueError):
@@ -32,6 +32,7 @@ class NamedImages(BaseTransform):
 
     Args:
         load: mmcv's LoadImageFromFile, or one of its kind.
+        notice: whether to keep what is noticed, for one who asks (`noticed`) now and then.
 
     Attributes:
         noticed: paths and reasons of images that are used, although their annotation gives them another size.
@@ -41,8 +42,8 @@ class NamedImages(BaseTransform):
             two pixels.
     """
 
-    def __init__(self, load: BaseTransform):
-        self.load = load
+    def __init__(self, load: BaseTransform, notice: bool = False):
+        self.load, self.notice = load, notice
         self.noticed: list[tuple[str, str]] = []
 
     def __getattr__(self, name: str):
@@ -66,7 +67,7 @@ class NamedImages(BaseTransform):
         height, width = found['img_shape'][:2]
         if min(height, width) < LEAST:
             raise UnreadableImage(path, f'it is {width}x{height} pixels, as what stands in for an image is')
-        if all(isinstance(n, int) for n in given) and given != (width, height):
+        if self.notice and all(isinstance(n, int) for n in given) and given != (width, height):
             self.noticed.append((path, f'it is {width}x{height} pixels, its annotation says {given[0]}x{given[1]}'))
         return found
 
@@ -84,27 +85,25 @@ def why(path: str, error: Exception) -> str:
         if os.path.getsize(path) == 0:
             return 'it is empty'
         try:
-            with open(path, 'rb') as file:
-                start = file.read(64).lstrip()
+            what = stand_in(path)
         except OSError as problem:
             return problem.strerror or str(problem)
-        for mark, kind in KINDS.items():
-            if start.startswith(mark):
-                return kind
+        if what:
+            return f'it is {what}'
     if 'MAX_IMAGE_PIXELS' in str(error) or type(error).__name__ == 'DecompressionBombError':
         return 'it claims to be larger than images are'
     return f'{Path(path).suffix or "it"} is damaged or no image ({type(error).__name__})'
 
 
-def name_images(dataset) -> None:
+def name_images(dataset, notice: bool = False) -> None:
     """Put `NamedImages` around what loads images in the pipelines of a dataset and of those that it wraps."""
     for inner in (getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())):
         if inner is not None and inner is not dataset:
-            name_images(inner)
+            name_images(inner, notice)
     transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', None)
     for i, transform in enumerate(transforms if isinstance(transforms, list) else ()):
         if isinstance(transform, LoadImageFromFile):
-            transforms[i] = NamedImages(transform)
+            transforms[i] = NamedImages(transform, notice)
 
 
 def noticed(dataset) -> list[tuple[str, str]]:

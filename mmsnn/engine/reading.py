@@ -44,31 +44,65 @@ def _encode(text: str, encoding: str) -> bytes:
     return codecs.encode(text, 'latin1')
 
 
-def _array(kind: type, shape: tuple, code: bytes) -> np.ndarray:
+class _Dtype:
+    """Stands for a dtype while a file is read, since numpy believes what it is told of one: objects where bytes are."""
+
+    def __init__(self, kind: str, *_):
+        if not isinstance(kind, str):
+            raise pickle.UnpicklingError('it asks for a dtype without a name')
+        self.kind = np.dtype(kind)
+
+    def __setstate__(self, state: tuple):
+        if len(state) > 8 or any(part is not None for part in state[2:5]):
+            raise pickle.UnpicklingError('it asks for a dtype with fields or units')
+        if state[1] in ('<', '>'):
+            self.kind = self.kind.newbyteorder(state[1])
+
+
+class _Array(np.ndarray):
+    """An array as it is read; copies that are pickled are plain ones."""
+
+    def __setstate__(self, state: tuple):
+        super().__setstate__((*state[:2], state[2].kind, *state[3:]))
+
+    def __reduce_ex__(self, protocol):
+        return self.view(np.ndarray).__reduce_ex__(protocol)
+
+
+def _ndarray(*_):
+    """Stands for the class of arrays, which a file may name and not call: it would ask for memory."""
+    raise pickle.UnpicklingError('it calls numpy.ndarray')
+
+
+def _array(kind, shape: tuple, code: bytes) -> np.ndarray:
     """How arrays begin: empty, whatever they will hold; a file that says otherwise asks for memory."""
-    if kind is not np.ndarray or tuple(shape) != (0,):
+    if kind is not _ndarray or tuple(shape) != (0,):
         raise pickle.UnpicklingError(f'it asks for an array of the shape {shape}')
-    return np.ndarray.__new__(np.ndarray, (0,), 'b')
+    return _Array.__new__(_Array, (0,), 'b')
 
 
-def _frombuffer(content, dtype, shape, order):
+def _frombuffer(content, dtype: _Dtype, shape, order):
     """How protocol 5 writes arrays; a copy, since what is read may be changed."""
-    return np.frombuffer(content, dtype=dtype).reshape(shape, order=order).copy()
+    return np.frombuffer(content, dtype=dtype.kind).reshape(shape, order=order).copy()
 
 
-def _scalar(dtype: np.dtype, content: bytes):
-    if dtype.hasobject or len(content) != dtype.itemsize:
+def _scalar(dtype: _Dtype, content: bytes):
+    if dtype.kind.hasobject or len(content) != dtype.kind.itemsize:
         raise pickle.UnpicklingError('it asks for a scalar of another size than its bytes')
-    return np.frombuffer(content, dtype)[0]
+    return np.frombuffer(content, dtype.kind)[0]
 
 
 def _storage(content: bytes):
-    return torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
+    storage = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
+    if storage.nbytes() > len(content):
+        raise pickle.UnpicklingError(f'it claims {storage.nbytes()} bytes of a tensor, and holds {len(content)}')
+    return storage
 
 
 def _tensor(storage, offset, size, stride, *_):
     """A tensor no larger than what the file holds of it."""
-    if torch.Size(size).numel() > storage._size():
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if torch.Size(size).numel() > storage._size() or (0 not in size and not 0 <= last < storage._size()):
         raise pickle.UnpicklingError(
             f'it claims a tensor of the shape {tuple(size)}, and holds {storage._size()} numbers'
         )
@@ -94,8 +128,8 @@ _ALLOWED |= {
     ('collections', 'OrderedDict'): collections.OrderedDict,
     ('_codecs', 'encode'): _encode,
     (copyreg.__name__, '_reconstructor'): _object,
-    ('numpy', 'ndarray'): np.ndarray,
-    ('numpy', 'dtype'): np.dtype,
+    ('numpy', 'ndarray'): _ndarray,
+    ('numpy', 'dtype'): _Dtype,
     ('numpy._core.multiarray', '_reconstruct'): _array,
     ('numpy._core.multiarray', 'scalar'): _scalar,
     ('numpy._core.numeric', '_frombuffer'): _frombuffer,
