@@ -4,7 +4,7 @@ import logging
 import os
 from pathlib import Path
 
-from mmengine.dist import is_main_process
+from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 
@@ -25,6 +25,10 @@ class Unreadable:
 
     def __init__(self, folder: str | Path, size: int):
         self.path, self.size = Path(folder, FILE), size
+        # what an earlier training wrote down may be mended
+        if is_main_process():
+            self.path.unlink(missing_ok=True)
+        barrier()
         self.read = 0
         self.replaced: set[str] = set()
         self.kept: set[str] = set()

@@ -166,6 +166,9 @@ def test_steps_that_loss_scaling_skips(tmp_path, skipped, ends):
     def iterations(count, factor):
         for _ in range(count):
             hook.scalers[0].scale *= factor
+            hook.stepped = factor == 1
+            hook.after_train_iter(built, 0)
+            # gradients are accumulated
             hook.after_train_iter(built, 0)
 
     iterations(3, 0.5)

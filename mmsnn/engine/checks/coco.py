@@ -20,8 +20,8 @@ WANTED = 'expected a COCO annotation file, a JSON object with the lists images, 
 LOOKED_AT = 16
 # Bytes from which on polygons are not read.
 LARGE = 1 << 26
-# Pixels of an image: as many as Pillow decodes at most.
-PIXELS = 178_956_970
+# Pixels of an image: as many as OpenCV decodes at most.
+PIXELS = 1 << 30
 POLYGONS = re.compile(r'\[\[[-+.,eE\d\s]*\](?:\s*,\s*\[[-+.,eE\d\s]*\])*\]')
 
 

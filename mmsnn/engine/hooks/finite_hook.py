@@ -42,7 +42,7 @@ class FiniteHook(Hook):
 
     def __init__(self, most_skipped: int = 50):
         self.most_skipped = most_skipped
-        self.skipped = 0
+        self.skipped, self.stepped = 0, False
         self.batch = None
         self.losses: Mapping = {}
         self.log: Mapping = {}
@@ -74,7 +74,12 @@ class FiniteHook(Hook):
         # a scaler lowers its scale where it has skipped a step, and there alone
         before, self.scales = self.scales, [scaler.get_scale() for scaler in self.scalers]
         lowered = any(now < then for now, then in zip(self.scales, before))
-        self.skipped = self.skipped + 1 if lowered else 0
+        # an iteration that only accumulates gradients says nothing
+        if lowered:
+            self.skipped += 1
+        elif self.stepped:
+            self.skipped = 0
+        self.stepped = False
         if self.skipped > self.most_skipped:
             self._stop(f'loss scaling skipped {self.skipped} steps in a row')
 
@@ -100,6 +105,7 @@ class FiniteHook(Hook):
         return sum(v.detach().float().mean() for k, v in self.log.items() if k == 'loss')
 
     def _before_step(self, optimizer, *_) -> None:
+        self.stepped = True
         grads = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads) if grads else torch.zeros(())
         if _is_finite(norm + self._total().to(norm.device)):
