@@ -2,6 +2,7 @@
 
 import copy
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from mmengine.logging import MessageHub
@@ -95,24 +96,26 @@ class Distiller(Transparent, BaseModel):
         if data_preprocessor is not None:
             student.setdefault('data_preprocessor', data_preprocessor)
         self.student = ROOT_MODELS.build(student)
-        self.transfer = {} if transfer is True else plain(transfer) if isinstance(transfer, dict) else False
+        self.transfer = plain(transfer) if isinstance(transfer, dict) else {} if transfer is True else None
         self.progress = Progress()
         self.hooked = False
         self._step: int | None = None
         self.task_weight = Schedule.of(plain(task_weight) if isinstance(task_weight, dict) else task_weight)
         self.short_T = short_T
         if short_T is not None:
-            self._check_short_T()
+            self._check_short_T(short_T)
         self.teachers: dict[str, Teacher] = {}
         self.terms: list[Term] = []
         connectors = nn.ModuleDict()
-        named = {} if teacher is None else {'teacher': dict(config=teacher, checkpoint=teacher_checkpoint)}
+        named: dict[str, dict[str, Any]] = {}
+        if teacher is not None:
+            named['teacher'] = dict(config=teacher, checkpoint=teacher_checkpoint)
         named.update({name: plain(cfg) for name, cfg in plain(teachers or {}).items()})
         with untouched_rng():
             configs = {name: cfg for name, cfg in plain(losses or {}).items() if cfg is not None}
             self.terms = [draft(name, cfg, named, short_T) for name, cfg in configs.items()]
             needed = {term.from_teacher for term in self.terms} - {None}
-            if self.transfer is not False:
+            if self.transfer is not None:
                 needed.add(first(named, 'model.transfer'))
             self.teachers = {name: Teacher(**cfg, key=name) for name, cfg in named.items() if name in needed}
             models = {'student': self.student, **{name: t.model for name, t in self.teachers.items()}}
@@ -129,18 +132,18 @@ class Distiller(Transparent, BaseModel):
         """The first teacher, whose weights are copied; None where there is none, or none any more."""
         return next(iter(self.teachers.values()), None)
 
-    def _check_short_T(self) -> None:
+    def _check_short_T(self, short_T: int) -> None:
         T = get_time_steps(self.student)
-        if isinstance(self.short_T, bool) or not isinstance(self.short_T, int) or not 1 <= self.short_T < T:
+        if isinstance(short_T, bool) or not isinstance(short_T, int) or not 1 <= short_T < T:
             raise ValueError(
-                f'model.short_T={self.short_T!r} must be a number of time steps below the T={T} of training: set '
+                f'model.short_T={short_T!r} must be a number of time steps below the T={T} of training: set '
                 "model.short_T, or the student's backbone.T"
             )
         named = dict(self.student.named_modules())
         mixing = [f'{name} ({type(m).__name__})' for name, m in named.items() if getattr(m, 'mixes_time', False)]
         if mixing:
             raise ValueError(
-                f'model.short_T={self.short_T}: the first steps of {mixing[0]} and {len(mixing) - 1} more are not what '
+                f'model.short_T={short_T}: the first steps of {mixing[0]} and {len(mixing) - 1} more are not what '
                 "fewer steps would give, because these norms mix time: set norm_cfg to dict(type='BN') or "
                 "dict(type='mmsnn.TDBN')"
             )
@@ -153,8 +156,8 @@ class Distiller(Transparent, BaseModel):
         self._is_init = True
         for teacher in self.teachers.values():
             teacher.load()
-        if self.transfer is not False:
-            transfer_weights(self.teacher.model, self.student, **self.transfer)
+        if self.transfer is not None:
+            transfer_weights(next(iter(self.teachers.values())).model, self.student, **self.transfer)
         # level 1 alone: the teacher has done its work
         self.teachers = {
             name: t for name, t in self.teachers.items() if any(term.from_teacher == name for term in self.terms)
@@ -182,7 +185,7 @@ class Distiller(Transparent, BaseModel):
     def _runner_trains(self) -> bool:
         """Whether a Runner counts these steps, as a loop of the user's own does not; known from the second step on."""
         before, self._step = self._step, MessageHub.get_current_instance().get_info('iter')
-        return None not in (before, self._step) and self._step > before
+        return before is not None and self._step is not None and self._step > before
 
     def parse_losses(self, losses: dict) -> tuple[Tensor, dict[str, Tensor]]:
         """The student's own summing and logging."""

@@ -46,13 +46,13 @@ class Recorder:
         self.views = views
         self.taps = set(taps)
         self.outputs: dict[Tap, list[Tensor]] = {}
-        self.handles = []
+        self.handles: list = []
         for tap in self.taps:
             resolve(model, tap, role)
 
     def __enter__(self) -> 'Recorder':
         if self.views is not None:
-            self.handles.append(self.model.backbone.register_forward_pre_hook(self._see))
+            self.handles.append(self.model.backbone.register_forward_pre_hook(partial(self._see, self.views)))
         for tap in self.taps:
             module = resolve(self.model, tap, self.role)
             if tap.potential:
@@ -72,8 +72,8 @@ class Recorder:
             handle.remove()
         self.handles.clear()
 
-    def _see(self, _backbone: nn.Module, inputs: tuple) -> None:
-        self.views.append(inputs[0])
+    def _see(self, views: list[Tensor], _backbone: nn.Module, inputs: tuple) -> None:
+        views.append(inputs[0])
         self.batch_size = len(inputs[0])
 
     def _keep_potential(self, tap: Tap, neuron: Neuron, inputs: tuple, out) -> None:

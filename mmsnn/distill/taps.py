@@ -71,7 +71,8 @@ def resolve(model: nn.Module, tap: Tap, role: str) -> nn.Module:
     """
     for name in tap.pipe:
         resolve(model, Tap(name), role)
-    module, path = model, []
+    module = model
+    path: list[str] = []
     for part in tap.module.split('.'):
         child = _child(module, part)
         if child is None:

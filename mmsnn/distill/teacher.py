@@ -46,11 +46,13 @@ class Teacher:
                 cfg = read(config)
             except Exception as error:
                 raise ValueError(f'{self.key[0]}={config!r} cannot be read: {error}') from error
-            scope, config = cfg.get('default_scope'), cfg.model
+            scope, settings = cfg.get('default_scope'), cfg.model
             if cfg.get('data_preprocessor') is not None:
-                config.setdefault('data_preprocessor', cfg.data_preprocessor)
+                settings.setdefault('data_preprocessor', cfg.data_preprocessor)
+        else:
+            settings = config
         with DefaultScope.overwrite_default_scope(scope):
-            self.model: nn.Module = ROOT_MODELS.build(copy.deepcopy(config))
+            self.model: nn.Module = ROOT_MODELS.build(copy.deepcopy(settings))
         self.model.eval().requires_grad_(False)
         self.checkpoint = checkpoint
         self.loaded = False
@@ -92,7 +94,7 @@ def input_statistics(model: nn.Module) -> tuple[Tensor | float, Tensor | float, 
     """Mean, standard deviation (0 and 1 without normalisation) and channel swap of a model's data preprocessor."""
     pre = getattr(model, 'data_preprocessor', None)
     swap = getattr(pre, '_channel_conversion', getattr(pre, 'channel_conversion', getattr(pre, 'to_rgb', False)))
-    if not getattr(pre, '_enable_normalize', False):
+    if pre is None or not getattr(pre, '_enable_normalize', False):
         return 0.0, 1.0, bool(swap)
     return pre.mean, pre.std, bool(swap)
 

@@ -39,11 +39,11 @@ class Term:
     from_teacher: str | None
     watched: tuple[str, ...] | None = None
 
-    def taps(self, role: str) -> list[Tap]:
+    def taps(self, role: str | None) -> list[Tap]:
         """The student's taps, or those of the teacher called ``role``."""
         return self.student if role == 'student' else self.teacher if role == self.from_teacher else []
 
-    def names(self, role: str) -> str:
+    def names(self, role: str | None) -> str:
         """The taps of a role, for messages."""
         return ', '.join(map(str, self.taps(role)))
 
@@ -78,11 +78,11 @@ class Term:
             if len(tensors) % views:
                 raise ValueError(f'{self.key}: tap {tap} gives {len(tensors)} tensors for {views} views of each image')
 
-        def of_view(tensors: list[Tensor], i: int) -> list[Tensor]:
-            each = len(tensors) // views
-            return tensors[i * each : (i + 1) * each]
+        def of_view(side: list[list[Tensor]], i: int) -> list[Tensor]:
+            each = [len(tensors) // views for tensors in side]
+            return [x for tensors, n in zip(side, each, strict=True) for x in tensors[i * n : (i + 1) * n]]
 
-        return [tuple([x for tensors in side for x in of_view(tensors, i)] for side in sides) for i in range(views)]
+        return [(of_view(sides[0], i), of_view(sides[1], i)) for i in range(views)]
 
     def connect(self, connectors: nn.ModuleDict, student: list[Tensor], teacher: list[Tensor]) -> list[Tensor]:
         """The student's tensors through the term's connectors; steps are folded, as everywhere."""
@@ -147,12 +147,16 @@ def draft(name: str, cfg: dict, named: dict, short_T: int | None) -> Term:
                 raise ValueError(f'from_teacher={from_teacher!r} is none of the teachers {", ".join(named)}')
         if loss.time == 'short_T' and short_T is None:
             raise ValueError('model.short_T is missing: set the number of time steps at inference')
-        sides = [[Tap.parse(t, loss.time) for t in ([v] if isinstance(v, str) else v)] for v in (student, teacher)]
-        if loss.needs_teacher and len(sides[0]) != len(sides[1]):
-            raise ValueError(f'{len(sides[0])} student taps face {len(sides[1])} of the teacher')
+        ours, theirs = (
+            [Tap.parse(tap, loss.time) for tap in ([taps] if isinstance(taps, str) else taps)]
+            for taps in (student, teacher)
+        )
+        if loss.needs_teacher and len(ours) != len(theirs):
+            raise ValueError(f'{len(ours)} student taps face {len(theirs)} of the teacher')
         title = name if 'loss' in name else f'loss_{name}'
         weight = Schedule.of(plain(weight) if isinstance(weight, dict) else weight)
-        return Term(key, title, loss, *sides, connector, weight, from_teacher if loss.needs_teacher else None, watched)
+        from_teacher = from_teacher if loss.needs_teacher else None
+        return Term(key, title, loss, ours, theirs, connector, weight, from_teacher, watched)
     except KeyError as error:
         if error.args[0] in ('student', 'teacher'):
             raise ValueError(f'{key}.{error.args[0]} is missing: name the module to tap') from None
@@ -206,14 +210,14 @@ def make_connectors(terms: list[Term], models: dict[str, nn.Module], short_T: in
 
 def _try(terms: list[Term], models: dict[str, nn.Module], short_T: int | None) -> tuple[dict[str, Recorder], int]:
     """What the taps give for a blank image, and its size: the smallest that all models take."""
-    failed = None
+    failed: list[Exception] = []
     for size in SIZES:
         try:
             return {role: _record(terms, model, role, short_T, size) for role, model in models.items()}, size
         # too small for the last levels of SSD, or not the size of a transformer's
         except (RuntimeError, AssertionError) as error:
-            failed = failed or error
-    raise failed
+            failed.append(error)
+    raise failed[0]
 
 
 def _record(terms: list[Term], model: nn.Module, role: str, short_T: int | None, size: int) -> Recorder:

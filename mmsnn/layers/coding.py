@@ -167,7 +167,7 @@ class Readout(TimeAware, nn.Module):
             raise ValueError(f'readout must be one of {", ".join(READOUTS)}, got {mode!r}')
         self.T = T
         self.mode = mode
-        self.short_T = None
+        self.short_T: int | None = None
 
     def extra_repr(self) -> str:
         return f'T={self.T}, mode={self.mode}'

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from ..schedules import Progress
+
 REMEDY = (
     "Take a teacher that was trained on the student's classes (num_classes of its head), or terms on features "
     '(FeatureMSE, PKD or AttentionMSE on stages of the backbone), which need no equal classes'
@@ -30,7 +32,7 @@ class DistillLoss(nn.Module):
     maps = False
     watches = False
     needs_progress = False
-    progress = None
+    progress: Progress | None = None
 
     def bind(self, student_module: nn.Module, teacher_module: nn.Module) -> None:
         """Called once with the task models; for losses that must know, say, the number of classes."""

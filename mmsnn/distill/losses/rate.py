@@ -1,5 +1,7 @@
 """A loss on how much neurons fire."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -68,7 +70,7 @@ class FiringRate(DistillLoss):
         if not 0 <= floor <= 1:
             raise ValueError(f'FiringRate: floor is a share of the target between 0 and 1, got {floor!r}')
         target = synops if rate is None else rate
-        if isinstance(target, (bool, str)) or not 0 < target < float('inf'):
+        if target is None or isinstance(target, (bool, str)) or not 0 < target < float('inf'):
             raise ValueError(f'FiringRate: {"synops" if rate is None else "rate"} must be positive, got {target!r}')
         self.target, self.layerwise, self.floor = float(target), layerwise, floor
         self.of_synapses = rate is None
@@ -103,7 +105,9 @@ class FiringRate(DistillLoss):
                 self.spiking[name] = bool(integer)
         return (accumulations(layer, x, output), dense_macs(layer, x, output)) if self.spiking[name] else None
 
-    def forward(self, student: list[Tensor], teacher: list[Tensor] = (), data_samples: list | None = None) -> Tensor:
+    def forward(
+        self, student: list[Tensor], teacher: Sequence[Tensor] = (), data_samples: list | None = None
+    ) -> Tensor:
         """A scalar from what `Activity.totals` gives.
 
         Args:

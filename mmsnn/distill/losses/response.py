@@ -1,5 +1,7 @@
 """Losses on what a network answers: logits of images, anchors and pixels."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -125,7 +127,7 @@ class EnOF(DistillLoss):
         super().__init__()
         self.tau = tau
         self.classifier = classifier
-        self.classify = None
+        self.classify: Callable[[Tensor], Tensor]
 
     def bind(self, student_module: nn.Module, teacher_module: nn.Module) -> None:
         """Find the teacher's classifier, and compare it with the student's."""

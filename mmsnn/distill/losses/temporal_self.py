@@ -148,10 +148,9 @@ class TKS(StepLoss):
         self.alpha, self.tau, self.released = alpha, tau, released
 
     def compute(self, z: Tensor, teacher: None, data_samples: list | None) -> Tensor:
-        epochs = getattr(self.progress, 'max_epochs', None)
-        if not epochs:
+        if self.progress is None or not self.progress.max_epochs:
             raise ValueError('TKS needs the number of epochs: train by epochs, with mmsnn.DistillHook')
-        share = self.alpha * min(self.progress.epoch / epochs, 1.0)
+        share = self.alpha * min(self.progress.epoch / self.progress.max_epochs, 1.0)
         target = soft_targets(data_samples, z.shape[2], like=z)
         if self.released:
             q, scale = (z * (z.argmax(-1) == target.argmax(-1)).unsqueeze(-1)).sum(0), self.tau**2
