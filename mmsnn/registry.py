@@ -1,4 +1,4 @@
-"""Child registries of mmengine's, scope ``mmsnn``: ``dict(type='mmsnn.LIF')`` works in every OpenMMLab config."""
+"""The registries of scope ``mmsnn``, children of mmengine's: ``dict(type='mmsnn.LIF')`` works in every config."""
 
 from mmengine import registry as root
 from mmengine.registry import Registry
@@ -24,12 +24,16 @@ def build_own(cfg: dict, **defaults):
     """Build one of mmsnn's own parts from ``cfg``.
 
     Unlike ``Registry.build``, which looks an unscoped type up in the run's default scope first, ``dict(type='LIF')``
-    here always means ``mmsnn.LIF``; other scopes are written out (``type='mmcv.Swish'``). The ``_scope_`` that mmengine
-    writes into what a config inherits from another package counts where mmsnn has no such type.
+    here always means ``mmsnn.LIF``; other scopes are written out (``type='mmcv.Swish'``). mmengine adds ``_scope_`` to
+    what a config inherits from another package; it is used only for types that mmsnn does not have.
+
+    Args:
+        cfg: a dict with a ``type`` and the arguments of that class.
+        defaults: arguments that ``cfg`` does not set.
 
     Raises:
         KeyError: the type is not registered.
-        TypeError: ``cfg`` is no dict with a ``type``, or the type does not take one of the keys.
+        TypeError: ``cfg`` is not a dict with a ``type``, or the class does not take one of the keys.
     """
     if not isinstance(cfg, dict) or 'type' not in cfg:
         raise TypeError(f"expected a dict with a 'type', got {cfg!r}")
@@ -37,11 +41,17 @@ def build_own(cfg: dict, **defaults):
     cls = find_own(args)
     if cls is None:
         raise KeyError(f'{cfg["type"]!r} is not registered in mmsnn; known: {", ".join(sorted(MODELS.module_dict))}')
-    return cls(**{key: value for key, value in args.items() if key not in ('type', '_scope_')})
+    del args['type']
+    return cls(**without_scope(args))
+
+
+def without_scope(cfg: dict) -> dict:
+    """A copy without ``_scope_``, which mmengine adds to everything that a config inherits from a package."""
+    return {key: value for key, value in cfg.items() if key != '_scope_'}
 
 
 def find_own(cfg: dict) -> type | None:
-    """The class that `build_own` builds ``cfg`` of; None where there is none of that name."""
+    """The class from which `build_own` builds ``cfg``; None if no class has that name."""
     kind, scope = cfg['type'], cfg.get('_scope_')
     if not isinstance(kind, str):
         return kind

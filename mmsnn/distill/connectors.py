@@ -1,4 +1,4 @@
-"""Connectors bring a student's feature to the teacher's width; they exist only in training."""
+"""Connectors: layers that bring a student's feature to the teacher's width; they exist only in training."""
 
 import math
 
@@ -15,7 +15,7 @@ class ConvBN(nn.Sequential):
 
     Args:
         in_channels, out_channels: widths of student and teacher; the Distiller fills them in.
-        kernel_size: odd.
+        kernel_size: odd size of the kernel.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 1):
@@ -27,7 +27,7 @@ class ConvBN(nn.Sequential):
 
 @MODELS.register_module()
 class Affine(nn.Linear):
-    """The affine projector ``W h + b`` (Hu, Li, Deng, NCE 2025) of vectors; of maps the same at every position.
+    """The affine projector ``W h + b`` (Hu, Li, Deng, NCE 2025); on maps it is applied at every position.
 
     Args:
         in_channels, out_channels: widths of student and teacher; the Distiller fills them in.
@@ -43,12 +43,13 @@ class Affine(nn.Linear):
 
 @MODELS.register_module()
 class WeakHead(nn.Linear):
-    """TSSD's weak head (Zuo et al., 2024): global mean of a middle stage, then a linear layer.
+    """TSSD's weak head (Zuo et al., 2024): the global mean of a middle stage, followed by a linear layer.
 
     Args:
         in_channels: width of the stage; the Distiller fills it in.
         out_channels: number of classes; the Distiller fills in the width of the term's first tensor.
-        pool: False answers position by position, for segmentors and detectors (ours, the paper classifies).
+        pool: whether to average over positions first. False gives logits for each position, which segmentors and
+            detectors need; this is mmsnn's extension, the paper only classifies.
     """
 
     def __init__(self, in_channels: int, out_channels: int, pool: bool = True):
@@ -67,19 +68,23 @@ ENLARGING = ('bilinear', 'bicubic', 'nearest')
 
 @MODELS.register_module()
 class Resize(nn.Module):
-    """Maps brought to the size of the teacher's, for stages of other strides: enlarged by ``mode``, reduced by means.
+    """Resizes the student's maps to the size of the teacher's, for stages whose strides differ.
+
+    Larger maps are made by interpolation (``mode``), smaller ones by adaptive average pooling.
 
     Example::
 
         connector=dict(type='Resize', connector=dict(type='ConvBN'))
 
     Args:
-        in_channels, out_channels: widths of student and teacher; the Distiller fills them in, for ``connector``.
-        connector: config of a connector in front, which brings the map to the teacher's width; None leaves the width.
-        mode: how `torch.nn.functional.interpolate` enlarges.
+        in_channels, out_channels: widths of student and teacher, which are passed on to ``connector``; the Distiller
+            fills them in.
+        connector: config of a connector that runs before the resizing and brings the map to the teacher's width;
+            None keeps the student's width.
+        mode: interpolation mode of `torch.nn.functional.interpolate`.
 
     Attributes:
-        needs_target: the Distiller hands over the teacher's tensor, too.
+        needs_target: True tells the Distiller to pass the teacher's tensor as well.
     """
 
     needs_target = True
@@ -96,13 +101,13 @@ class Resize(nn.Module):
         """Maps ``[B, C, H, W]``, and the teacher's ``[B, C', H', W']``, to ``[B, C', H', W']``.
 
         Raises:
-            ValueError: one of both is no map, or there is no teacher.
+            ValueError: one of the two tensors is not a map, or there is no teacher.
         """
         if target is None or target.dim() != 4 or x.dim() != 4:
             shapes = tuple(x.shape), None if target is None else tuple(target.shape)
             raise ValueError(f"Resize brings a map [B, C, H, W] to the size of the teacher's, got {shapes}")
         x, size = self.connector(x), target.shape[2:]
-        # a side at a time: one may grow where the other shrinks
+        # Height and width are treated separately, because one may grow while the other shrinks.
         smaller = [min(a, b) for a, b in zip(x.shape[2:], size, strict=True)]
         if smaller != list(x.shape[2:]):
             x = F.adaptive_avg_pool2d(x, smaller)
@@ -116,20 +121,23 @@ MASKS = ('channel', 'spatial', 'element')
 class BlurRestore(nn.Module):
     """BKD's blur and restoration ``R(A(x) * M)`` (BKDSNN, Xu et al., ECCV 2024), for the loss `BlurMSE`.
 
-    ``A``: 1x1 convolution, only where the widths differ. ``M``: 0 with probability ``ratio``, else 1, nothing rescaled;
-    in training alone. ``R``: 3x3 convolution, ReLU, 3x3 convolution, with biases, as wide as the teacher.
+    ``A`` is a 1x1 convolution, present only where the widths differ. ``M`` is 0 with probability ``ratio`` and 1
+    otherwise; nothing is rescaled, and in eval mode nothing is masked. ``R`` is a 3x3 convolution, a ReLU and another
+    3x3 convolution, with biases and the teacher's width.
 
     Args:
         in_channels, out_channels: widths of student and teacher; the Distiller fills them in.
-        ratio: lambda, the share of what is masked.
-        mask: what is masked as one: a ``channel`` of a sample (the paper), a ``spatial`` position, or an ``element``.
-        reduce: ``mean`` over positions behind ``R``, against the feature vector of a vision transformer; None keeps
-            them.
-        channel_dim: 1, or -1 for tokens ``[B, N, C]``; then set ``in_channels``, too, as the Distiller reads it
-            from dimension 1.
+        ratio: lambda, the probability with which a unit is masked.
+        mask: the unit that is masked as a whole: a ``channel`` of a sample (as in the paper), a ``spatial`` position,
+            or a single ``element``.
+        reduce: ``mean`` averages over positions after ``R``, to be compared with the feature vector of a vision
+            transformer; None keeps the positions.
+        channel_dim: dimension of the channels: 1, or -1 for tokens ``[B, N, C]``. With -1 also set ``in_channels``,
+            because the Distiller reads it from dimension 1.
 
     Raises:
-        ValueError: unknown ``mask`` or ``reduce``; in the forward pass, tokens that form no square.
+        ValueError: unknown ``mask``, ``reduce`` or ``channel_dim``; in the forward pass, a number of tokens that is
+            not a square.
     """
 
     def __init__(
@@ -165,7 +173,7 @@ class BlurRestore(nn.Module):
             x = x.movedim(self.channel_dim, 1)
             side = math.isqrt(x.shape[2])
             if side**2 != x.shape[2]:
-                raise ValueError(f'BlurRestore: {x.shape[2]} tokens form no square; tap a stream [B, C, H, W]')
+                raise ValueError(f'BlurRestore: {x.shape[2]} tokens do not form a square; tap a map [B, C, H, W]')
             x = x.unflatten(2, (side, side))
         x = self.restore(self.blur(self.align(x)))
         if self.reduce == 'mean':

@@ -13,24 +13,24 @@ from torch import Tensor, nn
 from mmsnn.checkpoints.transfer import transfer_weights
 from mmsnn.layers import Readout, get_time_steps, read_short
 from mmsnn.models.wrapper import Transparent
-from mmsnn.registry import MODELS
+from mmsnn.registry import MODELS, without_scope
 
 from .recording import Recorder
 from .running import run
 from .schedules import Progress, Schedule
 from .teacher import Teacher, renormalise, untouched_rng
-from .terms import Term, bind, draft, first, make_connectors, plain
+from .terms import Term, bind, draft, first, make_connectors
 
 
 @MODELS.register_module()
 class Distiller(Transparent, BaseModel):
     """A student task model, taught by a frozen teacher.
 
-    To the outside it is the student: its ``state_dict`` holds the student alone under the student's names, unknown
-    attributes are the student's, and prediction is the student's. Connectors are trained beside it and kept for
-    resuming by `DistillHook` (mmsnn.engine.hooks), without which a runner may not train it. The teacher is no
-    submodule: no file, no optimizer and no DDP reducer sees it. With no losses and no transfer the run equals the plain
-    student's bit for bit.
+    From outside it looks like the student: its ``state_dict`` holds only the student's weights under the student's
+    names, attributes that it does not have itself are looked up in the student, and prediction runs the student.
+    Connectors are trained together with the student. `DistillHook` (mmsnn.engine.hooks) saves them for resuming; a
+    runner refuses to train without it. The teacher is not a submodule, so it appears in no checkpoint, no optimizer and
+    no DDP reducer. Without losses and transfer, training equals that of the plain student bit for bit.
 
     Example::
 
@@ -43,29 +43,32 @@ class Distiller(Transparent, BaseModel):
 
     Args:
         student: config of the task model (mmdet, mmseg, mmpretrain).
-        teacher: config of the teacher's task model, or the path of its config file. Not needed without transfer and
-            losses that look at a teacher.
+        teacher: config of the teacher's task model, or the path of its config file. It may be left out where neither
+            ``transfer`` nor a loss needs a teacher.
         teacher_checkpoint: the teacher's weights: a file, a URL or ``torchvision://NAME``.
-        teachers: further ones, ``name=dict(config=..., checkpoint=...)``; terms choose with
-            ``from_teacher=name``. The first (``teacher`` where it is given) is the default, and the one whose weights
-            are copied.
-        losses: one entry a term, ``name=dict(type=LOSS, student=TAPS, teacher=TAPS, connector=..., weight=...)``. A tap
-            is a module name (see `Tap`) or a list of them; ``weight`` a number or a `Schedule`. Names without "loss"
-            get it as prefix, because the task libraries sum what has it in its name. ``connector`` is a config for all
-            taps, or a list of one each (None: none). An entry that is None is left out. Of `FiringRate`, ``student``
-            names neurons and may be left out.
-        transfer: level 1, copy the teacher's weights into the student after its initialisation; True or arguments of
-            `transfer_weights`.
-        task_weight: weight of the student's own losses, a number or a `Schedule`.
-        short_T: for a network that will run fewer time steps than it is trained with (TSSD): everything behind the
-            readout, heads and their losses included, then sees a batch of twice the size, ``[after short_T steps; after
-            all]``. The losses are means over both halves: ``task_weight=2`` makes them sums.
-        data_preprocessor: handed to the student unless it has one (runners put a top-level one on the outermost model).
+        teachers: further teachers, ``name=dict(config=..., checkpoint=...)``; a term selects one by
+            ``from_teacher=name``. The first teacher (``teacher`` where it is given) is the default, and its weights are
+            the ones that ``transfer`` copies.
+        losses: one entry per term, ``name=dict(type=LOSS, student=TAPS, teacher=TAPS, connector=..., weight=...)``.
+            TAPS is a module name (see `Tap`) or a list of them; ``weight`` is a number or the arguments of a
+            `Schedule`. A name without "loss" in it gets the prefix ``loss_``, because the task libraries add up the
+            entries whose names contain "loss". ``connector`` is one config for all taps, or a list with one entry per
+            tap (None: no connector). An entry that is None is skipped. For `FiringRate`, ``student`` names neurons and
+            may be left out.
+        transfer: level 1: copy the teacher's weights into the student after the student's initialisation. True, or a
+            dict of arguments of `transfer_weights`.
+        task_weight: weight of the student's own losses, a number or the arguments of a `Schedule`.
+        short_T: number of time steps at inference, for a network that is trained with more (TSSD). Everything after the
+            readout, including heads and their losses, then processes a batch of twice the size: the outputs after
+            ``short_T`` steps, followed by those after all steps. Losses are means over both halves;
+            ``task_weight=2`` makes them sums.
+        data_preprocessor: passed to the student unless the student has one (a runner gives a top-level
+            ``data_preprocessor`` to the outermost model).
 
     Raises:
-        ValueError: a tap names no module, shapes or numbers of classes do not fit, or a key is missing; ``short_T`` is
-            out of range, or the student has a norm that mixes time steps (TEBN); the message names it.
-        TypeError: an argument that it does not take, as the student's in the wrong place.
+        ValueError: a tap names no module, shapes or numbers of classes do not fit, a key is missing, ``short_T`` is out
+            of range, or ``short_T`` meets a norm that mixes time steps (TEBN); the message names the key.
+        TypeError: an argument that a Distiller does not have, for example one that belongs into ``student``.
     """
 
     inner = 'student'
@@ -90,17 +93,17 @@ class Distiller(Transparent, BaseModel):
             misplaced = ', '.join(f'model.{key}' for key in unknown)
             meant = ', '.join(f'model.student.{key}' for key in unknown)
             raise TypeError(f"{misplaced}: a Distiller takes no such argument; if the student's is meant, set {meant}")
-        del self._modules['data_preprocessor']  # the student's serves
-        # models write into their configs (DETR its class weights), and a teacher's may share dicts with it
+        del self._modules['data_preprocessor']  # the student's is used instead
+        # Models write into their configs (DETR writes class weights), and the teacher's config may share dicts with it.
         student = copy.deepcopy(student)
         if data_preprocessor is not None:
             student.setdefault('data_preprocessor', data_preprocessor)
         self.student = ROOT_MODELS.build(student)
-        self.transfer = plain(transfer) if isinstance(transfer, dict) else {} if transfer is True else None
+        self.transfer = without_scope(transfer) if isinstance(transfer, dict) else {} if transfer is True else None
         self.progress = Progress()
         self.hooked = False
         self._step: int | None = None
-        self.task_weight = Schedule.of(plain(task_weight) if isinstance(task_weight, dict) else task_weight)
+        self.task_weight = Schedule.of(task_weight)
         self.short_T = short_T
         if short_T is not None:
             self._check_short_T(short_T)
@@ -110,9 +113,9 @@ class Distiller(Transparent, BaseModel):
         named: dict[str, dict[str, Any]] = {}
         if teacher is not None:
             named['teacher'] = dict(config=teacher, checkpoint=teacher_checkpoint)
-        named.update({name: plain(cfg) for name, cfg in plain(teachers or {}).items()})
+        named.update({name: without_scope(cfg) for name, cfg in without_scope(teachers or {}).items()})
         with untouched_rng():
-            configs = {name: cfg for name, cfg in plain(losses or {}).items() if cfg is not None}
+            configs = {name: cfg for name, cfg in without_scope(losses or {}).items() if cfg is not None}
             self.terms = [draft(name, cfg, named, short_T) for name, cfg in configs.items()]
             needed = {term.from_teacher for term in self.terms} - {None}
             if self.transfer is not None:
@@ -129,7 +132,7 @@ class Distiller(Transparent, BaseModel):
 
     @property
     def teacher(self) -> Teacher | None:
-        """The first teacher, whose weights are copied; None where there is none, or none any more."""
+        """The first teacher that is still needed; None without one, or when its weights have been copied."""
         return next(iter(self.teachers.values()), None)
 
     def _check_short_T(self, short_T: int) -> None:
@@ -158,7 +161,7 @@ class Distiller(Transparent, BaseModel):
             teacher.load()
         if self.transfer is not None:
             transfer_weights(next(iter(self.teachers.values())).model, self.student, **self.transfer)
-        # level 1 alone: the teacher has done its work
+        # A teacher that no loss term uses is dropped once its weights have been copied.
         self.teachers = {
             name: t for name, t in self.teachers.items() if any(term.from_teacher == name for term in self.terms)
         }
@@ -172,7 +175,11 @@ class Distiller(Transparent, BaseModel):
         return self
 
     def train_step(self, data, optim_wrapper) -> dict[str, Tensor]:
-        """As `BaseModel.train_step`; RuntimeError where a runner trains what only the hook keeps and drives."""
+        """As `BaseModel.train_step`.
+
+        Raises:
+            RuntimeError: a Runner trains connectors or varying weights without `DistillHook`.
+        """
         varies = any(term.weight.varies or term.loss.needs_progress for term in self.terms)
         needs_hook = len(self.connectors) or varies or self.task_weight.varies
         if needs_hook and not self.hooked and self._runner_trains():
@@ -183,28 +190,29 @@ class Distiller(Transparent, BaseModel):
         return super().train_step(data, optim_wrapper)
 
     def _runner_trains(self) -> bool:
-        """Whether a Runner counts these steps, as a loop of the user's own does not; known from the second step on."""
+        """Whether a Runner counts these steps; only a Runner sets ``iter``, and only the second step shows it."""
         before, self._step = self._step, MessageHub.get_current_instance().get_info('iter')
         return before is not None and self._step is not None and self._step > before
 
     def parse_losses(self, losses: dict) -> tuple[Tensor, dict[str, Tensor]]:
-        """The student's own summing and logging."""
+        """Sum and log the losses as the student does."""
         return self.student.parse_losses(losses)
 
     def forward(self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'):
-        """The student's forward; in mode ``loss`` with the distillation terms added."""
+        """The student's forward; mode ``loss`` adds the distillation terms."""
         if mode == 'loss':
             return self.loss(inputs, data_samples)
         return self.student(inputs, data_samples, mode=mode)
 
     def loss(self, inputs: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:
-        """The student's losses, and one entry a term, weighted; of several views of each image their mean."""
+        """The student's weighted losses and one weighted entry per term, averaged over the views of each image."""
         if not self.terms and self.short_T is None:
             return self._weighted(self.student.loss(inputs, data_samples))
         taps = [tap for term in self.terms for tap in term.student]
         T, recorders = get_time_steps(self.student), {}
         samples = data_samples if self.short_T is None or data_samples is None else [*data_samples, *data_samples]
-        # several views of each image (self-supervised models): the teacher sees what the student's backbone does
+        # Self-supervised models train on several views of each image: the teacher gets the inputs of the student's
+        # backbone, which the recorder collects.
         views = [inputs] if isinstance(inputs, Tensor) else []
         several = dict(views=views) if not views else dict(batch_size=len(inputs))
         recorder = Recorder(self.student, taps, 'student', T, short_T=self.short_T, **several)
@@ -229,7 +237,7 @@ class Distiller(Transparent, BaseModel):
             recorders[name] = recorder
         for term in self.terms:
             if term.name in losses:
-                raise ValueError(f'{term.key}: the student has a loss of that name, choose another')
+                raise ValueError(f'{term.key}: the student has a loss of this name; choose another name')
             term.loss.progress = self.progress
             if term.watched is not None:
                 recorders[term.name].images = sum(map(len, views))

@@ -1,4 +1,4 @@
-"""The recorder that reads taps during one forward."""
+"""The recorder, which stores the outputs of tapped modules during a forward."""
 
 import re
 from functools import partial, wraps
@@ -14,19 +14,20 @@ from .taps import FEATURES, Tap, resolve
 
 
 class Recorder:
-    """Context in which the outputs of the tapped modules are kept; afterwards `get` hands them out.
+    """Context that stores the outputs of the tapped modules; `get` returns them afterwards.
 
-    Outputs are copied (the time mean is one) as they appear, because a later in-place addition would change them.
+    Outputs are copied when they appear (the mean over time is a copy), because a later in-place addition would change
+    them.
 
     Args:
         model: the task model.
-        taps: what to record.
-        role: ``student`` or ``teacher``, for messages.
+        taps: the taps to record.
+        role: ``student`` or the name of a teacher, for messages.
         T: time steps of the model.
         batch_size: images in the batch.
-        short_T: set while the model runs in `read_short`.
-        views: a list to which the backbone's images are added, call by call; ``batch_size`` is then theirs. For models
-            that train on several views of each image.
+        short_T: the argument of `read_short` where the model runs inside of it.
+        views: for models that train on several views of each image: a list to which the images of each call of the
+            backbone are appended; ``batch_size`` is then read from them.
 
     Raises:
         ValueError: a tap names no module.
@@ -58,11 +59,11 @@ class Recorder:
             if tap.potential:
                 self.handles.append(module.register_forward_hook(partial(self._keep_potential, tap)))
             elif tap.part in FEATURES or not re.fullmatch(r'\w+(\.-?\d+)?', tap.module):
-                # Hooks take keyword arguments, because others would part a neuron from its norm.
+                # A hook that takes no keyword arguments would make neuron and norm run as two ops.
                 keep = partial(self._keep_output, tap)
                 self.handles.append(module.register_forward_hook(keep, with_kwargs=True))
             else:
-                # A cascade calls a head twice, and the last call counts.
+                # A cascade calls a head twice, and only the last call is kept.
                 last = isinstance(getattr(self.model, tap.part), nn.ModuleList)
                 self.handles.append(_Listener(module, partial(self._keep, tap, last=last)))
         return self
@@ -78,7 +79,7 @@ class Recorder:
 
     def _keep_potential(self, tap: Tap, neuron: Neuron, inputs: tuple, out) -> None:
         spikes = out[0] if isinstance(out, tuple) else out
-        # Only the last call of a neuron that several places share is kept.
+        # Only the last call of a shared neuron is kept.
         with SavedAside():
             self.outputs[tap] = [self._view(tap, neuron.potentials(inputs[0], spikes).to(spikes.dtype))]
 
@@ -102,7 +103,7 @@ class Recorder:
 
     def _view(self, tap: Tap, out: Tensor) -> Tensor:
         spiking = self.T > 1 and before_readout(self.model, tap)
-        # among spikes, only a stem that a still image passes once, and a readout, hold no time steps
+        # Before the readout, only a stem that processes a still image once holds no time steps.
         folded = spiking and out.dim() > 0 and out.shape[0] % (self.T * self.batch_size) == 0
         if self.short_T is not None:
             if tap.time == 'short_T':
@@ -113,7 +114,7 @@ class Recorder:
         if tap.time == 'steps':
             if self.T > 1 and not folded:
                 if self.role != 'student':
-                    # The mean of a teacher teaches every step.
+                    # A teacher's mean over time serves as the target of every step.
                     return out.clone().unsqueeze(0)
                 raise ValueError(
                     f'{self.role} tap {tap} has no time steps left ({tuple(out.shape)}): tap a stage of the backbone, '
@@ -123,27 +124,29 @@ class Recorder:
         return unfold(out, self.T).mean(0) if folded else out.clone()
 
     def follow_pipes(self) -> None:
-        """Send what was read through the modules behind it; after the context, so that nothing is recorded twice."""
+        """Run the modules named after ``|`` on the recorded outputs; call it after the context, which would otherwise
+        record these modules again.
+        """
         for tap in self.taps:
             if not tap.pipe or tap not in self.outputs:
                 continue
             if self.views and len(self.views) > 1:
-                raise ValueError(f'{self.role} tap {tap}: no modules behind what sees several views of each image')
+                raise ValueError(f"{self.role} tap {tap}: '|' is not possible with several views of each image")
             tensors = self.outputs[tap]
             steps = tensors[0].shape[:2] if tap.time == 'steps' else None
             out = tuple(x.flatten(0, 1) for x in tensors) if steps else tuple(tensors)
             for name in tap.pipe:
-                # Necks and heads take a tuple of levels, modules inside them a tensor.
+                # Necks and heads take a tuple of levels, the modules inside them take a tensor.
                 out = out if isinstance(out, (tuple, list)) else (out,)
                 out = resolve(self.model, Tap(name), self.role)(out[0] if '.' in name else tuple(out))
             outs = out if isinstance(out, (tuple, list)) else [out]
             self.outputs[tap] = [x.unflatten(0, steps) if steps else x for x in outs]
 
     def get(self, tap: Tap) -> list[Tensor]:
-        """The tensors of a tap, one a call or item (feature levels).
+        """The tensors of a tap, one per call and item of the output (feature level).
 
         Raises:
-            ValueError: the module did not run, or the student's tensor carries no gradient.
+            ValueError: the module was not called, or the student's tensor carries no gradient.
         """
         if tap not in self.outputs:
             raise ValueError(
@@ -160,7 +163,7 @@ class Recorder:
 
 
 class _Listener:
-    """Tells ``keep`` what a module returns, also where its ``forward`` is called directly, as segmentors do."""
+    """Calls ``keep`` with the output of a module, also where ``forward`` is called directly, as segmentors do."""
 
     def __init__(self, module: nn.Module, keep):
         self.module, self.own = module, module.__dict__.get('forward')
@@ -182,9 +185,9 @@ class _Listener:
 
 
 def before_readout(model: nn.Module, tap: Tap) -> bool:
-    """Whether what a tap reads holds time steps, by its place: a readout that means over time comes behind it.
+    """Whether the output of a tap holds time steps, which is so unless a readout has averaged over them before.
 
-    A backbone without such a readout hands its time steps on to the neck, and both theirs to all heads.
+    A backbone without such a readout passes its time steps on to the neck, and the neck passes them on to the heads.
     """
 
     def reads_out(part: str) -> bool:

@@ -1,4 +1,4 @@
-"""A forward just far enough for the taps of a task model to fire."""
+"""A forward of a task model that runs only as far as its taps need."""
 
 import inspect
 import re
@@ -9,10 +9,10 @@ from .taps import FEATURES, Tap
 
 
 class HeadError(ValueError):
-    """A tapped part of a task model does not run on feature maps alone.
+    """A tapped part of a task model needs more inputs than feature maps.
 
     Attributes:
-        part: its name.
+        part: name of the part.
     """
 
     def __init__(self, part: str, message: str):
@@ -21,18 +21,19 @@ class HeadError(ValueError):
 
 
 def run(model: nn.Module, images: Tensor, taps, role: str) -> None:
-    """Forward just far enough for the taps to fire: the features, and those heads that hold a tap.
+    """Compute the feature maps, and run those heads that contain a tap.
 
-    The student's heads answer as in training, some of them more than in testing; what is inside them stays in the mode
-    it is in. Their own mode is left changed.
+    The student's heads are put into training mode and left in it, because some heads return more in training than in
+    testing; the modules inside of them keep their mode.
 
     Raises:
-        HeadError: a tap lies in a part that takes more than feature maps: queries, or proposals.
+        HeadError: the model has no ``extract_feat``, or a tap lies in a part that needs more than feature maps, such
+            as queries or proposals.
     """
     if not hasattr(model, 'extract_feat'):
         raise HeadError(
             taps[0].part,
-            f'{type(model).__name__} (the {role}) has no extract_feat, by which one batch of images is tapped',
+            f'{type(model).__name__} (the {role}) has no extract_feat, which the Distiller calls to reach its taps',
         )
     feats = model.extract_feat(images)
     for part in dict.fromkeys(tap.part for tap in taps):
@@ -43,7 +44,7 @@ def run(model: nn.Module, images: Tensor, taps, role: str) -> None:
             _call(heads, part, role, feats)
             continue
         for head in heads[: 1 + max(_place(tap, len(heads)) for tap in taps if tap.part == part)]:
-            # the heads of a cascade see what the one before has answered
+            # Each head of a cascade is given the output of the one before.
             out = _call(head, part, role, feats) if len(_needs(head)) < 2 else _call(head, part, role, feats, out)
 
 
@@ -54,7 +55,7 @@ def _place(tap: Tap, length: int) -> int:
 
 
 def _needs(head: nn.Module) -> list[str]:
-    """The arguments that a module's forward cannot do without."""
+    """The names of the arguments without a default of a module's forward."""
     parameters = inspect.signature(head.forward).parameters.values()
     positional = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
     return [p.name for p in parameters if p.kind in positional and p.default is p.empty]

@@ -1,9 +1,11 @@
-"""Weights of loss terms over the training."""
+"""Schedules: weights of loss terms that change during the training."""
 
 import bisect
 import math
 from dataclasses import dataclass
 from numbers import Real
+
+from mmsnn.registry import without_scope
 
 UNITS = ('epoch', 'iter', 'iter_in_epoch')
 KINDS = ('step', 'linear', 'cosine')
@@ -11,7 +13,13 @@ KINDS = ('step', 'linear', 'cosine')
 
 @dataclass
 class Progress:
-    """Where a training stands; all counted from 0. ``max_epochs`` is its length, 0 where unknown."""
+    """The state of a training, counted from 0.
+
+    Attributes:
+        epoch, iter: number of the present epoch and iteration.
+        iter_in_epoch: number of the iteration within its epoch.
+        max_epochs: total number of epochs, 0 if unknown.
+    """
 
     epoch: int = 0
     iter: int = 0
@@ -23,12 +31,13 @@ class Schedule:
     """Weight of a loss term as a function of `Progress`.
 
     Args:
-        kind: ``step``: ``values[i]`` from ``milestones[i-1]`` on; ``linear``, ``cosine``: from ``values[0]`` to
-            ``values[1]`` between ``milestones[0]`` and ``milestones[1]``.
+        kind: ``step`` uses ``values[i]`` from ``milestones[i-1]`` on; ``linear`` and ``cosine`` go from ``values[0]``
+            to ``values[1]`` between ``milestones[0]`` and ``milestones[1]``.
         values: the weights.
-        milestones: where they change, in units of ``by``.
-        by: ``epoch``, ``iter`` or ``iter_in_epoch``.
-        stop: weight 0 from here on; the term stays in the graph, so that DDP finds its parameters used.
+        milestones: points at which the weight changes, in units of ``by``.
+        by: unit of ``milestones`` and ``stop``: ``epoch``, ``iter`` or ``iter_in_epoch``.
+        stop: point from which on the weight is 0; the term stays in the graph, because DDP expects every parameter to
+            be used.
 
     Raises:
         ValueError: unknown ``kind`` or ``by``, or numbers of values and milestones that do not fit.
@@ -44,20 +53,20 @@ class Schedule:
 
     @classmethod
     def of(cls, weight) -> 'Schedule':
-        """A number or the arguments as a dict."""
+        """A schedule from a number, or from a dict of its arguments; ValueError for anything else."""
         if isinstance(weight, Real) and not isinstance(weight, bool):
             return cls(values=(float(weight),))
         if isinstance(weight, dict):
-            return cls(**weight)
+            return cls(**without_scope(weight))
         raise ValueError(f'a weight is a number or a dict(kind=..., values=..., milestones=...), got {weight!r}')
 
     @property
     def varies(self) -> bool:
-        """Whether the weight depends on the progress at all."""
+        """Whether the weight changes during the training."""
         return len(self.values) > 1 or self.stop is not None
 
     def __call__(self, progress: Progress) -> float:
-        """The weight now."""
+        """The weight at ``progress``."""
         now = getattr(progress, self.by)
         if self.stop is not None and now >= self.stop:
             return 0.0

@@ -8,7 +8,7 @@ from torch import nn
 
 from mmsnn.neurons import Neuron
 
-# the parts of a task model that turn images into feature maps
+# The parts of a task model that compute feature maps from images.
 FEATURES = ('backbone', 'neck')
 
 
@@ -16,24 +16,25 @@ FEATURES = ('backbone', 'neck')
 class Tap:
     """Where a feature is read: ``backbone.layer1``, or ``bbox_head[0]`` for one item of a module's output.
 
-    ``backbone.layer4|neck|head.fc`` sends what is read through further modules once more: the logits of single time
-    steps, for a network whose own head sees their mean. Necks and heads are given a tuple of levels, modules inside
-    them a tensor.
+    ``backbone.layer4|neck|head.fc`` runs further modules on the output of the first. This gives the logits of single
+    time steps for a network whose own head receives their mean. Necks and heads are given a tuple of levels, the
+    modules inside them a tensor.
 
-    Of a list of modules (the heads of a cascade) ``decode_head.0`` is the first, ``decode_head.-1`` or ``decode_head``
-    the last, and ``decode_head.conv_seg`` lies in the last. Every call of a module counts, but of a cascade's head the
-    last one.
+    In a list of modules, such as the heads of a cascade, ``decode_head.0`` is the first module, ``decode_head.-1`` or
+    ``decode_head`` the last, and ``decode_head.conv_seg`` a module of the last. A tap records every call of its module,
+    but only the last call of a cascade's head.
 
-    ``backbone.layer4@v`` reads the membrane potential (before firing) of a neuron: the module itself, or the last one
-    in it. Only this neuron then runs apart from its norm, and its potential is computed again; nothing else changes.
+    ``backbone.layer4@v`` reads the membrane potential (before firing) of a neuron: of the module itself if it is one,
+    otherwise of the last neuron in it. Only this neuron then runs separately from its norm, and its potential is
+    computed a second time; nothing else changes.
 
     Args:
-        module: dotted name below the task model.
-        index: item of the output, None for all of it.
+        module: dotted name of the module in the task model.
+        index: item of the module's output, None for the whole output.
         potential: whether the membrane potential is read instead of the output.
         time: ``mean`` over the time steps, ``steps`` for ``[T, B, ...]``, or ``short_T`` for the ``[2*B, ...]`` of
-            `mmsnn.layers.short_and_full`; without meaning for an ANN.
-        pipe: names of the modules behind it.
+            `mmsnn.layers.short_and_full`; it has no meaning for an ANN.
+        pipe: names of the modules that run on the output.
     """
 
     module: str
@@ -44,20 +45,20 @@ class Tap:
 
     @classmethod
     def parse(cls, spec: str, time: str = 'mean') -> 'Tap':
-        """Read ``name``, ``name[i]`` or ``name@v``, perhaps with ``|name`` behind it; ValueError for anything else."""
+        """A tap from ``name``, ``name[i]`` or ``name@v``, optionally followed by ``|name``; ValueError otherwise."""
         pattern = r'([\w.-]+?)(?:\[(\d+)\]|(@v))?((?:\|[\w.-]+)*)'
         match = re.fullmatch(pattern, spec) if isinstance(spec, str) else None
         if match is None:
             raise ValueError(
                 "a tap is written 'module.name', 'module.name[0]' or, for membrane potentials, 'module.name@v', "
-                f"perhaps with '|next.module' behind it, got {spec!r}"
+                f"optionally followed by '|next.module', got {spec!r}"
             )
         index = None if match[2] is None else int(match[2])
         return cls(match[1], index, time, tuple(match[4].split('|')[1:]), potential=bool(match[3]))
 
     @property
     def part(self) -> str:
-        """The child of the task model that it lies in."""
+        """The child of the task model that contains the module."""
         return self.module.partition('.')[0]
 
     def __str__(self) -> str:
@@ -66,8 +67,10 @@ class Tap:
 
 
 def resolve(model: nn.Module, tap: Tap, role: str) -> nn.Module:
-    """The module that a tap names first (for a potential, its neuron); ValueError that lists what there is, also for
-    those behind it.
+    """The module that a tap reads; for a potential, the neuron.
+
+    Raises:
+        ValueError: the tap, or a module in its pipe, names no module of ``model``; the message lists similar names.
     """
     for name in tap.pipe:
         resolve(model, Tap(name), role)
@@ -93,7 +96,7 @@ def resolve(model: nn.Module, tap: Tap, role: str) -> nn.Module:
 
 
 def _child(module: nn.Module, part: str) -> nn.Module | None:
-    """A child by name; of a list by its number, or else what the last of the list has of that name."""
+    """A child by its name. A child of a list is named by its number; any other name is looked up in the last one."""
     if isinstance(module, nn.ModuleList) and len(module):
         if re.fullmatch(r'-?\d+', part):
             return module[int(part)] if -len(module) <= int(part) < len(module) else None
@@ -104,7 +107,7 @@ def _child(module: nn.Module, part: str) -> nn.Module | None:
 
 
 def _near(model: nn.Module, name: str) -> str:
-    """Names that ``name`` may have meant, as the end of a message."""
+    """The end of a message: names that are similar to ``name``."""
     names = [n for n, _ in model.named_modules() if n]
     last = name.rpartition('.')[2]
     same = [n for n in names if n.rpartition('.')[2] == last and n.partition('.')[0] not in FEATURES]

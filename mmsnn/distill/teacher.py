@@ -1,4 +1,4 @@
-"""The teacher: a frozen task model that is no part of the student's module tree."""
+"""The teacher: a frozen task model that is not a submodule of the student."""
 
 import copy
 import random
@@ -17,7 +17,7 @@ from mmsnn.checkpoints.loading import anns_are_checked, pretrained_from
 
 @contextmanager
 def untouched_rng():
-    """Leave the random number generators of torch, numpy and Python as they were."""
+    """Context that restores the random number generators of torch, numpy and Python at its end."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     with torch.random.fork_rng():
         yield
@@ -26,12 +26,12 @@ def untouched_rng():
 
 
 class Teacher:
-    """A frozen model in eval mode, outside ``state_dict``, the optimizer and DDP; copies share it.
+    """A frozen model in eval mode, outside ``state_dict``, the optimizer and DDP. Copies of a Distiller share it.
 
     Args:
         config: a model config, or the path of a config file (``mmsnn::ann/retinanet_r34_coco.py`` or a file).
-        checkpoint: its weights (file, URL, ``torchvision://NAME``); None keeps what its ``init_cfg`` gives.
-        key: its name among several, for messages.
+        checkpoint: the teacher's weights (file, URL, ``torchvision://NAME``); None initialises by its ``init_cfg``.
+        key: name of the teacher among several, for messages.
 
     Raises:
         ValueError, FileNotFoundError: config or checkpoint cannot be read or do not fit; the message names the key.
@@ -61,7 +61,7 @@ class Teacher:
         return self
 
     def load(self) -> None:
-        """Fill in the weights: the checkpoint's, or without one the model's own initialisation."""
+        """Load the checkpoint, or run the model's own initialisation if there is none; only the first call acts."""
         if self.loaded:
             return
         if self.checkpoint is None:
@@ -71,7 +71,7 @@ class Teacher:
             except (ValueError, FileNotFoundError) as error:
                 raise type(error)(f'{self.key[0]}, whose own initialisation failed: {error}') from error
         else:
-            # no initialisation first: it would fetch the weights that the teacher itself once started from
+            # No initialisation before loading: it would download the weights that the teacher itself started from.
             try:
                 load_weights(self.model, self.checkpoint, door='teacher')
             except (ValueError, ImportError, OSError) as error:
@@ -85,13 +85,15 @@ class Teacher:
 
     @property
     def has_weights(self) -> bool:
-        """Whether a checkpoint or a pretrained ``init_cfg`` stands behind the weights."""
+        """Whether the weights come from a checkpoint or a pretrained ``init_cfg``."""
         inits = [getattr(m, 'init_cfg', None) for m in self.model.modules()]
         return self.checkpoint is not None or any(pretrained_from(i) for i in inits)
 
 
 def input_statistics(model: nn.Module) -> tuple[Tensor | float, Tensor | float, bool]:
-    """Mean, standard deviation (0 and 1 without normalisation) and channel swap of a model's data preprocessor."""
+    """Mean and standard deviation (0 and 1 without normalisation) of a model's data preprocessor, and whether it swaps
+    the colour channels.
+    """
     pre = getattr(model, 'data_preprocessor', None)
     swap = getattr(pre, '_channel_conversion', getattr(pre, 'channel_conversion', getattr(pre, 'to_rgb', False)))
     if pre is None or not getattr(pre, '_enable_normalize', False):
@@ -100,11 +102,11 @@ def input_statistics(model: nn.Module) -> tuple[Tensor | float, Tensor | float, 
 
 
 def renormalise(images: Tensor, student: nn.Module, teacher: nn.Module) -> Tensor:
-    """Images as the student's preprocessor made them, as the teacher's would have made them.
+    """Convert images that the student's preprocessor normalised to what the teacher's preprocessor would give.
 
     Padding keeps the student's value (0 after normalisation, its mean colour). Images for a caffe-style teacher (BGR,
-    no division by a standard deviation) are some 58 times as large, and so are its features while its weights are
-    random: the norms of a trained one have taken that out.
+    no division by a standard deviation) are about 58 times as large, and so are its features while its weights are
+    random; the norms of a trained teacher compensate for that.
     """
     (mean_s, std_s, swap_s), (mean_t, std_t, swap_t) = input_statistics(student), input_statistics(teacher)
     same = all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in ((mean_s, mean_t), (std_s, std_t)))

@@ -1,4 +1,4 @@
-"""Terms: one line of a Distiller's ``losses`` each, from its config to connectors that fit what its taps give."""
+"""Terms: the entries of a Distiller's ``losses``, and the making of their connectors."""
 
 from dataclasses import dataclass
 
@@ -14,19 +14,19 @@ from .running import HeadError, run
 from .schedules import Schedule
 from .taps import Tap, resolve
 
-# sides of the blank image that is tried before training
+# Sizes of the blank image that runs through the models before training.
 SIZES = 64, 224, 320, 512
 
 
 @dataclass
 class Term:
-    """One line of ``losses``: taps on both sides, the loss and its weight; connectors lie in the Distiller.
+    """One entry of ``losses``: the taps of student and teacher, the loss and its weight. The Distiller owns connectors.
 
     Args:
-        key: its place in the config, ``model.losses.NAME``.
-        name: what the losses of a training step call it.
-        from_teacher: names the teacher, None where the loss needs none.
-        watched: names of the neurons or layers of a loss that watches these and reads no taps, None for all others.
+        key: its config key, ``model.losses.NAME``.
+        name: its name among the losses of a training step.
+        from_teacher: name of the teacher, None where the loss needs none.
+        watched: names of neurons or layers, for a loss that watches these instead of reading taps; None otherwise.
     """
 
     key: str
@@ -47,31 +47,30 @@ class Term:
         """The taps of a role, for messages."""
         return ', '.join(map(str, self.taps(role)))
 
-    def collect(self, found: dict, views: int = 1) -> list[tuple[list[Tensor], list[Tensor]]]:
-        """What the taps gave, the student's tensors and the teacher's, for each of so many ``views``.
+    def collect(self, recorders: dict, views: int = 1) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """The recorded tensors of the student and of the teacher, for each of the ``views`` of an image.
 
-        ``found`` holds a `Recorder` for each role, and by the name of a term what it watches.
+        ``recorders`` holds a `Recorder` for each role, and the context of each term that watches, by its name.
 
         Raises:
-            ValueError: their numbers differ, or are no multiple of ``views``.
+            ValueError: the numbers of tensors differ, or are not a multiple of ``views``.
         """
         if self.watched is not None:
-            return [(found[self.name].totals(), [])]
+            return [(recorders[self.name].totals(), [])]
         roles = ('student', self.from_teacher)
-        sides = [[found[role].get(tap) for tap in self.taps(role)] if role else [] for role in roles]
+        sides = [[recorders[role].get(tap) for tap in self.taps(role)] if role else [] for role in roles]
         for ours, theirs, s, t in zip(self.student, self.teacher, *sides, strict=True) if self.from_teacher else ():
             if len(s) != len(t):
                 more = ours if len(s) > len(t) else theirs
                 raise ValueError(
                     f'{self.key}: tap {ours} of the student gives {len(s)} tensors, {theirs} of the '
-                    f'{self.from_teacher} '
-                    f"{len(t)}, one for every item of a module's output and every call: "
+                    f"{self.from_teacher} {len(t)}, one for every item of a module's output and every call: "
                     + (
-                        f'of several items, {more.module}[0] is the first; of several calls, tap a layer that is '
-                        'called once. In training a head may answer more than in testing (K-Net for every stage, the '
-                        'last of which counts)'
+                        f'{more.module}[0] taps the first item; if the module is called several times, tap a layer '
+                        'that is called once. A head may return more in training than in testing (K-Net: one item '
+                        'per stage, of which the last is the prediction)'
                         if more.index is None
-                        else 'heads of other numbers of levels cannot be compared, take terms on features'
+                        else 'heads with different numbers of levels cannot be compared, take terms on features'
                     )
                 )
         for tap, tensors in zip(self.student, sides[0], strict=True):
@@ -85,7 +84,7 @@ class Term:
         return [(of_view(sides[0], i), of_view(sides[1], i)) for i in range(views)]
 
     def connect(self, connectors: nn.ModuleDict, student: list[Tensor], teacher: list[Tensor]) -> list[Tensor]:
-        """The student's tensors through the term's connectors; steps are folded, as everywhere."""
+        """Apply the term's connectors to the student's tensors; they see time folded into the batch."""
         if self.name not in connectors:
             return student
         targets = teacher if self.from_teacher else [None] * len(student)
@@ -103,20 +102,19 @@ def _link(connector: nn.Module, x: Tensor, target: Tensor | None) -> Tensor:
     return connector(x, target) if getattr(connector, 'needs_target', False) else connector(x)
 
 
-def plain(cfg: dict) -> dict:
-    """A copy without the ``_scope_`` that mmengine writes into what a config inherits from a package."""
-    return {key: value for key, value in cfg.items() if key != '_scope_'}
+def _listed(names):
+    return [names] if isinstance(names, str) else names
 
 
 def first(named: dict, key: str) -> str:
-    """The name of the first teacher; ValueError where there is none."""
+    """The name of the first teacher; ValueError naming ``key`` if there is none."""
     if not named:
         raise ValueError(f'model.teacher is missing: {key} needs the config of a teacher')
     return next(iter(named))
 
 
 def draft(name: str, cfg: dict, named: dict, short_T: int | None) -> Term:
-    """A term as its config says; the teachers in ``named`` are not built yet.
+    """The term of one entry of ``losses``; the teachers in ``named`` are configs that are not built yet.
 
     Raises:
         ValueError: a key is missing, unknown or contradicts another one; the message names it.
@@ -132,13 +130,13 @@ def draft(name: str, cfg: dict, named: dict, short_T: int | None) -> Term:
             raise ValueError(f'{type(loss).__name__} is no distillation loss')
         watched = None
         if loss.watches:
-            watched, student = ((student,) if isinstance(student, str) else tuple(student or ())), []
+            watched, student = tuple(_listed(student or ())), []
             if connector is not None:
                 raise ValueError(f'{type(loss).__name__} watches neurons and takes no connector')
         if student is None:
             raise KeyError('student')
         if not loss.needs_teacher:
-            teacher = []
+            teacher, from_teacher = [], None
         elif teacher is None:
             raise KeyError('teacher')
         else:
@@ -147,16 +145,11 @@ def draft(name: str, cfg: dict, named: dict, short_T: int | None) -> Term:
                 raise ValueError(f'from_teacher={from_teacher!r} is none of the teachers {", ".join(named)}')
         if loss.time == 'short_T' and short_T is None:
             raise ValueError('model.short_T is missing: set the number of time steps at inference')
-        ours, theirs = (
-            [Tap.parse(tap, loss.time) for tap in ([taps] if isinstance(taps, str) else taps)]
-            for taps in (student, teacher)
-        )
+        ours, theirs = ([Tap.parse(t, loss.time) for t in _listed(taps)] for taps in (student, teacher))
         if loss.needs_teacher and len(ours) != len(theirs):
             raise ValueError(f'{len(ours)} student taps face {len(theirs)} of the teacher')
         title = name if 'loss' in name else f'loss_{name}'
-        weight = Schedule.of(plain(weight) if isinstance(weight, dict) else weight)
-        from_teacher = from_teacher if loss.needs_teacher else None
-        return Term(key, title, loss, ours, theirs, connector, weight, from_teacher, watched)
+        return Term(key, title, loss, ours, theirs, connector, Schedule.of(weight), from_teacher, watched)
     except KeyError as error:
         if error.args[0] in ('student', 'teacher'):
             raise ValueError(f'{key}.{error.args[0]} is missing: name the module to tap') from None
@@ -167,7 +160,7 @@ def draft(name: str, cfg: dict, named: dict, short_T: int | None) -> Term:
 
 
 def bind(term: Term, models: dict[str, nn.Module]) -> None:
-    """Check that taps and names are modules', and show the loss its models; ValueError that names the term."""
+    """Check that taps and watched names exist, and bind the loss to its models; ValueError names the term."""
     try:
         for role in filter(None, ('student', term.from_teacher)):
             for tap in term.taps(role):
@@ -180,20 +173,20 @@ def bind(term: Term, models: dict[str, nn.Module]) -> None:
 
 
 def make_connectors(terms: list[Term], models: dict[str, nn.Module], short_T: int | None) -> nn.ModuleDict:
-    """Connectors as wide as a forward of one blank image through all models says.
+    """Build the connectors of all terms, with the widths that one blank image shows at their taps.
 
     Raises:
-        ValueError: what a term compares does not fit, in number, shape or classes; the message names it.
+        ValueError: the tensors of a term differ in number, shape or classes; the message names the term.
     """
     terms = [term for term in terms if term.watched is None]
     if not terms:
         return nn.ModuleDict()
-    found, size = _try(terms, models, short_T)
+    recorders, size = _record_all(terms, models, short_T)
     connectors = nn.ModuleDict()
     for term in terms:
-        ((student, teacher),) = term.collect(found)
+        ((student, teacher),) = term.collect(recorders)
         if term.connector is not None:
-            counts = [len(found['student'].get(tap)) for tap in term.student]
+            counts = [len(recorders['student'].get(tap)) for tap in term.student]
             connectors[term.name] = _build(term, counts, student, teacher)
         if term.from_teacher and term.loss.maps:
             _check_maps(term, student, teacher)
@@ -208,13 +201,13 @@ def make_connectors(terms: list[Term], models: dict[str, nn.Module], short_T: in
     return connectors
 
 
-def _try(terms: list[Term], models: dict[str, nn.Module], short_T: int | None) -> tuple[dict[str, Recorder], int]:
-    """What the taps give for a blank image, and its size: the smallest that all models take."""
+def _record_all(terms: list[Term], models: dict[str, nn.Module], short_T: int | None) -> tuple[dict, int]:
+    """A `Recorder` per model after a blank image, and the size of the image: the smallest that all models accept."""
     failed: list[Exception] = []
     for size in SIZES:
         try:
             return {role: _record(terms, model, role, short_T, size) for role, model in models.items()}, size
-        # too small for the last levels of SSD, or not the size of a transformer's
+        # The image may be too small for the last levels of SSD, or not have the one size that a transformer accepts.
         except (RuntimeError, AssertionError) as error:
             failed.append(error)
     raise failed[0]
@@ -241,22 +234,22 @@ def _check_maps(term: Term, student: list, teacher: list) -> None:
             if x.dim() != 4:
                 raise ValueError(
                     f'{term.key}: {type(term.loss).__name__} compares maps [B, C, H, W], but tensor {i} is '
-                    f'{tuple(x.shape)} at the {role} ({term.names(role)}). Of a head that answers several things, tap '
-                    'the item that is a map (decode_head[0]); tokens of a transformer are no maps: tap what gives some '
-                    "(mmpretrain's ViT with out_type='featmap': backbone[0])"
+                    f'{tuple(x.shape)} at the {role} ({term.names(role)}). If a head returns several items, tap the '
+                    'one that is a map (decode_head[0]). The tokens of a transformer are not maps: tap a module that '
+                    "returns maps (mmpretrain's ViT with out_type='featmap': backbone[0])"
                 )
 
 
 def _check_shapes(term: Term, student: list, linked: list, teacher: list, size: int) -> None:
-    """Behind the connectors, what stands behind batch and steps must agree."""
+    """Raise ValueError unless the tensors agree after the connectors, batch and time steps aside."""
     behind = 2 if term.loss.time == 'steps' else 1
     for i, (raw, s, t) in enumerate(zip(student, linked, teacher, strict=True)):
         if behind == 2 and t.shape[0] not in (1, s.shape[0]):
             raise ValueError(
                 f'{term.key}: {type(term.loss).__name__} compares time steps, but the student has {s.shape[0]} '
                 f'({term.names("student")}) and the {term.from_teacher} {t.shape[0]} '
-                f'({term.names(term.from_teacher)}): set one T for '
-                'both, or tap what the teacher answers behind its readout (head.fc)'
+                f'({term.names(term.from_teacher)}): set one T for both, or tap what the teacher answers behind its '
+                'readout (head.fc)'
             )
         ours, theirs = tuple(s.shape[behind:]), tuple(t.shape[behind:])
         if ours == theirs:
@@ -265,8 +258,7 @@ def _check_shapes(term: Term, student: list, linked: list, teacher: list, size: 
             raise ValueError(
                 f'{term.key}: {type(term.loss).__name__} compares answers class by class, but the student answers '
                 f'{ours[0]} classes ({term.names("student")}) and the {term.from_teacher} {theirs[0]} '
-                f'({term.names(term.from_teacher)}). '
-                f'{REMEDY}'
+                f'({term.names(term.from_teacher)}). {REMEDY}'
             )
         if ours[1:] == theirs[1:]:
             remedy = 'tap stages of equal width, or set a connector'
@@ -287,7 +279,7 @@ def _ends_in_head(term: Term) -> bool:
 
 
 def _build(term: Term, counts: list[int], student: list[Tensor], teacher: list[Tensor]) -> nn.ModuleList:
-    """A connector for each tensor; a list of configs names one a tap, None leaves its tensors as they are."""
+    """A connector per tensor. A list of configs has one entry per tap; None keeps the tensors of its tap unchanged."""
     configs = term.connector if isinstance(term.connector, (list, tuple)) else [term.connector] * len(counts)
     if len(configs) != len(counts):
         raise ValueError(f'{term.key}.connector: {len(configs)} connectors face {len(counts)} taps')
@@ -295,7 +287,7 @@ def _build(term: Term, counts: list[int], student: list[Tensor], teacher: list[T
     dim, built = 2 if term.loss.time == 'steps' else 1, []
     targets = teacher if term.from_teacher else [None] * len(student)
     for cfg, s, t in zip(configs, student, targets, strict=True):
-        # without a teacher as wide as the term's first tensor, a head's answer
+        # Without a teacher, the width is that of the term's first tensor, which is the output of a head.
         widths = dict(in_channels=s.shape[dim], out_channels=student[0].shape[dim] if t is None else t.shape[dim])
         try:
             built.append(nn.Identity() if cfg is None else build_own({**widths, **cfg}))

@@ -108,7 +108,7 @@ class TestBlurRestore:
         for wrong in (dict(mask='pixel'), dict(reduce='sum'), dict(channel_dim=2)):
             with pytest.raises(ValueError, match='mask=channel.spatial.element'):
                 BlurRestore(4, 4, **wrong)
-        with pytest.raises(ValueError, match='17 tokens form no square'):
+        with pytest.raises(ValueError, match='17 tokens do not form a square'):
             BlurRestore(4, 4)(torch.zeros(2, 4, 17))
 
     @pytest.mark.parametrize(

@@ -493,7 +493,7 @@ class TestRefusals:
             (
                 dict(loss_a=dict(type='FeatureMSE', student='backbone', teacher='backbone.layer1')),
                 r'model.losses.loss_a: tap backbone of the student gives 4 tensors, backbone.layer1 of the teacher 1, '
-                r'.*backbone\[0\] is the first',
+                r'.*backbone\[0\] taps the first item',
             ),
             (dict(loss_a=dict(type='FeatureMSE', student='head[1]', teacher='head')), r'student tap head\[1\]'),
         ],
@@ -509,7 +509,7 @@ class TestRefusals:
 
     def test_name_of_a_loss_of_the_student(self):
         model = build(dict(loss=LOGITS))
-        with pytest.raises(ValueError, match='model.losses.loss: the student has a loss of that name'):
+        with pytest.raises(ValueError, match='model.losses.loss: the student has a loss of this name'):
             model.loss(*inputs(model))
 
     def test_frozen_stage(self):

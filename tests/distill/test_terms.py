@@ -174,7 +174,9 @@ class TestAnswers:
         teacher['neck']['num_outs'] = 3
         teacher['bbox_head']['anchor_generator']['strides'] = [8, 16, 32]
         term = dict(type='DenseResponse', student='bbox_head[0]', teacher='bbox_head[0]')
-        with pytest.raises(ValueError, match='model.losses.a: .* gives 4 .* 3, .*heads of other numbers of levels'):
+        with pytest.raises(
+            ValueError, match='model.losses.a: .* gives 4 .* 3, .*heads with different numbers of levels'
+        ):
             build('mmdet', dict(a=term), detector(True), teacher)
 
     def test_several_answers(self):

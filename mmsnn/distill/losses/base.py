@@ -1,4 +1,4 @@
-"""What every distillation loss is."""
+"""The base classes of the distillation losses."""
 
 from torch import Tensor, nn
 
@@ -11,18 +11,20 @@ REMEDY = (
 
 
 class DistillLoss(nn.Module):
-    """A loss between tapped tensors.
+    """A loss between tapped tensors of student and teacher. Subclasses set the attributes and define `forward`.
 
     Attributes:
-        time: ``mean`` of the student's tensors over time, ``steps`` for its single time steps ``[T, B, ...]``, or
-            ``short_T`` for the means over the first steps and over all, ``[2*B, ...]``.
-        needs_teacher: False leaves the list of the teacher's tensors empty.
-        maps: whether these are maps ``[B, C, H, W]`` and nothing else.
-        same_shape: whether the student's tensors, behind the connectors, must be shaped as the teacher's.
-        answers: whether these are logits, whose first dimension behind the batch (and the steps) are classes.
-        watches: whether it reads no taps, but what `watch` gives; the term's ``student`` then names neurons or layers,
-            and may be left out.
-        needs_progress: whether the loss reads ``progress``, set by the Distiller before each call.
+        time: the form in which the loss receives the student's tensors: ``mean`` for the mean over time
+            ``[B, ...]``, ``steps`` for single time steps ``[T, B, ...]``, or ``short_T`` for the mean over the first
+            ``short_T`` steps followed by the mean over all, ``[2*B, ...]``.
+        needs_teacher: False if the loss uses no teacher; its list of teacher tensors is then empty.
+        maps: whether the loss accepts only maps ``[B, C, H, W]``.
+        same_shape: whether the student's tensors, after the connectors, must have the shapes of the teacher's.
+        answers: whether the tensors are logits, with the classes in the first dimension after batch (and steps).
+        watches: whether the loss reads what `watch` gives instead of taps; the term's ``student`` then names neurons or
+            layers, and may be left out.
+        needs_progress: whether the loss reads ``progress``.
+        progress: the state of the training, which the Distiller sets before each call.
     """
 
     time = 'mean'
@@ -35,27 +37,34 @@ class DistillLoss(nn.Module):
     progress: Progress | None = None
 
     def bind(self, student_module: nn.Module, teacher_module: nn.Module) -> None:
-        """Called once with the task models; for losses that must know, say, the number of classes."""
+        """Called once with the task models, for losses that read something from them, e.g. the number of classes."""
 
     def watch(self, model: nn.Module, *names: str):
-        """Where ``watches``: a context around the student's forward, whose ``totals()`` are what `forward` is given."""
+        """For losses that set ``watches``: a context around the student's forward.
+
+        `forward` gets the result of its ``totals()`` as the student's tensors.
+        """
         raise NotImplementedError
 
     def check(self, student: list[Tensor], teacher: list[Tensor]) -> None:
-        """Called once before training with what a blank image gives, behind the connectors; ValueError for a misfit."""
+        """Called once before training, with the tensors of a blank image after the connectors.
+
+        Raises:
+            ValueError: the tensors do not suit the loss.
+        """
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples: list | None = None) -> Tensor:
-        """A scalar from equally long lists of tensors (one a tap, call or feature level)."""
+        """A scalar from two lists of equal length, with one tensor per tap, call or feature level."""
         raise NotImplementedError
 
 
 class AnswerLoss(DistillLoss):
-    """A loss on logits that a softmax over the classes reads."""
+    """A loss on logits to which a softmax over the classes is applied."""
 
     answers = True
 
     def check(self, student: list[Tensor], teacher: list[Tensor]) -> None:
-        """ValueError where there is a single class, whose probability is always 1."""
+        """Raise ValueError for a single class, whose softmax is always 1."""
         for z in student:
             if z.shape[2 if self.time == 'steps' else 1] == 1:
                 raise ValueError(

@@ -1,4 +1,4 @@
-"""Losses on the answers of dense tasks: the scores of a detector's priors, a segmentor's pixels and channels."""
+"""Losses on dense predictions: class scores of a detector's anchors, pixels and channels of a segmentor."""
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +12,18 @@ from .response import kl_divergence
 
 @MODELS.register_module()
 class DenseResponse(DistillLoss):
-    """Soft labels for sigmoid dense heads (RetinaNet, FCOS, RPN); mmsnn's own definition.
+    """Soft labels for dense heads whose classes are sigmoids (RetinaNet, FCOS, RPN); mmsnn's own definition.
 
-    Per anchor and class ``|sigma(s) - sigma(t)|^2 * BCE(s, sg sigma(t))``, summed over all levels and divided by the
-    sum over anchors of the teacher's largest class probability (at least 1).
+    Each anchor and class contributes ``|sigma(s) - sigma(t)|^2 * BCE(s, sg sigma(t))``. The sum over all levels is
+    divided by the sum over anchors of the teacher's largest class probability (at least 1).
 
     Args:
         num_classes: classes per anchor; None reads ``cls_out_channels`` or ``num_classes`` of the student's head.
-        head: the head's name.
+        head: name of the head in both models.
 
     Raises:
-        ValueError: the two heads have other numbers of classes, answer by a softmax, or what is tapped are no class
-            logits.
+        ValueError: the numbers of classes of the two heads differ, a head uses a softmax, or the tapped tensors are
+            not class logits.
     """
 
     answers = True
@@ -60,7 +60,7 @@ class DenseResponse(DistillLoss):
             )
 
     def check(self, student: list[Tensor], teacher: list[Tensor]) -> None:
-        """What is tapped must be maps of logits, so many for each class."""
+        """Raise ValueError unless every tensor is a map with ``num_classes`` logits per anchor."""
         for i, x in enumerate((*student, *teacher)):
             if x.dim() != 4 or x.shape[1] % self.num_classes:
                 raise ValueError(
@@ -75,7 +75,7 @@ class DenseResponse(DistillLoss):
             )
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
-        """Levels ``[B, A*C, H, W]`` of class logits."""
+        """The loss from class logits ``[B, A*C, H, W]`` of each level."""
         total, norm = 0.0, 0.0
         for s, t in zip(student, teacher, strict=True):
             s = s.float().unflatten(1, (-1, self.num_classes))
@@ -90,10 +90,11 @@ class DenseResponse(DistillLoss):
 class PixelKL(AnswerLoss):
     """Soft labels of a segmentation head: ``KL_tau`` per pixel, mean over the pixels that are not ignored.
 
+    The label map is resized to the logits by nearest neighbour.
+
     Args:
         tau: temperature.
-        ignore_index: label of pixels without truth, None reads that of the student's decode head; the label map is
-            brought to the logits' size by nearest neighbour.
+        ignore_index: label of the pixels that are ignored; None reads it from the student's decode head.
     """
 
     maps = True
@@ -105,15 +106,15 @@ class PixelKL(AnswerLoss):
         self.ignore_index = 255 if ignore_index is None else ignore_index
 
     def bind(self, student_module: nn.Module, teacher_module: nn.Module) -> None:
-        """Read the ignored label, unless it was given."""
+        """Read ``ignore_index`` from the student's decode head, unless it was given."""
         head = getattr(student_module, 'decode_head', None)
-        # of a cascade's heads the last one answers
+        # A cascade predicts with its last head.
         head = head[-1] if isinstance(head, nn.ModuleList) else head
         if self.ask_head:
             self.ignore_index = getattr(head, 'ignore_index', self.ignore_index)
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
-        """Logits ``[B, K, h, w]`` and data samples with ``gt_sem_seg``; without samples every pixel counts."""
+        """The loss from logits ``[B, K, h, w]``; data samples need ``gt_sem_seg``, without them all pixels count."""
         total = 0.0
         for s, t in zip(student, teacher, strict=True):
             each = kl_divergence(t, s, self.tau)
@@ -130,9 +131,9 @@ class PixelKL(AnswerLoss):
 
 @MODELS.register_module()
 class ChannelWiseKL(DistillLoss):
-    """Channel-wise distillation (Shu et al., ICCV 2021): each channel's softmax over positions, ``KL_tau``.
+    """Channel-wise distillation (Shu et al., ICCV 2021): ``KL_tau`` between softmaxes over the positions of a channel.
 
-    Summed over positions, mean over batch and channels.
+    The divergence is summed over positions and averaged over batch and channels.
 
     Args:
         tau: temperature.
@@ -145,6 +146,6 @@ class ChannelWiseKL(DistillLoss):
         self.tau = tau
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
-        """Maps ``[B, C, h, w]``."""
+        """The loss from maps ``[B, C, h, w]``."""
         pairs = zip(student, teacher, strict=True)
         return sum(kl_divergence(t.flatten(2), s.flatten(2), self.tau, dim=2).mean() for s, t in pairs)

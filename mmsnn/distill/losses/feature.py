@@ -36,14 +36,14 @@ class BlurMSE(DistillLoss):
 
 @MODELS.register_module()
 class AttentionMSE(DistillLoss):
-    """LaSNN's attention term (Hong et al., 2023), a reconstruction; needs no connector.
+    """LaSNN's attention term (Hong et al., 2023), reconstructed from the paper; needs no connector.
 
-    ``Q(F) = flatten(mean_c |F_c|^p)``, ``mean_l MSE_mean(Q / ||Q||_2 (Fbar_l), Q / ||Q||_2 (sg F_A_l))``. Maps may
-    differ in width, and in size: the larger attention map is then resized bilinearly to the smaller. The term's
-    ``weight`` is beta = 1000.
+    ``Q(F) = flatten(mean_c |F_c|^p)``, ``mean_l MSE_mean(Q / ||Q||_2 (Fbar_l), Q / ||Q||_2 (sg F_A_l))``. Maps of
+    student and teacher may differ in width and in size; the larger attention map is resized bilinearly to the smaller
+    one. The paper's beta is the term's ``weight``, 1000.
 
     Args:
-        p: exponent.
+        p: exponent of the activations.
     """
 
     same_shape = False
@@ -54,7 +54,7 @@ class AttentionMSE(DistillLoss):
         self.p = p
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
-        """Maps ``[B, C, H, W]``."""
+        """The loss from maps ``[B, C, H, W]``."""
         pairs = list(zip(student, teacher, strict=True))
         return sum(self._layer(s, t) for s, t in pairs) / len(pairs)
 
@@ -71,13 +71,15 @@ class AttentionMSE(DistillLoss):
 
 @MODELS.register_module()
 class AffineMSE(FeatureMSE):
-    """Affine-projector distillation (Hu, Li, Deng, NCE 2025), a reconstruction; for the connector `Affine`.
+    """Affine-projector distillation (Hu, Li, Deng, NCE 2025), reconstructed from the paper; use it with the connector
+    `Affine`.
 
-    ``|| W h_S + b - sg h_A ||^2 / d``, d the width, mean over the batch (and the positions of maps), summed over taps.
+    ``|| W h_S + b - sg h_A ||^2 / d`` with the width d, averaged over the batch (and the positions of maps) and summed
+    over taps.
 
     Args:
-        pool: compare the means over all positions. An affine map commutes with the mean, so that connectors work before
-            it; sizes of maps may then differ.
+        pool: compare the means over all positions, so that the sizes of maps may differ. The connector runs before the
+            mean, which gives the same result, because an affine map commutes with the mean.
     """
 
     def __init__(self, pool: bool = False):
@@ -86,7 +88,7 @@ class AffineMSE(FeatureMSE):
         self.same_shape = not pool
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
-        """Vectors ``[B, C]`` or maps ``[B, C, H, W]`` (with ``pool`` maps alone)."""
+        """The loss from vectors ``[B, C]`` or maps ``[B, C, H, W]``; with ``pool`` only from maps."""
         if self.pool:
             student, teacher = ([x.float().flatten(2).mean(2) for x in xs] for xs in (student, teacher))
         return super().forward(student, teacher, data_samples)
@@ -94,14 +96,14 @@ class AffineMSE(FeatureMSE):
 
 @MODELS.register_module()
 class PKD(DistillLoss):
-    """Features alike up to scale and shift (PKD, Cao et al., NeurIPS 2022), for stages and FPN levels of equal width.
+    """PKD (Cao et al., NeurIPS 2022): compares features up to scale and shift, for stages or FPN levels of equal width.
 
-    Every channel gets mean 0 and variance 1 over batch and positions; ``MSE_mean / 2``, which is 1 minus Pearson's
-    correlation, summed over levels.
+    Every channel is normalised to mean 0 and variance 1 over batch and positions. The loss is ``MSE_mean / 2``, which
+    equals 1 minus Pearson's correlation, summed over levels.
     """
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
-        """Maps ``[B, C, H, W]``."""
+        """The loss from maps ``[B, C, H, W]``."""
         pairs = zip(student, teacher, strict=True)
         return sum(F.mse_loss(self._standard(s), self._standard(t)) / 2 for s, t in pairs)
 
@@ -110,5 +112,6 @@ class PKD(DistillLoss):
         x = x.float()
         dims = [d for d in range(x.dim()) if d != 1]
         var, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
-        # inside the root, because the root of a silent channel's variance has no gradient
+        # The small constant is inside the root, because the gradient of the root is infinite at variance 0, which
+        # silent channels have.
         return (x - mean) / (var + 1e-12).sqrt()

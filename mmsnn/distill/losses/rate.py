@@ -1,4 +1,4 @@
-"""A loss on how much neurons fire."""
+"""A loss on the firing rate of neurons."""
 
 from collections.abc import Sequence
 
@@ -20,39 +20,40 @@ class FiringRate(DistillLoss):
 
     ``log(max(r, target) / target)^2 + sum_l max(1 - r_l / (floor * target), 0)^2``
 
-    Near the target the first part is the ``(r / target - 1)^2`` of Sorbaro et al. (Frontiers in Neuroscience, 2020);
-    far above it, where that drowns every other term, it grows slowly; below, it is 0. The second part is a lower bound
-    for every layer l: a network saves most by silencing its first layers, and is then dead, with gradients that explode
-    in the batch norms behind silent maps.
+    Near the target the first part equals the ``(r / target - 1)^2`` of Sorbaro et al. (Frontiers in Neuroscience,
+    2020). Far above the target, where that square would dominate every other term, the logarithm grows slowly; below
+    the target it is 0. The second part is a lower bound for every layer l. Without it a network lowers its rate most
+    easily by silencing its first layers; nothing then reaches the later layers, and gradients explode in the batch
+    norms after silent maps.
 
-    With ``rate``, r is the number of spikes per neuron and time step over all chosen neurons together, as
-    `mmsnn.analysis.firing_rates` has it; of ILIF the mean integer. With ``synops``, r is the number of synaptic
-    operations of one image over all T steps: each spike times its fan-out, the outputs that it reaches in the
-    convolutions and linear layers behind it, as `mmsnn.analysis.count_energy` counts them (its ``acs``). So a spike
-    costs what it really costs, also behind sums of spikes (SEW) and pooling. Layers that are given analog values count
-    nothing; which these are is seen at the first values that are not all zero.
+    With ``rate``, r is the number of spikes per neuron and time step over all chosen neurons together, as in
+    `mmsnn.analysis.firing_rates`; for ILIF it is the mean integer. With ``synops``, r is the number of synaptic
+    operations of one image over all T steps: each spike times its fan-out, which is the number of outputs that it
+    reaches in the following convolutions and linear layers. `mmsnn.analysis.count_energy` counts the same (as ``acs``),
+    so the cost of a spike is exact also after sums of spikes (SEW) and pooling. Layers with analog inputs count
+    nothing; the first input that is not all zero decides whether a layer has spikes or analog values.
 
     In a Distiller, with a teacher or without one::
 
         losses=dict(loss_rate=dict(type='FiringRate', rate=0.05, weight=1.0))
 
     ``student`` is optional and names neurons (for ``synops`` convolutions and linear layers), parts of the model that
-    hold some, or patterns: ``'backbone.layer1'``, ``'backbone.*.neuron1'``. In a training loop of one's own::
+    contain some, or patterns: ``'backbone.layer1'``, ``'backbone.*.neuron1'``. In your own training loop::
 
         loss = FiringRate(rate=0.05)
         with loss.watch(model) as seen:
             out = model(images)
         total = F.cross_entropy(out, labels) + loss(seen.totals())
 
-    It costs one sum over each layer's spikes and keeps no map. A neuron and its norm stay one op, and convolutions keep
-    their spikes packed.
+    The loss costs one sum over the spikes of each layer and stores no map. A neuron and its norm still run as one op,
+    and convolutions still store their spikes packed.
 
     Args:
         rate: target of the firing rate, spikes per neuron and time step.
-        synops: target of the synaptic operations per image. Exactly one of the two is given.
-        layerwise: every layer has the target for itself (of ``synops`` a share by its size), and the loss is the mean
-            over layers.
-        floor: share of the target below which no layer shall fall, 0 (no bound) to 1.
+        synops: target of the synaptic operations per image. Exactly one of ``rate`` and ``synops`` must be given.
+        layerwise: whether each layer has to reach the target by itself and the loss is the mean over layers. The
+            target ``synops`` is divided among the layers in proportion to their sizes.
+        floor: lower bound for every layer as a share of the target, from 0 (no bound) to 1.
 
     Raises:
         ValueError: not exactly one target, one that is not positive, or a floor out of range.
@@ -74,7 +75,7 @@ class FiringRate(DistillLoss):
             raise ValueError(f'FiringRate: {"synops" if rate is None else "rate"} must be positive, got {target!r}')
         self.target, self.layerwise, self.floor = float(target), layerwise, floor
         self.of_synapses = rate is None
-        # by name, whether a layer is given spikes; found at the first forward
+        # Whether the inputs of a layer are spikes, by the layer's name; the first forward decides.
         self.spiking: dict[str, bool] = {}
 
     def extra_repr(self) -> str:
@@ -82,10 +83,10 @@ class FiringRate(DistillLoss):
         return f'{kind}={self.target:g}, layerwise={self.layerwise}, floor={self.floor}'
 
     def watch(self, model: nn.Module, *names: str) -> 'Activity':
-        """Context around a forward of ``model`` in which the chosen neurons or synapses are watched.
+        """Context that records the activity of the chosen neurons or synapses during a forward of ``model``.
 
         Raises:
-            ValueError: a name fits nothing, or there are no neurons.
+            ValueError: a name matches nothing, or ``model`` has no neurons.
         """
         neurons = choose(model, () if self.of_synapses else names, inside=True)
         if not self.of_synapses:
@@ -93,7 +94,7 @@ class FiringRate(DistillLoss):
         return Activity(choose(model, names, COUNTED, 'convolution or linear layer', inside=True), self._operations)
 
     def _spikes(self, name: str, neuron: Neuron, _x: Tensor, spikes: Tensor) -> tuple[Tensor, int]:
-        # no less than float32, whose sums of whole numbers stay exact enough
+        # Sums of 16-bit spikes are accumulated in float32, where they are exact enough.
         return spikes.sum(dtype=torch.promote_types(spikes.dtype, torch.float32)), spikes.numel()
 
     def _operations(self, name: str, layer: nn.Module, x: Tensor, output: Tensor) -> tuple[Tensor, int] | None:
@@ -111,11 +112,11 @@ class FiringRate(DistillLoss):
         """A scalar from what `Activity.totals` gives.
 
         Args:
-            student: for each layer ``[2]``: its spikes, and neurons x time steps x images; for ``synops`` the synaptic
-                operations of one image, and as many as there would be if everything fired.
+            student: a tensor ``[2]`` per layer. For ``rate`` it holds the number of spikes and neurons x time steps x
+                images; for ``synops`` the synaptic operations of one image and their number if all inputs fired.
         """
         amounts, sizes = torch.stack(list(student)).unbind(1)
-        # both kinds of target as a share of what is possible
+        # Both kinds of target are expressed as a share of the largest possible amount.
         target = self.target / sizes.sum() if self.of_synapses else self.target
         shares = amounts / sizes / target
         measured = shares if self.layerwise else amounts.sum() / sizes.sum() / target
@@ -124,19 +125,21 @@ class FiringRate(DistillLoss):
 
 
 class Activity(Watcher):
-    """Context that adds up, with gradients, what the calls of some modules amount to.
+    """Context that sums, with gradients, a measured amount over all calls of some modules.
 
     Args:
-        modules: by name.
-        measure: ``measure(name, module, x, output)`` gives an amount and of how many it is, or None.
-        per_image: whether both are divided by ``images``.
+        modules: the modules by name.
+        measure: ``measure(name, module, x, output)`` gives an amount and its largest possible value, or None to count
+            nothing.
+        per_image: whether both numbers are divided by ``images``.
 
     Attributes:
         images: number of images in the forward, which only ``synops`` needs; set it before `totals`.
     """
 
     def __init__(self, modules: dict[str, nn.Module], measure, per_image: bool = True):
-        # training must not lose its compiled parts in silence; `totals` says where they hide everything
+        # Compiled parts stay compiled, since running them eagerly would slow the training down unnoticed; `totals`
+        # raises if they hide all of the modules.
         super().__init__(modules, eager=False)
         self.measure, self.per_image, self.images = measure, per_image, 1
         self.amounts: dict[str, tuple[Tensor, int]] = {}
@@ -153,10 +156,10 @@ class Activity(Watcher):
             self.amounts[name] = before[0] + amount[0], before[1] + amount[1]
 
     def totals(self) -> list[Tensor]:
-        """For each layer that was called ``[2]``, what `FiringRate.forward` takes.
+        """A tensor ``[2]`` for each layer that was called, as `FiringRate.forward` takes it.
 
         Raises:
-            ValueError: nothing was called, or nothing of what was seen could be trained.
+            ValueError: no layer was called, or none of the recorded amounts carries a gradient.
         """
         if not self.amounts:
             raise ValueError(

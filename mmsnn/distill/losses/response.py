@@ -1,4 +1,4 @@
-"""Losses on what a network answers: logits of images, anchors and pixels."""
+"""Losses on logits."""
 
 from collections.abc import Callable
 
@@ -37,16 +37,16 @@ class LogitKL(AnswerLoss):
 
 @MODELS.register_module()
 class WeightedSoftLabels(AnswerLoss):
-    """BKD's logit term (BKDSNN, Xu et al., ECCV 2024): soft labels, weighted by how much the student lags behind.
+    """BKD's logit term (BKDSNN, Xu et al., ECCV 2024): soft labels, weighted by how far the student lags behind.
 
-    ``tau^2 * mean_i w_i * softCE(softmax(zA_i/tau), zbar_i/tau)`` and ``w_i = 1 - exp(-CE_S_i / (CE_A_i + 1e-7))``, the
-    cross-entropies of both with the label at temperature 1 and without gradient. A cross-entropy and no divergence:
-    it stays above 0 where the student equals the teacher.
+    ``tau^2 * mean_i w_i * softCE(softmax(zA_i/tau), zbar_i/tau)`` with ``w_i = 1 - exp(-CE_S_i / (CE_A_i + 1e-7))``.
+    ``CE_S`` and ``CE_A`` are the cross-entropies of student and teacher with the label, at temperature 1 and without
+    gradient. As the term is a cross-entropy and not a divergence, it stays above 0 where student and teacher agree.
 
     Args:
         tau: temperature.
-        label_smooth: share of the labels in ``w_i`` that is spread evenly over all classes: what the student's own loss
-            smooths, mixed images included (the released transformer recipes: 0.1).
+        label_smooth: label smoothing of the labels in ``w_i``; set it to that of the student's own loss (0.1 in the
+            released transformer recipes).
 
     Raises:
         ValueError: ``label_smooth`` is not in [0, 1).
@@ -59,7 +59,7 @@ class WeightedSoftLabels(AnswerLoss):
         self.tau, self.label_smooth = tau, label_smooth
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
-        """Logits ``[B, K]`` and data samples with ``gt_label`` or, under mixup, ``gt_score``."""
+        """The loss from logits ``[B, K]``; data samples need ``gt_label`` or, with mixup, ``gt_score``."""
         return sum(self._tap(s.float(), t.float(), data_samples) for s, t in zip(student, teacher, strict=True))
 
     def _tap(self, s: Tensor, t: Tensor, data_samples) -> Tensor:
@@ -72,14 +72,14 @@ class WeightedSoftLabels(AnswerLoss):
 
 @MODELS.register_module()
 class DIST(AnswerLoss):
-    """Relations instead of values (DIST, Huang et al., NeurIPS 2022).
+    """DIST (Huang et al., NeurIPS 2022): compares correlations of predictions instead of their values.
 
     ``tau^2 * (beta * mean_i (1 - r(p_S[i], p_A[i])) + gamma * mean_k (1 - r(p_S[:, k], p_A[:, k])))`` with
-    ``p = softmax(z/tau)`` and Pearson's correlation r: between the classes of a sample, and between the samples of a
-    class. The pixels of a segmentation head are samples.
+    ``p = softmax(z/tau)``. Pearson's correlation r is taken over the classes of a sample in the first part, and over
+    the samples of a class in the second. Each pixel of a segmentation head counts as a sample.
 
     Args:
-        beta, gamma: weights of both.
+        beta, gamma: weights of the two parts.
         tau: temperature.
     """
 
@@ -88,7 +88,7 @@ class DIST(AnswerLoss):
         self.beta, self.gamma, self.tau = beta, gamma, tau
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
-        """Logits ``[B, K]`` or ``[B, K, h, w]``."""
+        """The loss from logits ``[B, K]`` or ``[B, K, h, w]``."""
         return sum(self._tap(s, t) for s, t in zip(student, teacher, strict=True))
 
     def _tap(self, s: Tensor, t: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class DIST(AnswerLoss):
 
 
 def _pearson(x: Tensor, y: Tensor, dim: int) -> Tensor:
-    """Pearson's correlation; 0 without gradient for what is constant up to rounding, as the answers of a silent net."""
+    """Pearson's correlation over ``dim``; 0 without gradient where an input is constant, as for a silent network."""
     centred = []
     for z in (x, y):
         c = z - z.mean(dim, keepdim=True)
@@ -109,18 +109,19 @@ def _pearson(x: Tensor, y: Tensor, dim: int) -> Tensor:
 
 @MODELS.register_module()
 class EnOF(DistillLoss):
-    """The teacher's classifier reads the student's feature (EnOF-SNN, Guo et al., NeurIPS 2024).
+    """EnOF-SNN (Guo et al., NeurIPS 2024): the teacher's classifier is applied to the student's feature.
 
-    ``KL_tau(W_A f_A || W_A f_S)`` for the features in front of the classifiers, summed over classes, mean over the
-    batch. The classifier is frozen. Where widths differ, the connector `Affine` brings ``f_S`` to the teacher's.
+    ``KL_tau(W_A f_A || W_A f_S)`` for the features before the classifiers, summed over classes and averaged over the
+    batch. The classifier ``W_A`` is frozen. Where the widths differ, use the connector `Affine`, which brings ``f_S``
+    to the teacher's width.
 
     Args:
         tau: temperature.
         classifier: name of the linear layer in the teacher.
 
     Raises:
-        ValueError: the name leads to no linear layer, the student's layer of that name has another number of classes,
-            or features are not what the classifier reads.
+        ValueError: ``classifier`` does not name a linear layer of the teacher, the student's layer of that name has
+            another number of classes, or the tapped features do not fit into the classifier.
     """
 
     def __init__(self, tau: float = 1.0, classifier: str = 'head.fc'):
@@ -142,7 +143,7 @@ class EnOF(DistillLoss):
                 f'{ours.out_features}. {REMEDY}'
             )
 
-        # a function and no submodule: copies of this loss share the teacher, whose weights may be loaded later
+        # A function rather than a submodule: copies of this loss share the teacher, whose weights may be loaded later.
         def classify(x: Tensor) -> Tensor:
             if x.shape[1:] != (fc.in_features,):
                 raise ValueError(
@@ -158,6 +159,6 @@ class EnOF(DistillLoss):
             self.classify(x)
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
-        """Features ``[B, C]``."""
+        """The loss from features ``[B, C]``."""
         pairs = ((self.classify(s), self.classify(t)) for s, t in zip(student, teacher, strict=True))
         return sum(kl_divergence(t, s, self.tau).mean() for s, t in pairs)

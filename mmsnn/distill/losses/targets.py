@@ -1,4 +1,4 @@
-"""Labels of classification as probabilities, and the cross-entropy with them."""
+"""Classification labels as probabilities, and the cross-entropy with them."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,11 @@ from torch import Tensor
 def soft_targets(data_samples: list | None, num_classes: int, like: Tensor) -> Tensor:
     """Target probabilities ``[B, K]`` of mmpretrain's data samples, on the device and in the type of ``like``.
 
-    ``gt_score`` (mixup, CutMix) as it is, else ``gt_label`` as one-hot.
+    They are ``gt_score`` (mixup, CutMix) where a sample has it, and ``gt_label`` as one-hot otherwise.
 
     Raises:
-        ValueError: a sample carries neither, several labels, or scores of another number of classes.
+        ValueError: there are no samples, or a sample has neither, several labels, or scores for another number of
+            classes.
     """
     if not data_samples:
         raise ValueError('this loss needs labels, and there are no data samples')
@@ -26,7 +27,7 @@ def _target(sample, i: int, num_classes: int, like: Tensor) -> Tensor:
     if label is None:
         raise ValueError(f'data sample {i} has neither gt_label nor gt_score: this loss is for classification')
     if label.numel() != 1:
-        raise ValueError(f'data sample {i} has {label.numel()} labels: this loss needs one an image, or gt_score')
+        raise ValueError(f'data sample {i} has {label.numel()} labels: this loss needs one per image, or gt_score')
     return like.new_zeros(num_classes).scatter_(0, label.to(like.device).reshape(1), 1.0)
 
 

@@ -1,6 +1,6 @@
 """Losses on the student's logits at single time steps, ``z`` ``[T, B, K]``; ``zbar`` is their mean.
 
-Labels may be soft (mixup): the class of an image is then the one with the largest share.
+Labels may be soft (mixup); the class of an image is then the one with the largest probability.
 """
 
 import math
@@ -17,12 +17,12 @@ from .targets import cross_entropy, soft_targets
 
 
 class StepLoss(AnswerLoss):
-    """A loss on ``z`` of each tap, summed over taps; subclasses define `compute`."""
+    """Base of the losses on ``z``, summed over taps; subclasses define `compute`."""
 
     time = 'steps'
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
-        """Logits ``[T, B, K]`` and, unless there is no teacher, ``[B, K]``."""
+        """The loss from the student's logits ``[T, B, K]`` and, where the loss has a teacher, its logits ``[B, K]``."""
         teacher = teacher if self.needs_teacher else [None] * len(student)
         return sum(self.compute(z.float(), t, data_samples) for z, t in zip(student, teacher, strict=True))
 
@@ -37,22 +37,24 @@ def step_kl(teacher: Tensor, student: Tensor, tau: float) -> Tensor:
 
 
 def right_mean(z: Tensor, target: Tensor) -> Tensor:
-    """Mean of ``z`` over those steps that name the right class ``[B, K]``; 0 where none does."""
+    """Mean ``[B, K]`` of ``z`` over the steps that predict the right class; 0 for images without such a step."""
     right = (z.argmax(-1) == target.argmax(-1)).unsqueeze(-1)
     return (z * right).sum(0) / right.sum(0).clamp(min=1)
 
 
 @MODELS.register_module()
 class StepLogitKL(StepLoss):
-    """Logit distillation at every step (Yu et al., ICML 2025). Replaces the student's own loss: ``task_weight=0``.
+    """Logit distillation at every step (Yu et al., ICML 2025).
+
+    It replaces the student's own loss, so set ``task_weight=0``.
 
     ``mean_t CE(z_t, y) + alpha * mean_t KL_tau(zA || z_t) + beta * mean_t KL_tau(sg z_ens || z_t)``
 
     Args:
         alpha, beta: weights of the teacher and of the ensemble of the steps.
         tau: temperature; 3 on CIFAR, 1 on ImageNet.
-        right_only: ``z_ens`` is the mean over the steps that are right (0 where none is), as in the code behind the
-            authors' figures; False takes ``zbar``.
+        right_only: whether ``z_ens`` is the mean over the steps that predict the right class (0 where none does), as in
+            the authors' code; False takes the mean over all steps, ``zbar``.
     """
 
     def __init__(self, alpha: float = 0.2, beta: float = 0.5, tau: float = 3.0, right_only: bool = True):
@@ -68,13 +70,14 @@ class StepLogitKL(StepLoss):
 
 @MODELS.register_module()
 class TemporalSeparation(StepLoss):
-    """TSER, temporal separation with entropy regularisation (Yu et al., CVPR 2025). Replaces the student's own loss:
-    ``task_weight=0``. A reconstruction, as no code of the authors could be had.
+    """TSER, temporal separation with entropy regularisation (Yu et al., CVPR 2025), reconstructed from the paper.
+
+    It replaces the student's own loss, so set ``task_weight=0``.
 
     ``(1-alpha) * mean_t CE(z_t, y) + alpha * mean_t KL_tau(zA || z_t) - gamma * mean_t H(softmax(z_t/tau))``
 
     Args:
-        alpha: share of the teacher.
+        alpha: share of the teacher's part.
         gamma: weight of the entropy.
         tau: temperature.
     """
@@ -91,14 +94,16 @@ class TemporalSeparation(StepLoss):
 
 @MODELS.register_module()
 class SeAl(StepLoss):
-    """Selective alignment (SeAl-KD, Sun et al., 2026), as in the authors' code. Replaces the student's own loss:
-    ``task_weight=0``.
+    """Selective alignment (SeAl-KD, Sun et al., 2026), as in the authors' code.
+
+    It replaces the student's own loss, so set ``task_weight=0``.
 
     ``mean_t CE(z_t, y) + alpha * mean_t KL_tau(zA' || z_t') + beta * mean_t KL_tau(sg sum_s w_ts z_s || z_t)``
 
-    Where step t names a wrong class, ``z_t'`` has that class's logit replaced by the right one's, and ``zA'`` has both
-    replaced by the smaller of its two, so that neither draws on. ``w_t`` is a softmax over the other steps s of
-    ``(1 - H(p_s) / log K) * cos(z_t, z_s)``; with T = 1 there are none, and no such part.
+    Where step t predicts a wrong class, ``z_t'`` is ``z_t`` with the logit of that class replaced by the logit of the
+    right class, and ``zA'`` is the teacher's ``zA`` with the logits of both classes replaced by the smaller of the
+    two, so that the teacher favours neither. ``w_t`` is a softmax over the other steps s of
+    ``(1 - H(p_s) / log K) * cos(z_t, z_s)``; with T = 1 there are no other steps, and the last part is left out.
 
     Args:
         alpha, beta: weights of the teacher and of the other steps.
@@ -115,7 +120,7 @@ class SeAl(StepLoss):
         return total + self.beta * step_kl(self._others(z.detach()), z, self.tau) if len(z) > 1 else total
 
     def _teacher(self, z: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
-        """Steps that are right pass unchanged: both classes are one."""
+        """The teacher's part. Steps that predict the right class stay as they are, because both classes coincide."""
         right, named = target.argmax(-1).expand(len(z), -1).unsqueeze(-1), z.argmax(-1, keepdim=True)
         teacher = teacher.expand_as(z)
         lower = torch.minimum(teacher.gather(-1, right), teacher.gather(-1, named))

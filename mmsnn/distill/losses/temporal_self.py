@@ -1,4 +1,4 @@
-"""Losses in which the time steps of a spiking network teach each other; there is no teacher."""
+"""Self-distillation: losses in which the time steps of a spiking network teach each other, without a teacher."""
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +14,19 @@ from .temporal import StepLoss, right_mean, step_kl
 
 @MODELS.register_module()
 class TemporalSpatialSelf(DistillLoss):
-    """TSSD, temporal-spatial self-distillation (Zuo et al., 2024), a reconstruction; no teacher.
+    """TSSD, temporal-spatial self-distillation (Zuo et al., 2024), reconstructed from the paper.
 
-    ``alpha * D(sg z^(T_train) -> z^(T)) + beta * D(sg z^(T) -> w)``, where ``z^(T)`` is what the first T of ``T_train``
-    steps answer and ``w`` the answer of a weak head. D is ``KL_tau`` (`LogitKL`) in the paper, which classifies;
-    `PixelKL` and `DenseResponse` make it one for segmentors and detectors. Needs the Distiller's ``short_T=T``, which
-    adds ``CE(z^(T), y)`` to the student's own loss.
+    ``alpha * D(sg z^(T_train) -> z^(T)) + beta * D(sg z^(T) -> w)``, where ``z^(T)`` is the output after the first T of
+    ``T_train`` steps and ``w`` the output of a weak head. In the paper, which classifies, D is ``KL_tau`` (`LogitKL`);
+    use `PixelKL` for segmentors and `DenseResponse` for detectors. The loss needs the Distiller's ``short_T=T``, which
+    also adds ``CE(z^(T), y)`` to the student's own loss.
 
-    The student's taps: the head's answer, then the stages of weak heads with the connector `WeakHead`.
+    The student's taps are the output of the head, followed by one stage per weak head with the connector `WeakHead`.
 
     Args:
-        response: config of D.
+        response: config of D, by default ``dict(type='LogitKL', tau=2.0)``.
         alpha, beta: weights of the temporal and of the spatial part.
-        weak: how many of the last tensors are weak heads'. Maps are resized to the head's first level.
+        weak: number of weak heads, whose tensors are the last ones. Their maps are resized to the head's first level.
     """
 
     time = 'short_T'
@@ -42,7 +42,11 @@ class TemporalSpatialSelf(DistillLoss):
         self.response.bind(student_module, student_module)
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
-        """Answers ``[2*B, ...]`` after the first and after all steps; ValueError where no tensor is the head's."""
+        """The loss from outputs ``[2*B, ...]``, of the first steps and of all steps.
+
+        Raises:
+            ValueError: ``weak`` leaves no tensor for the head.
+        """
         split = len(student) - self.weak
         if split < 1:
             raise ValueError(f'TemporalSpatialSelf: weak={self.weak} leaves none of {len(student)} tensors to the head')
@@ -63,14 +67,15 @@ def _halves(tensors: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
 
 @MODELS.register_module()
 class TET(StepLoss):
-    """Temporal efficient training (Deng et al., ICLR 2022): every step classifies. Replaces the student's own loss:
-    ``task_weight=0``.
+    """Temporal efficient training (Deng et al., ICLR 2022): the cross-entropy of every time step.
+
+    It replaces the student's own loss, so set ``task_weight=0``.
 
     ``(1-l) * mean_t CE(z_t, y) + l * MSE_mean(z, v_threshold)``
 
     Args:
         l: share of the regulariser.
-        v_threshold: where it pulls the logits.
+        v_threshold: value to which the regulariser pulls the logits.
     """
 
     needs_teacher = False
@@ -85,7 +90,7 @@ class TET(StepLoss):
 
 
 class StepsOnly(StepLoss):
-    """A loss between the student's own steps."""
+    """Base of the losses between the student's own steps, which need at least two of them."""
 
     needs_teacher = False
 
@@ -101,9 +106,10 @@ class StepsOnly(StepLoss):
 
 @MODELS.register_module()
 class ETC(StepsOnly):
-    """Steps teach each other (enhancing temporal consistency, Zhao et al., Pattern Recognition 2024).
+    """Enhancing temporal consistency (ETC, Zhao et al., Pattern Recognition 2024): every step teaches every other.
 
-    ``mean_{i != j} KL_tau(sg z_j || z_i)`` over ordered pairs, beside the student's own loss: ``task_weight=1``.
+    ``mean_{i != j} KL_tau(sg z_j || z_i)`` over ordered pairs. It is added to the student's own loss
+    (``task_weight=1``).
 
     Args:
         tau: temperature.
@@ -118,26 +124,28 @@ class ETC(StepsOnly):
 
     def compute(self, z: Tensor, teacher: None, data_samples: list | None) -> Tensor:
         self._check_steps(z)
-        # the mean over all pairs, of which T are 0 with gradient 0
+        # The mean runs over all T * T pairs, T of which are 0; the factor leaves those out.
         return step_kl(z.unsqueeze(0), z.unsqueeze(1), self.tau) * len(z) / (len(z) - 1)
 
 
 @MODELS.register_module()
 class TKS(StepLoss):
-    """Temporal knowledge sharing (Dong et al., 2024): the right steps teach all. Replaces the student's own loss:
-    ``task_weight=0``.
+    """Temporal knowledge sharing (TKS, Dong et al., 2024): the steps that predict the right class teach all steps.
+
+    It replaces the student's own loss, so set ``task_weight=0``.
 
     ``a_e * CE(zbar, y) + (1-a_e) * tau^2 * mean_t softCE(z_t, softmax(Q/tau))`` with ``a_e = 1 - alpha * e/E`` in epoch
-    e of E and Q the sum of the right steps (0 where none is). The gradient passes through Q, as in the authors' code.
+    e of E. Q is the sum of ``z_t`` over the steps that predict the right class (0 where none does). As in the authors'
+    code, the gradient passes through Q.
 
     Args:
-        alpha: share of the soft labels at the end.
-        tau: temperature of the labels.
-        released: False takes a reading of the text that nobody has published: Q is the mean of the right steps, its
-            gradient is stopped, and the factor ``tau^2`` is gone.
+        alpha: share of the soft labels at the end of the training.
+        tau: temperature of the soft labels.
+        released: True follows the authors' code. False follows our reading of the paper's text: Q is the mean of the
+            right steps, its gradient is stopped, and there is no factor ``tau^2``.
 
     Raises:
-        ValueError: in the forward pass, where nobody says how many epochs there are.
+        ValueError: in the forward pass, the number of epochs is unknown.
     """
 
     needs_teacher = False
@@ -162,16 +170,16 @@ class TKS(StepLoss):
 
 @MODELS.register_module()
 class StrongWeak(StepsOnly):
-    """The most and the least confident step (Ding et al., NeurIPS 2025), a reconstruction from the paper's text.
+    """The most confident step teaches the least confident (Ding et al., NeurIPS 2025), reconstructed from the paper.
 
-    ``KL_tau(z_strong || z_weak)``, beside the student's own loss: ``task_weight=1``. The confidence of a step is its
-    largest probability, mean over the batch, so that a batch has one strong and one weak step. No gradient is stopped:
-    both steps learn.
+    ``KL_tau(z_strong || z_weak)``, added to the student's own loss (``task_weight=1``). The confidence of a step is its
+    largest probability, averaged over the batch, so that a batch has one strong and one weak step. No gradient is
+    stopped: both steps learn.
 
     Args:
-        reverse: the weak teaches the strong, ``KL_tau(z_weak || z_strong)``.
+        reverse: whether the weak step teaches the strong one, ``KL_tau(z_weak || z_strong)``.
         tau: temperature.
-        per_image: every image of the batch has a strong and a weak step of its own.
+        per_image: whether every image of the batch has its own strong and weak step.
 
     Raises:
         ValueError: T = 1.
