@@ -1,4 +1,4 @@
-"""Modules that know about time, but are no neurons."""
+"""Layers of spiking networks other than neurons: encoders, readouts, norms, convolutions, attention."""
 
 from .attention import SpikingSelfAttention, TokenQKAttention, spiking_attention
 from .coding import DirectEncoder, PoissonEncoder, Readout, read_short, short_and_full

@@ -1,4 +1,4 @@
-"""Attention of spikes, without softmax. ``kit`` makes the layers, `mmsnn.layers.transformer.Kit`."""
+"""Spiking attention, which needs no softmax. The argument ``kit`` is a `mmsnn.layers.transformer.Kit`."""
 
 from torch import Tensor, nn
 
@@ -17,7 +17,7 @@ class FlatLayers(nn.Module):
             self.add_module(name.format('lif'), kit.neuron())
 
     def run_layer(self, name: str, x: Tensor, pool: nn.Module | None = None) -> Tensor:
-        """Run the layer ``name``: convolution, norm, pooling where it is given, neuron."""
+        """Run the layer ``name``: convolution, norm, pooling (if given) and neuron."""
         # Modules are looked up by name, because the conversion to SyncBN replaces them.
         conv, norm, lif = (getattr(self, name.format(kind)) for kind in ('conv', 'bn', 'lif'))
         x = conv(x)
@@ -33,14 +33,14 @@ def check_heads(width: int, num_heads: int) -> None:
 def spiking_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, scale: float = 0.125) -> Tensor:
     """``scale * q k^T v`` for each head, summed over positions; no softmax, because products of spikes are counts.
 
-    The product that is cheaper comes first, ``k^T v`` (linear in the number of positions) wherever there are more
-    positions than channels of a head. Counts make both orders equal, up to the rounding of 16-bit types.
+    The cheaper product is computed first: ``k^T v``, which is linear in the number of positions, if there are more
+    positions than channels per head. Both orders give the same result, up to the rounding of 16-bit types.
 
     Args:
-        q, k, v: ``[T*B, C, H, W]``; the channels of a head lie together.
-        num_heads: divides C.
-        scale: factor, in the releases 1/8 whatever the width of a head. It is applied to the first product, which in
-            float16 keeps large maps from overflowing.
+        q, k, v: ``[T*B, C, H, W]``; the channels of a head are contiguous.
+        num_heads: number of heads, a divisor of C.
+        scale: factor; 1/8 in the releases, whatever the width of a head. It is applied to the first product, so that
+            large maps do not overflow in float16.
 
     Returns:
         ``[T*B, C, H, W]``.
@@ -58,22 +58,22 @@ def spiking_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, scale: fl
 class SpikingSelfAttention(FlatLayers):
     """Spiking self-attention (SSA, Zhou et al., "Spikformer", ICLR 2023) on ``[T*B, C, H, W]``.
 
-    q, k and v are spikes; `spiking_attention`; a neuron ``attn_lif``; a projection. The linear layers of the releases
-    (1-d convolutions of tokens) are 1x1 convolutions here.
+    Three layers compute spikes q, k and v, `spiking_attention` combines them, and a neuron ``attn_lif`` and a
+    projection follow. The linear layers of the releases (1-d convolutions of tokens) are 1x1 convolutions here.
 
     Args:
-        width: channels.
-        num_heads: heads.
+        width: number of channels.
+        num_heads: number of heads.
         kit: makes the layers.
-        scale: of the attention.
-        qkv_bias: whether q, k and v have biases in front of their norms.
-        pre: whether the neuron ``proj_lif`` stands in front of the block (Spikingformer), not behind it (Spikformer).
+        scale: factor of `spiking_attention`.
+        qkv_bias: whether the convolutions of q, k and v have biases.
+        pre: whether the neuron ``proj_lif`` comes before the block (Spikingformer) instead of after it (Spikformer).
 
     Raises:
         ValueError: ``num_heads`` does not divide ``width``.
     """
 
-    # `expand_levels` must refuse: the mean over micro-steps of a product is not the product of the means
+    # `expand_levels` refuses this, because the mean of a product over micro-steps is not the product of the means.
     connect = 'MUL'
 
     def __init__(
@@ -103,13 +103,14 @@ class SpikingSelfAttention(FlatLayers):
 
 
 class TokenQKAttention(FlatLayers):
-    """Q-K token attention (QKTA, Zhou et al., "QKFormer", NeurIPS 2024) on ``[T*B, C, H, W]``; linear in all sizes.
+    """Q-K token attention (QKTA, Zhou et al., "QKFormer", NeurIPS 2024) on ``[T*B, C, H, W]``.
 
-    A neuron sums the spikes of q at each position, over the channels of a head; where it fires, k passes.
+    At each position a neuron receives the sum of q over the channels of a head, and k passes where the neuron fires.
+    The cost is linear in the numbers of positions and channels.
 
     Args:
-        width: channels.
-        num_heads: heads.
+        width: number of channels.
+        num_heads: number of heads.
         kit: makes the layers.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The two ends of a spiking network: encoders put time into the batch, readouts take it out."""
+"""Encoders, which fold time steps into the batch at the beginning of a network, and readouts, which remove them."""
 
 from contextlib import contextmanager
 
@@ -16,10 +16,10 @@ READOUTS = ('mean', 'none')
 
 @MODELS.register_module()
 class DirectEncoder(TimeAware, nn.Module):
-    """Direct encoding: the same analog input at every step; event frames keep their own steps.
+    """Direct encoding: every time step gets the same analog image; event frames keep their own steps.
 
-    Every step is the same, so stateless layers at the beginning of a network run once instead of T times, in
-    `after_stem`.
+    As all steps are equal, `after_stem` runs the stateless layers at the beginning of a network once instead of T
+    times.
 
     Args:
         T: time steps.
@@ -50,33 +50,33 @@ class DirectEncoder(TimeAware, nn.Module):
         return x.dim() == 5
 
     def repeat(self, x: Tensor) -> Tensor:
-        """``[B, ...]`` to ``[T*B, ...]``, every step the same."""
+        """Repeat ``[B, ...]`` to ``[T*B, ...]``, with the same values at every step."""
         if self.T == 1:
             return x
-        # of `mmsnn.event_driven`: a map that is not computed yet
+        # A map of `mmsnn.event_driven` that is not computed yet has its own way to be repeated.
         if hasattr(x, 'repeated'):
             return x.repeated(self.T)
-        # left to itself, folding lays the channels first
+        # `fold` alone would turn the memory format channels_last into channels first.
         last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
         x = x.movedim(1, -1) if last else x
         x = fold(x.unsqueeze(0).expand(self.T, *x.shape))
         return x.movedim(-1, 1) if last else x
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` or event frames ``[B, T, C, H, W]`` to ``[T*B, C, H, W]``."""
+        """Encode ``[B, C, H, W]`` or event frames ``[B, T, C, H, W]`` as ``[T*B, C, H, W]``."""
         return fold(x.transpose(0, 1)) if self.is_event(x) else self.repeat(x)
 
     def after_stem(self, x: Tensor, conv, norm=None, neuron=None, pool=None) -> Tensor:
         """Encode ``x`` and run the first layers of a network: convolution, norm, pooling and neuron.
 
-        An image that is the same at every step passes what stands in front of the neuron once, and is repeated behind
-        it. Event frames, encodings that differ from step to step, and norms that tell the steps apart are encoded
-        first.
+        An image that is the same at every step passes the layers before the neuron once, and the result is repeated T
+        times. Event frames, encoders whose steps differ, and norms that treat the steps differently (TEBN) need the
+        time steps from the beginning, so there the input is encoded first.
 
         Args:
             x: images ``[B, C, H, W]`` or event frames ``[B, T, C, H, W]``.
-            conv: convolution, or any stateless layers.
-            norm, neuron, pool: layers, or None.
+            conv: a convolution, or any stateless layers.
+            norm, neuron, pool: layers; None leaves one out.
 
         Returns:
             ``[T*B, C', H', W']``.
@@ -93,18 +93,19 @@ class DirectEncoder(TimeAware, nn.Module):
 
 @MODELS.register_module()
 class PoissonEncoder(DirectEncoder):
-    """Poisson (rate) encoding: at every step a pixel spikes with its intensity as probability, on its own.
+    """Poisson (rate) encoding: at every step each pixel spikes independently, with its intensity as probability.
 
-    Event frames keep their own steps. The spikes carry no gradient to the image. Training draws from a random stream
-    that depends on ``seed``, the process's rank and the number of calls so far, and on no other random number; that
-    number is the module's extra state in a checkpoint, so that resuming draws what an uninterrupted training would
-    have drawn. Checkpoints without it load, and start at 0. In eval mode every call draws the same.
+    Event frames keep their own steps. The spikes carry no gradient to the image. In training, the random numbers depend
+    only on ``seed``, the rank of the process and the number of calls so far. Checkpoints hold the number of calls as
+    the module's extra state, so that a resumed training draws the same numbers as an uninterrupted one; a checkpoint
+    without it loads, and counting starts at 0. In eval mode every call draws the same numbers.
 
     Args:
         T: time steps.
-        mean, std: of the data preprocessor, whose normalisation is undone first; None for images in [0, 1].
-        max_value: white, in units of ``mean`` and ``std``.
-        seed: of the random stream.
+        mean, std: mean and standard deviation of the data preprocessor, whose normalisation is undone first; None for
+            images in [0, 1].
+        max_value: value of white pixels, in units of ``mean`` and ``std``.
+        seed: seed of the random numbers.
 
     Raises:
         ValueError: only one of ``mean`` and ``std`` is given.
@@ -124,7 +125,7 @@ class PoissonEncoder(DirectEncoder):
         self.calls = 0
 
     def get_extra_state(self) -> Tensor:
-        """The number of calls in training; a tensor, as everything in a state dict is expected to be."""
+        """The number of calls in training, as a tensor, because code that reads state dicts expects tensors."""
         return torch.tensor(self.calls)
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -151,11 +152,11 @@ class PoissonEncoder(DirectEncoder):
 
 
 class Readout(TimeAware, nn.Module):
-    """Takes time out of a folded tensor.
+    """Removes the time steps from a tensor into which they are folded.
 
     Args:
         T: time steps.
-        mode: ``mean`` gives rates ``[B, ...]``; ``none`` leaves ``[T*B, ...]`` to whoever asked for it.
+        mode: ``mean`` gives the mean over time ``[B, ...]``; ``none`` keeps ``[T*B, ...]``.
 
     Raises:
         ValueError: unknown ``mode``.
@@ -187,9 +188,9 @@ def short_and_full(x: Tensor, short_T: int) -> Tensor:
 
 @contextmanager
 def read_short(model: nn.Module, short_T: int | None):
-    """Within the context ``model``'s readouts also give what ``short_T`` time steps would have given.
+    """Context in which the readouts of ``model`` return the means over ``short_T`` and over all steps.
 
-    They give both, as `short_and_full` does, so that what is behind them sees twice the batch. None changes nothing.
+    They return both as `short_and_full` does, so the layers after them process twice the batch. None changes nothing.
     """
     readouts = [m for m in model.modules() if isinstance(m, Readout)]
     for readout in readouts:

@@ -12,11 +12,12 @@ class SpikeConv2d(nn.Conv2d):
     """`torch.nn.Conv2d` that keeps its input packed between forward and backward (`mmsnn.ops.packed`).
 
     Args:
-        bits: 1 where the input is spikes, 8 where it is sums of spikes.
-        args, kwargs: as for `torch.nn.Conv2d`; padding with anything but a number of zeros is not packed.
+        bits: bits per element of the packed input: 1 for spikes, 8 for sums of spikes.
+        args, kwargs: arguments of `torch.nn.Conv2d`. With another ``padding_mode`` than zeros, or with ``padding`` as
+            a string, the input is kept unpacked.
 
     Raises:
-        ValueError: in the forward pass, where the input is something else.
+        ValueError: in the forward pass, the input cannot be packed into ``bits`` bits.
     """
 
     def __init__(self, *args, bits: int = 1, **kwargs):
@@ -25,7 +26,7 @@ class SpikeConv2d(nn.Conv2d):
 
     @classmethod
     def like(cls, conv: nn.Conv2d, bits: int) -> 'SpikeConv2d':
-        """A convolution with the settings and the very parameters of ``conv``."""
+        """A `SpikeConv2d` that has the settings of ``conv`` and shares its parameters."""
         names = ('stride', 'padding', 'dilation', 'groups', 'padding_mode')
         kwargs = {name: getattr(conv, name) for name in names}
         kwargs.update(bias=conv.bias is not None, device='meta', bits=bits)
@@ -37,7 +38,7 @@ class SpikeConv2d(nn.Conv2d):
         return f'{super().extra_repr()}, bits={self.bits}'
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        # without a backward pass nothing is kept
+        # Without gradients nothing is kept for a backward pass.
         if self.padding_mode != 'zeros' or isinstance(self.padding, str) or not torch.is_grad_enabled():
             return super()._conv_forward(x, weight, bias)
         geometry = self.stride, self.padding, self.dilation, self.groups
@@ -45,12 +46,12 @@ class SpikeConv2d(nn.Conv2d):
 
 
 def spike_bits(neuron: nn.Module) -> int:
-    """Bits that hold what a neuron emits."""
+    """Bits per element that the output of ``neuron`` needs: 1 for spikes, 8 for integers."""
     return 1 if neuron.settings.levels == 1 else 8
 
 
 def pack(parent: nn.Module, name: str, bits: int) -> None:
-    """Have the convolution ``name`` of ``parent`` keep its input in ``bits`` bits, if it is a plain one."""
+    """Replace the convolution ``name`` of ``parent`` by a `SpikeConv2d` with ``bits``, if it is a `torch.nn.Conv2d`."""
     conv = getattr(parent, name)
     if type(conv) is nn.Conv2d:
         parent.add_module(name, SpikeConv2d.like(conv, bits))

@@ -13,12 +13,13 @@ class TDBN(nn.BatchNorm2d):
     """Threshold-dependent batch norm (tdBN, Zheng et al., AAAI 2021): batch norm over (T, B, H, W) whose weight starts
     at ``alpha * v_threshold``.
 
-    With time in the batch that is `torch.nn.BatchNorm2d` with another start: ``norm_cfg=dict(type='mmsnn.TDBN')``.
+    As time is folded into the batch, only the initial weight differs from `torch.nn.BatchNorm2d`. In configs it is
+    ``norm_cfg=dict(type='mmsnn.TDBN')``.
 
     Args:
-        num_features, kwargs: as for `torch.nn.BatchNorm2d`.
-        v_threshold: threshold of the neurons behind it.
-        alpha: 1, or ``1/sqrt(n)`` where n branches meet in front of a neuron.
+        num_features, kwargs: arguments of `torch.nn.BatchNorm2d`.
+        v_threshold: threshold of the neurons that follow.
+        alpha: 1, or ``1/sqrt(n)`` if n branches are summed before a neuron.
     """
 
     scale = 1.0
@@ -38,19 +39,20 @@ class TDBN(nn.BatchNorm2d):
 class TEBN(TimeAware, nn.Module):
     """Temporal effective batch norm (TEBN, Duan et al., NeurIPS 2022): ``p_t * BN(x_t)``, statistics over (T, B, H, W).
 
-    The batch norm is ``bn`` inside, so that synchronised batch norm replaces it alone; checkpoints of ANNs do not have
-    its keys. The learnt ``p`` belongs to the T it was built with: fewer time steps use its beginning, more are refused.
+    The batch norm is the submodule ``bn``, so that a conversion to SyncBN replaces only it; checkpoints of ANNs do not
+    have its keys. There is one learned factor ``p_t`` for each of the T steps with which the module is built: fewer
+    time steps use the first factors, more are refused.
 
     Args:
-        num_features, kwargs: as for `torch.nn.BatchNorm2d`.
+        num_features, kwargs: arguments of `torch.nn.BatchNorm2d`.
         T: time steps.
 
     Attributes:
-        mixes_time: the steps are told apart: its input has to be unfolded time, and a prefix of the steps is not what
-            fewer steps give.
+        mixes_time: True marks a norm that treats time steps differently and needs all of them: its output for the
+            first steps of a sequence differs from its output for these steps alone.
 
     Raises:
-        ValueError: in the forward pass, for more time steps than it was built with, or if T does not divide the batch.
+        ValueError: in the forward pass, there are more time steps than factors, or T does not divide the batch.
     """
 
     _abbr_ = 'bn'

@@ -1,4 +1,4 @@
-"""How a network is asked what it takes and gives, without leaving a trace."""
+"""Running a network to learn the shapes of its inputs and outputs, without changing it."""
 
 from contextlib import contextmanager
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def evaluating(model: nn.Module):
-    """Within the context ``model`` is in evaluation and keeps no gradients; every module's mode is restored."""
+    """Context in which ``model`` is in eval mode and gradients are off; the mode of every module is restored."""
     modes = {m: m.training for m in model.modules()}
     model.eval()
     try:
@@ -20,21 +20,21 @@ def evaluating(model: nn.Module):
 
 
 class _Reached(Exception):
-    """The first convolution that an image meets."""
+    """Raised by the first convolution that is called, to end the forward there."""
 
 
 def image_channels(model: nn.Module) -> int:
-    """Channels of the images that ``model`` takes, by its first convolution.
+    """Number of channels of the images that ``model`` takes, read from its first convolution.
 
-    An image is sent just so far: modules stand in the order of their making, and what lies in front may fold pixels
-    into channels (the stem of YOLOX: 12 of 3).
+    An image is run up to the first convolution that is called. The order of modules does not tell which one that is,
+    and layers before it may fold pixels into channels (the stem of YOLOX makes 12 channels of 3).
 
     Raises:
-        ValueError: there is no convolution.
+        ValueError: ``model`` has no convolution.
     """
     convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     if not convs:
-        raise ValueError(f'{type(model).__name__} has no convolution: its input is no image')
+        raise ValueError(f'{type(model).__name__} has no convolution, so the channels of its images are unknown')
     fewest = min(m.in_channels for m in [m for m in convs if m.groups == 1] or convs)
     met = []
 
@@ -47,7 +47,7 @@ def image_channels(model: nn.Module) -> int:
     try:
         with evaluating(model):
             backbone(next(model.parameters()).new_zeros(1, fewest, 64, 64))
-    # whatever stands in front of it and refuses such an image, the fewest channels are the best guess
+    # If a layer before the first convolution refuses such an image, the fewest channels are the best guess.
     except Exception:
         pass
     finally:
@@ -58,5 +58,5 @@ def image_channels(model: nn.Module) -> int:
 
 
 def blank_image(model: nn.Module, size: int) -> Tensor:
-    """One image ``[1, C, size, size]`` of zeros, where ``model``'s parameters are, and of their type."""
+    """One image ``[1, C, size, size]`` of zeros, with the device and the type of ``model``'s parameters."""
     return next(model.parameters()).new_zeros(1, image_channels(model), size, size)

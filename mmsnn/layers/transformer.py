@@ -1,4 +1,4 @@
-"""Parts of spiking transformers: the maker of their layers, stochastic depth, MLP, block."""
+"""Parts of spiking transformers: `Kit`, which makes their layers, stochastic depth, the MLP and the block."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,12 +17,12 @@ class Kit:
     """Makes the layers of a spiking transformer from the settings of its backbone.
 
     Args:
-        neuron: called for each neuron.
-        attn_neuron: called for the neuron behind an attention, which in the releases has half the threshold.
-        norm_cfg: norm on ``[T*B, C, H, W]``.
-        bits: bits per element in which a convolution keeps its input spikes for the backward pass: 1, or 8 for
-            integers; 0 keeps them as floats.
-        stream_bits: the same for inputs that are sums of spikes, 0 or 8.
+        neuron: makes a neuron.
+        attn_neuron: makes the neuron after an attention, which has half the threshold in the releases.
+        norm_cfg: config of the norms, on ``[T*B, C, H, W]``.
+        bits: bits per element in which a convolution keeps input spikes for the backward pass: 1, or 8 for integers; 0
+            keeps them as floats.
+        stream_bits: the same for inputs that are sums of spikes: 0 or 8.
     """
 
     neuron: Callable[[], nn.Module]
@@ -32,7 +32,7 @@ class Kit:
     stream_bits: int = 0
 
     def conv(self, c_in: int, c_out: int, kernel: int = 1, bits: int = 0, bias: bool = False, **kwargs) -> nn.Conv2d:
-        """A convolution that keeps the size of maps at stride 1; ``bits`` is not 0 where its input is spikes."""
+        """A convolution that keeps the size of maps at stride 1, with ``bits`` per element of its stored input."""
         kind = partial(SpikeConv2d, bits=bits) if bits else nn.Conv2d
         return kind(c_in, c_out, kernel, **{'padding': kernel // 2, 'bias': bias, **kwargs})
 
@@ -42,10 +42,10 @@ class Kit:
 
 
 class DropPath(TimeAware, nn.Module):
-    """Stochastic depth (Huang et al., ECCV 2016): in training a branch is left out for whole images, at every step.
+    """Stochastic depth (Huang et al., ECCV 2016): in training a branch is dropped for whole images, at all time steps.
 
     Args:
-        rate: share of images.
+        rate: probability with which an image drops the branch.
         T: time steps.
     """
 
@@ -69,10 +69,10 @@ class SpikingMLP(FlatLayers):
     """Two 1x1 convolutions with norms and neurons on ``[T*B, C, H, W]``.
 
     Args:
-        width, hidden: channels outside and inside.
+        width, hidden: number of channels outside and inside.
         kit: makes the layers.
-        name: beginning of the names of its layers, ``fc`` (``fc1_conv`` ...) or ``mlp``.
-        pre: whether neurons stand in front of the convolutions, not behind their norms.
+        name: prefix of the names of the layers: ``fc`` (``fc1_conv`` ...) or ``mlp``.
+        pre: whether neurons come before the convolutions instead of after their norms.
     """
 
     def __init__(self, width: int, hidden: int, kit: Kit, name: str = 'fc', pre: bool = False):
@@ -95,9 +95,9 @@ class TransformerBlock(nn.Module):
     """``x + attention(x)``, then the same with the MLP, on ``[T*B, C, H, W]``.
 
     Args:
-        attention, mlp: the branches.
-        drop_path: stochastic depth, behind both branches.
-        name: name of the attention, ``attn`` or ``tssa``.
+        attention, mlp: the two branches.
+        drop_path: stochastic depth, applied to both branches.
+        name: name of the submodule ``attention``: ``attn`` or ``tssa``.
     """
 
     def __init__(self, attention: nn.Module, mlp: nn.Module, drop_path: nn.Module, name: str = 'attn'):

@@ -1,4 +1,4 @@
-"""What all neurons share: settings, T, and a call of the op."""
+"""The base class of all neurons."""
 
 from typing import Any
 
@@ -14,32 +14,32 @@ from mmsnn.ops.surrogates import registered_derivative
 from .norms import FUSABLE, count_batch, norm_arguments, normalised
 from .watched import fire_apart, is_watched, sees_input
 
-# elements from which on one op is faster than two, whose host time is less
+# From this number of elements on, one fused op is faster than two ops, whose calls cost less time on the host.
 FUSE_FROM = 2**17
 
 
 class Neuron(TimeAware, nn.Module):
     """A layer of spiking neurons as an activation: ``[T*B, ...]`` in, spikes of the same shape out.
 
-    Stateless: the membrane lives inside one forward, so one module may serve at several places and nothing needs a
-    reset. For streaming, pass the membrane in and out.
+    Neurons are stateless: membrane potentials start anew in every forward, so nothing needs a reset, and one module may
+    be used at several places. For streaming, pass the membrane potential in and out.
 
     Args:
-        T: time steps folded into the first dimension.
-        fuse_norm: whether a spiking backbone runs this neuron and the batch norm in front of it as one op
-            (`mmsnn.ops.bn_lif`), which is faster for all but small maps, and keeps half as much.
-        inplace: accepted, because mmcv's ConvModule passes it to every activation, and ignored.
-        settings: settings of the neuron by name, as `mmsnn.NeuronSettings` describes them; ``defaults`` of the class
-            holds the others.
+        T: number of time steps folded into the first dimension.
+        fuse_norm: whether a spiking backbone runs this neuron and the batch norm before it as one op
+            (`mmsnn.ops.bn_lif`), which is faster for all but small maps and stores half as much for the backward pass.
+        inplace: ignored; mmcv's ConvModule passes it to every activation.
+        settings: settings of the neuron by name, as described in `mmsnn.NeuronSettings`; settings that are not given
+            come from the class attribute ``defaults``.
 
     Attributes:
-        settings: a `mmsnn.NeuronSettings`, which `dataclasses.replace` changes.
-        owner: the name of a neuron that belongs to a backbone with an encoder, and fires in its forward alone; None for
-            one that stands free.
-        events: the engine of `mmsnn.event_driven`, which runs the neuron in its stead where it can; None for none.
+        settings: a `mmsnn.NeuronSettings`; make a changed copy by `dataclasses.replace`.
+        owner: name of the neuron if it belongs to a backbone with an encoder; it then only fires in the forward of
+            that backbone. None for a neuron outside of a backbone.
+        events: the engine of `mmsnn.event_driven`, which runs the neuron where it can; None without one.
 
     Raises:
-        TypeError, ValueError: a setting is of the wrong type or out of range; the message names it.
+        TypeError, ValueError: a setting has the wrong type or is out of range; the message names it.
     """
 
     defaults = NeuronSettings()
@@ -66,17 +66,17 @@ class Neuron(TimeAware, nn.Module):
         return self.settings.tau
 
     def learned(self) -> dict[str, Tensor]:
-        """Settings that are parameters of the module, by the names under which the ops take them."""
+        """Settings that are learned parameters of the module, by the names of the ops' arguments."""
         return {}
 
     def forward(self, x: Tensor, v_init: Tensor | None = None, return_v: bool = False, norm: nn.Module | None = None):
-        """Spikes of ``x`` ``[T*B, ...]``; with ``return_v`` also the last potential ``[B, ...]``.
+        """Spikes for the input ``x`` ``[T*B, ...]``; with ``return_v`` also the last membrane potential ``[B, ...]``.
 
         Args:
             x: input current.
-            v_init: initial potential.
-            return_v: also return the last potential.
-            norm: batch norm that ``x`` has still to pass, as `can_fuse` allows.
+            v_init: initial membrane potential ``[B, ...]``; None starts at rest.
+            return_v: whether to return the last membrane potential as well.
+            norm: a batch norm to apply to ``x`` first, in the same op; `can_fuse` tells whether that is possible.
 
         Raises:
             ValueError: T does not divide the first dimension.
@@ -97,31 +97,32 @@ class Neuron(TimeAware, nn.Module):
     def potentials(
         self, x: Tensor, spikes: Tensor, v_init: Tensor | None = None, norm: nn.Module | None = None
     ) -> Tensor:
-        """Membrane potential of every step before it fires and is reset, ``[T*B, ...]``, in float32 (float64).
+        """Membrane potential of every step before it fires and is reset: ``[T*B, ...]`` in float32 (float64).
 
         Args:
-            x, v_init, norm: what `forward` was given. A hook gets ``norm`` among the keyword arguments
-                (``with_kwargs=True``); without them the neuron is given what the norm has made of ``x``.
-            spikes: what `forward` gave.
+            x, v_init, norm: the arguments of `forward`. A hook gets ``norm`` in the keyword arguments
+                (``with_kwargs=True``). A hook that takes none makes norm and neuron run as two ops, and its input is
+                the output of the norm.
+            spikes: the output of `forward`.
         """
         x = x if norm is None else normalised(norm, x)
         return reference.potentials(x, spikes, self.T, self.settings, v_init=v_init, **self.learned())
 
     def can_fuse(self, norm: nn.Module) -> bool:
-        """Whether ``norm`` and this neuron may run as one op: a plain batch norm, and nobody watches what is between.
+        """Whether ``norm`` and this neuron can run as one op: ``norm`` is a batch norm, and no hook needs its output.
 
-        Hooks of the norm watch its output. Those of the neuron watch its input, unless they take keyword arguments
-        (``with_kwargs=True``), and so are given ``norm``.
+        Hooks of the norm need its output. Hooks of the neuron need its input, unless they take keyword arguments
+        (``with_kwargs=True``): these are given ``norm``.
         """
         return self._fuses(norm) and not is_watched(norm) and not sees_input(self)
 
     def _fuses(self, norm: nn.Module) -> bool:
-        # the op knows no surrogate that users registered
+        # The fused op does not have the surrogates that users register.
         known = registered_derivative(self.settings.surrogate) is None
         return self.fuse_norm and known and type(norm) in FUSABLE
 
     def after_norm(self, norm: nn.Module, x: Tensor) -> Tensor:
-        """``self(norm(x))``, in one op where that is possible and pays; ``norm`` may be a sequence that ends in one."""
+        """``self(norm(x))``, as one op if possible and faster; ``norm`` may be a sequence that ends in a norm."""
         *layers, last = norm if isinstance(norm, nn.Sequential) else [norm]
         if not self._fuses(last):
             return self(norm(x))
@@ -134,9 +135,9 @@ class Neuron(TimeAware, nn.Module):
 
 def _pays(norm: nn.Module, x: Tensor) -> bool:
     """Whether one op takes less time than two."""
-    # processes that share statistics must all take the same way, whatever the size of their batches
+    # Processes that share statistics must all use the same ops, whatever the sizes of their batches.
     if isinstance(norm, nn.SyncBatchNorm):
         return True
     large = x.numel() >= FUSE_FROM
-    # a graph for every size takes two ops
+    # A graph that is compiled for all sizes uses two ops.
     return always_holds(large) if torch.compiler.is_compiling() else large

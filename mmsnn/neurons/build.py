@@ -1,4 +1,4 @@
-"""From the config of a neuron to the neuron."""
+"""Building neurons from their configs."""
 
 import inspect
 
@@ -10,15 +10,15 @@ DEFAULT = dict(type='LIF')
 
 
 def neuron_config(neuron: str | dict | None, default: dict = DEFAULT) -> dict:
-    """The complete config of a neuron, from what users write.
+    """The complete config of a neuron, from the short forms that users may write.
 
     Args:
-        neuron: a dict with a ``type``; a dict without one, whose keys replace those of ``default``; the type alone, as
-            text; or None for ``default``.
-        default: config of the neuron where ``neuron`` does not say otherwise.
+        neuron: a dict with a ``type``; a dict without one, whose keys replace those of ``default``; the type as a
+            string; or None for ``default``.
+        default: the config that ``neuron`` changes.
 
     Raises:
-        TypeError: ``neuron`` is something else.
+        TypeError: ``neuron`` has another type.
     """
     if isinstance(neuron, str):
         return dict(type=neuron)
@@ -32,8 +32,8 @@ def build_neuron(cfg: dict, T: int) -> Neuron:
     """Build ``neuron=dict(type='LIF', ...)`` of a backbone, with the backbone's T.
 
     Raises:
-        TypeError: ``cfg`` is no dict with a type, its type is no neuron, or it has a key that the neuron does not take;
-            the message names ``neuron.KEY``.
+        TypeError: ``cfg`` is not a dict with a type, its type is not a neuron, or the neuron does not take one of its
+            keys; the message names ``neuron.KEY``.
         KeyError: no class of that type is registered.
     """
     if not isinstance(cfg, dict) or 'type' not in cfg:
@@ -43,12 +43,12 @@ def build_neuron(cfg: dict, T: int) -> Neuron:
     if cls is None:
         raise KeyError(f'neuron.type: {cfg["type"]!r} is not registered in mmsnn; neurons: {known}')
     if not _is_neuron(cls):
-        raise TypeError(f'neuron.type: {cfg["type"]!r} is no spiking neuron; neurons: {known}')
+        raise TypeError(f'neuron.type: {cfg["type"]!r} is not a spiking neuron; neurons: {known}')
     keys = _keys_of(cls)
     if unknown := cfg.keys() - keys - {'type', '_scope_'}:
         names = ', '.join(f'neuron.{key}' for key in sorted(unknown))
         shown = ', '.join(sorted(keys - {'T', 'inplace'}))
-        raise TypeError(f'{names}: {cls.__name__} takes no such key, but {shown}')
+        raise TypeError(f'{names}: {cls.__name__} has no such key; it takes {shown}')
     return build_own({**cfg, 'T': T})
 
 
@@ -57,6 +57,6 @@ def _is_neuron(cls) -> bool:
 
 
 def _keys_of(cls: type[Neuron]) -> set[str]:
-    """The arguments of the class and of the neurons it derives from, to which it passes its ``**settings``."""
+    """The arguments of the class and of its base classes, to which it passes its ``**settings``."""
     signatures = [inspect.signature(each.__init__).parameters for each in cls.__mro__ if issubclass(each, Neuron)]
     return {key for each in signatures for key, p in each.items() if p.kind is not p.VAR_KEYWORD} - {'self'}

@@ -1,4 +1,4 @@
-"""How often neurons fire, and which of them never do."""
+"""Firing rates of neuron layers, and which layers and channels never fire."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,11 +13,11 @@ from torch.nn.modules.conv import _ConvNd
 from .base import Neuron
 from .watching import Watcher
 
-# what wrappers put into the names of modules
+# Parts that torch.compile and FSDP add to the names of modules.
 WRAPPERS = re.compile(r'(?<![^.])(_orig_mod|_fsdp_wrapped_module)(\.|$)')
-# share of channels from which on a layer is as good as silent
+# A layer is nearly silent if more than this share of its channels never fired.
 NEARLY = 0.9
-# names in a warning
+# Largest number of names in a warning.
 SHOWN = 20
 REMEDY = (
     'lower their v_threshold, put a batch norm in front of them (TDBN, in configs norm_cfg=dict(type='
@@ -27,14 +27,14 @@ REMEDY = (
 
 @dataclass(frozen=True)
 class LayerFiring:
-    """What one layer of neurons did.
+    """The firing of one layer of neurons.
 
     Attributes:
-        rate: mean number of spikes per neuron and time step; of ILIF the mean integer, between 0 and D.
-        channels: channels of its output, of all its places together where a module stands at several.
-        silent_channels: those that never fired.
-        updates: number of neurons, times time steps, times images.
-        v_threshold: of the neurons.
+        rate: mean number of spikes per neuron and time step; for ILIF the mean integer, between 0 and D.
+        channels: number of channels of its output; if a module is used at several places, the sum over these.
+        silent_channels: number of channels that never fired.
+        updates: number of neurons x time steps x images.
+        v_threshold: threshold of the neurons.
     """
 
     rate: float
@@ -45,21 +45,21 @@ class LayerFiring:
 
     @property
     def silent(self) -> bool:
-        """Whether not one neuron fired."""
+        """Whether no neuron fired."""
         return self.silent_channels == self.channels
 
     @property
     def nearly_silent(self) -> bool:
-        """Whether some fired, but in less than a tenth of the channels."""
+        """Whether neurons fired, but in less than a tenth of the channels."""
         return NEARLY * self.channels < self.silent_channels < self.channels
 
 
 class FiringRates(Mapping):
-    """Firing rates by the names of the neuron layers, in the order of first use.
+    """Firing rates by the names of the neuron layers, in the order of their first calls.
 
     Attributes:
-        layers: `LayerFiring` by name.
-        blank_norms: number of batch norms in eval mode that have seen no batch, and so normalise nothing.
+        layers: a `LayerFiring` per layer, by name.
+        blank_norms: number of batch norms in eval mode that were never trained, and so normalise nothing.
     """
 
     def __init__(self, layers: dict[str, LayerFiring], blank_norms: int = 0):
@@ -86,22 +86,22 @@ class FiringRates(Mapping):
 
     @property
     def silent_channels(self) -> float:
-        """Share of all channels that never fired."""
+        """Share of channels that never fired, among those of all layers."""
         total = sum(layer.channels for layer in self.layers.values())
         return sum(layer.silent_channels for layer in self.layers.values()) / total if total else 0.0
 
     @property
     def silent(self) -> list[str]:
-        """Names of the layers in which not one neuron fired."""
+        """Names of the layers in which no neuron fired."""
         return [name for name, layer in self.layers.items() if layer.silent]
 
     @property
     def nearly_silent(self) -> list[str]:
-        """Names of the layers in which some fired, but in less than a tenth of the channels."""
+        """Names of the layers in which neurons fired, but in less than a tenth of the channels."""
         return [name for name, layer in self.layers.items() if layer.nearly_silent]
 
     def warning(self, names: list[str] | None = None) -> str | None:
-        """What to tell of layers (among ``names``) that are silent or nearly so, and what to do; None if none are."""
+        """A warning about the layers (among ``names``) that are silent or nearly so, with remedies; None without."""
         concerned = [*self.silent, *self.nearly_silent]
         names = concerned if names is None else [name for name in concerned if name in names]
         if not names:
@@ -110,7 +110,7 @@ class FiringRates(Mapping):
         nearly = [name for name in names if name not in silent]
         parts = []
         if silent:
-            parts.append(f'{len(silent)} of {len(self)} neuron layers are silent, not one neuron fired: {_few(silent)}')
+            parts.append(f'{len(silent)} of {len(self)} neuron layers are silent, no neuron fired: {_few(silent)}')
         if nearly:
             shares = {n: f'{self.layers[n].silent_channels} of {self.layers[n].channels}' for n in nearly}
             shown = _few([f'{name} ({share})' for name, share in shares.items()])
@@ -119,18 +119,18 @@ class FiringRates(Mapping):
             )
         thresholds = ', '.join(f'{v:g}' for v in sorted({self.layers[name].v_threshold for name in names}))
         said = (
-            f'{"; ".join(parts)} (v_threshold {thresholds}). What stands behind them sees nothing, and hardly any '
-            'gradient passes them. '
+            f'{"; ".join(parts)} (v_threshold {thresholds}). The layers after them get no input, and hardly any '
+            'gradient passes through them. '
         )
         if not self.blank_norms:
             return said + REMEDY[0].upper() + REMEDY[1:]
         return (
             f'{said}{self.blank_norms} batch norms are in eval mode and have seen no batch (num_batches_tracked is 0), '
-            f'so they normalise nothing: load a checkpoint, or train before you measure. If that is not it: {REMEDY}'
+            f'so they normalise nothing: load a checkpoint, or train before you measure. Otherwise: {REMEDY}'
         )
 
     def table(self) -> Table:
-        """The rates for ``rich.print``, silent layers marked."""
+        """The rates as a table for ``rich.print``, with silent layers marked."""
         table = Table(
             title='Firing rates',
             caption=self.warning() or f'{self.silent_channels:.1%} of the channels never fired',
@@ -148,10 +148,10 @@ class FiringRates(Mapping):
 
 
 class SpikeCounter(Watcher):
-    """Counts what the neurons of ``model`` emit inside a ``with`` block; several blocks add up.
+    """Context that counts the spikes of the neurons of ``model``; opened several times, it adds up.
 
-    Norm and neuron stay fused, and what activation checkpointing computes again does not count; see `Watcher`. A call
-    costs one sum over the spikes, without gradients and without waiting for the device.
+    Norm and neuron still run as one op, and calls that activation checkpointing repeats do not count; see `Watcher`.
+    Each call of a neuron costs one sum over its spikes, without gradients and without synchronising the device.
 
     Example::
 
@@ -164,7 +164,7 @@ class SpikeCounter(Watcher):
         super().__init__({})
         self.axes: dict[str, int] = {}
         self._thresholds: dict[str, float] = {}
-        # by name and number of channels: a module may stand at several places
+        # By name and number of channels, because a module may be used at several places.
         self._spikes: dict[str, dict[int, Tensor]] = {}
         self._updates: dict[str, int] = {}
         self._norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
@@ -185,7 +185,7 @@ class SpikeCounter(Watcher):
 
     @property
     def counting(self) -> bool:
-        """Whether a block is open."""
+        """Whether the context is open."""
         return bool(self._handles)
 
     def __exit__(self, *exception) -> None:
@@ -197,7 +197,7 @@ class SpikeCounter(Watcher):
 
     @torch.no_grad()
     def add(self, name: str, neuron: Neuron, spikes: Tensor) -> None:
-        """Count what ``neuron`` emitted in one call; an expanded ILIF emits 0 and D, each D one spike."""
+        """Count the output of ``neuron`` in one call; an expanded ILIF emits 0 and D, where D is one spike."""
         spikes = spikes.detach()
         if spikes.dim() == 1:
             spikes = spikes[:, None]
@@ -205,7 +205,7 @@ class SpikeCounter(Watcher):
             spikes = spikes != 0
         axis = _channel_axis(spikes, neuron.T, self.axes[name])
         others = [i for i in range(spikes.dim()) if i != axis]
-        # whole numbers up to 2**24 are exact
+        # float32 is exact for whole numbers up to 2**24.
         counts = spikes.sum(others, dtype=torch.float32) if others else spikes.float()
         by_channels = self._spikes.setdefault(name, {})
         by_channels[len(counts)] = by_channels.get(len(counts), 0) + counts.double()
@@ -213,12 +213,12 @@ class SpikeCounter(Watcher):
         self._thresholds[name] = neuron.settings.v_threshold
 
     def counts(self) -> dict:
-        """Everything counted so far, on the CPU, to send to other processes and to `rates`."""
+        """All counts so far, on the CPU, in a form that can be sent to other processes and given to `rates`."""
         spikes = {name: {c: x.cpu() for c, x in sums.items()} for name, sums in self._spikes.items()}
         return dict(spikes=spikes, updates=dict(self._updates), thresholds=dict(self._thresholds))
 
     def rates(self, counts: list[dict] | None = None) -> FiringRates:
-        """Firing rates of the layers that were called; of what several counters have ``counted``, all together."""
+        """Firing rates of the layers that were called; ``counts`` merges the `counts` of several counters."""
         counts = [self.counts()] if counts is None else counts
         layers = {}
         for name in dict.fromkeys(name for each in counts for name in each['spikes']):
@@ -236,7 +236,7 @@ class SpikeCounter(Watcher):
         return FiringRates(layers, blank_norms=sum(_is_blank(norm) for norm in self._frozen))
 
     def reset(self) -> None:
-        """Forget what was counted."""
+        """Set all counts to 0."""
         self._spikes.clear()
         self._updates.clear()
 
@@ -250,7 +250,7 @@ def _is_blank(norm: nn.Module) -> bool:
 
 
 def _channel_axis(x: Tensor, T: int, axis: int) -> int:
-    """Where the channels of ``x`` lie: ``axis`` of ``[T*B, ...]``, one further in ``[T, B, C, H, W]``."""
+    """The dimension of the channels of ``x``: ``axis`` in ``[T*B, ...]``, and 2 in ``[T, B, C, H, W]``."""
     if x.dim() < 3:
         return x.dim() - 1
     if x.dim() == 5 and len(x) == T and axis == 1:

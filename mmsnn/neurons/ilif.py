@@ -13,16 +13,16 @@ from .base import Neuron
 class ILIF(Neuron):
     """I-LIF (Luo et al., "Integer-Valued Training and Spike-Driven Inference", ECCV 2024): trains with integers 0..D.
 
-    ``s = round(clip(h / v_threshold, 0, D))`` with a soft, detached reset, as the authors' code has it: with one level,
-    too, a neuron fires above half the threshold. The default tau is the code's decay of 0.25. In training and by
-    default in inference it emits integers in T steps; `expand_levels` turns a trained network into one that runs T*D
-    steps of two-valued spikes with equal outputs.
+    ``s = round(clip(h / v_threshold, 0, D))`` with a soft, detached reset, as in the authors' code. Because of the
+    rounding, a neuron fires above half the threshold, even with one level. The default tau corresponds to the decay of
+    0.25 in that code. In training, and by default in inference, the neuron emits integers in T steps; `expand_levels`
+    turns a trained network into one with the same outputs that runs T*D steps of two-valued spikes.
 
     Args:
-        T, settings: as in `Neuron`; ``levels`` is D, the largest integer, and ``v_reset`` must stay None.
+        T, settings: as in `Neuron`; ``levels`` is D, the largest integer, and ``v_reset`` must be None.
 
     Raises:
-        ValueError: a hard reset, or ``T`` is no multiple of D in a network after `expand_levels`.
+        ValueError: ``v_reset`` is a number, or ``T`` is not a multiple of D after `expand_levels`.
     """
 
     defaults = NeuronSettings(
@@ -40,24 +40,24 @@ class ILIF(Neuron):
         self.expanded = False
 
     def _fuses(self, norm: nn.Module) -> bool:
-        # the neurons of an expanded network see means of micro-steps
+        # The input of a neuron in an expanded network is a mean over micro-steps.
         return not self.expanded and super()._fuses(norm)
 
     def potentials(self, *args, **kwargs) -> Tensor:
-        """As `Neuron.potentials`; RuntimeError once the network is expanded, whose micro-steps have none."""
+        """As `Neuron.potentials`; RuntimeError after `expand_levels`, because micro-steps have no potential."""
         if self.expanded:
             raise RuntimeError('after expand_levels an ILIF has no membrane potential of single micro-steps')
         return super().potentials(*args, **kwargs)
 
     def forward(self, x: Tensor, v_init: Tensor | None = None, return_v: bool = False, norm: nn.Module | None = None):
-        """Integers 0..D, or 0 and D in T = T'*D micro-steps where the network was expanded."""
+        """Integers 0..D; after `expand_levels`, values 0 and D in T = T'*D micro-steps."""
         if not self.expanded:
             return super().forward(x, v_init, return_v, norm)
         if self.owner is not None:
             check_encoded(self.owner, x, self.T)
         D = self.settings.levels
         if self.T % D:
-            raise ValueError(f'T={self.T} micro-steps are no multiple of levels={D}')
+            raise ValueError(f'T={self.T} micro-steps are not a multiple of levels={D}')
         steps = self.T // D
         micro = unfold(x, self.T).unflatten(0, (steps, D))
         out = lif(fold(micro.mean(1)), steps, self.settings, v_init=v_init, return_v=return_v)
@@ -67,7 +67,7 @@ class ILIF(Neuron):
 
 
 def to_binary(counts: Tensor, levels: int) -> Tensor:
-    """Integers ``[T, ...]`` in 0..D to D binary micro-steps ``[T, D, ...]`` that sum to them."""
+    """Split integers ``[T, ...]`` in 0..D into D binary micro-steps ``[T, D, ...]`` that add up to them."""
     order = counts.new_tensor(range(levels)).view(1, levels, *[1] * (counts.dim() - 1))
     return (counts.unsqueeze(1) > order).to(counts)
 
@@ -75,13 +75,14 @@ def to_binary(counts: Tensor, levels: int) -> Tensor:
 def expand_levels(model: nn.Module) -> nn.Module:
     """Turn a trained network of `ILIF` neurons into its spike-driven form, in place; returns ``model``.
 
-    Every module then runs T*D micro-steps and the neurons emit only 0 and D (the constant D belongs to the weights
-    that follow), so a convolution only adds. Equal to the integer network up to rounding, because between two neurons
-    everything must act on the mean over micro-steps as on the integers: convolutions, norms in eval mode, pooling,
-    sums. Products of spikes (AND, IAND) do not.
+    Every module then runs T*D micro-steps, and the neurons emit only 0 and D (the constant D can be merged into the
+    following weights), so a convolution only adds. The outputs equal those of the integer network up to rounding,
+    because convolutions, norms in eval mode, pooling and sums give the same for the mean over micro-steps as for the
+    integers. Products of spikes (AND, IAND) do not, and are refused.
 
     Raises:
-        ValueError: no ILIF in ``model``, different ``levels``, other neurons among them, or already expanded.
+        ValueError: ``model`` has no ILIF, other neurons as well, or ILIF with different ``levels``; it multiplies
+            spikes; or it is expanded already.
     """
     neurons = [m for m in model.modules() if isinstance(m, Neuron)]
     levels = {n.settings.levels for n in neurons}

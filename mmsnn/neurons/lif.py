@@ -1,4 +1,4 @@
-"""IF, LIF and PLIF neurons; the equations stand in `mmsnn.ops.reference`."""
+"""IF, LIF and PLIF neurons; `mmsnn.ops.reference` has their equations."""
 
 import math
 
@@ -57,7 +57,7 @@ class PLIF(Neuron):
         self.w = nn.Parameter(torch.tensor(-math.log(init_tau - 1.0)))
 
     def extra_repr(self) -> str:
-        # before FSDP has gathered it there is nothing to show
+        # FSDP may not have gathered the parameter.
         learned = f'{self.tau.item():.4g}' if self.w.numel() and not self.w.is_meta else '?'
         return super().extra_repr().replace(f'tau={self.settings.tau}', f'tau={learned} (learned)')
 

@@ -1,4 +1,4 @@
-"""A batch norm module as what `mmsnn.ops.bn_lif` takes."""
+"""Batch norm modules as arguments of `mmsnn.ops.bn_lif`."""
 
 import torch.distributed as dist
 from mmengine.model.utils import _BatchNormXd
@@ -7,12 +7,12 @@ from torch.nn import functional as F
 
 from mmsnn.layers.norm import TDBN
 
-# the last is what mmengine makes of SyncBN in a single process
+# mmengine replaces SyncBN in a single process by the last one.
 FUSABLE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, TDBN, _BatchNormXd)
 
 
 def norm_arguments(norm: nn.Module) -> dict:
-    """The arguments of `mmsnn.ops.bn_lif` that stand for ``norm``; nothing is counted."""
+    """The arguments of `mmsnn.ops.bn_lif` that describe ``norm``; see `count_batch` for its counter."""
     momentum = norm.momentum
     batch = norm.training or norm.running_mean is None
     if norm.training and momentum is None and norm.num_batches_tracked is not None:
@@ -35,22 +35,22 @@ def norm_arguments(norm: nn.Module) -> dict:
 
 
 def count_batch(norm: nn.Module) -> None:
-    """Count a batch of training, as ``norm`` would."""
+    """Increase the number of batches that ``norm`` has seen in training, as its own forward does."""
     if norm.training and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
 
 
 def normalised(norm: nn.Module, x: Tensor) -> Tensor:
-    """What ``norm`` has just made of ``x`` inside `mmsnn.ops.bn_lif`; statistics are left as they are.
+    """The output of ``norm`` for ``x`` inside a preceding call of `mmsnn.ops.bn_lif`, without updating statistics.
 
     Raises:
-        NotImplementedError: the statistics are those of several processes.
+        NotImplementedError: the statistics are shared by several processes.
     """
     given = norm_arguments(norm)
     if given['group'] is not None:
         raise NotImplementedError(
             'the statistics of a SyncBatchNorm in training belong to several processes, and are not computed twice: '
-            'set fuse_norm=False in the neuron behind it'
+            'set fuse_norm=False in the neuron that follows it'
         )
     mean, var = (None, None) if given['training'] else (given['running_mean'], given['running_var'])
     return F.batch_norm(x, mean, var, given['weight'], given['bias'], given['training'], 0.0, given['eps'])

@@ -1,4 +1,4 @@
-"""What named neurons do during a forward: spikes, membrane potentials, rates."""
+"""Recording the spikes, membrane potentials and rates of named neurons."""
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -19,7 +19,7 @@ Recorded: TypeAlias = Tensor | list[Tensor] | dict[str, Tensor | list[Tensor]]
 
 
 class record(Watcher, Mapping):
-    """Context in which spikes, membrane potentials or rates of named neurons are kept, and the mapping that holds them.
+    """Context that records spikes, membrane potentials or rates of named neurons; also the mapping that holds them.
 
     ::
 
@@ -27,37 +27,36 @@ class record(Watcher, Mapping):
             model(images)
         recorded['backbone.layer1.0.neuron1']  # [T, B, C, H, W]
 
-    The model runs as it would unwatched, norm and neuron in one op where they are; see `Watcher`. Nothing of the
-    recording stays in it afterwards, and the mapping goes on holding what it recorded.
+    The model runs as it would without recording: norm and neuron that run as one op still do; see `Watcher`. After the
+    context the model has no hooks any more, and the mapping keeps what it recorded.
 
-    Values carry gradients as the outputs of the network do, so that a loss may hold them; under `torch.no_grad` they
-    have none. They take memory as long as the mapping lives, or until `clear`.
+    Values carry gradients as the outputs of the network do, so that a loss may use them; under `torch.no_grad` they
+    have none. They take memory as long as the mapping exists, or until `clear`.
 
     ============ =============== =======================================================================================
     ``what``     shape           value
     ============ =============== =======================================================================================
-    ``'spikes'`` ``[T, B, ...]`` what the neuron emits, in the type of its input; ILIF: integers
+    ``'spikes'`` ``[T, B, ...]`` output of the neuron, in the type of its input; ILIF: integers
     ``'v'``      ``[T, B, ...]`` the membrane potential of every step before it fires and is reset, in float32 (float64)
-    ``'rate'``   ``[B, ...]``    spikes a time step, mean over T; ILIF: the mean integer
+    ``'rate'``   ``[B, ...]``    spikes per time step, mean over T; ILIF: the mean integer
     ============ =============== =======================================================================================
 
     Args:
-        model: any network that holds neurons, also one compiled, in DDP, in a Distiller (the student's names) or
-            Spikify.
-        names: names of neurons as ``model.named_modules()`` gives them, or patterns: ``'backbone.layer1.*'``. Without
-            any, all are meant.
-        what: one of the above, or several.
+        model: any network with neurons; it may be compiled, in DDP, a Distiller (use the student's names) or Spikify.
+        names: names of neurons as in ``model.named_modules()``, or patterns: ``'backbone.layer1.*'``. Without names,
+            all neurons are recorded.
+        what: one value of the table, or several.
 
     Returns:
-        By name, in the order of the model: a tensor; where the neuron is called several times (one that several places
-        share, or several forwards) a list of one for each call, in their order; for several ``what`` a dict of these.
-        `calls` always gives lists.
+        By name, in the order of the model, a tensor; or a list with one tensor per call, if the neuron was called
+        several times (a shared neuron, or several forwards). Several ``what`` give a dict of these. `calls` always
+        returns lists.
 
     Raises:
-        ValueError: a name fits no neuron (the message holds those like it), or ``what`` is unknown.
-        KeyError: what is asked for was not recorded: the neuron was not called, or has another name.
-        RuntimeError: in the forward pass, potentials of an ILIF after `expand_levels`, whose micro-steps have none.
-        NotImplementedError: in the forward pass, potentials behind a SyncBatchNorm that trains in several processes,
+        ValueError: a name matches no neuron (the message lists similar names), or ``what`` is unknown.
+        KeyError: a neuron is looked up that was not called, or under a name that was not recorded.
+        RuntimeError: in the forward pass: potentials of an ILIF after `expand_levels`, whose micro-steps have none.
+        NotImplementedError: in the forward pass: potentials after a SyncBatchNorm that trains in several processes,
             while norm and neuron run as one op.
     """
 
@@ -71,7 +70,7 @@ class record(Watcher, Mapping):
 
     def _see(self, name: str, neuron: Neuron, args: tuple, kwargs: dict, spikes: Tensor) -> None:
         given = {**dict(zip(('x', 'v_init', 'return_v', 'norm'), args)), **kwargs}
-        # Activation checkpointing does not see what this saves, since it will not come here again.
+        # These tensors are hidden from activation checkpointing, because its second forward does not record again.
         with SavedAside():
             self._calls[name].append(self._values(neuron, given, spikes))
 
@@ -83,16 +82,16 @@ class record(Watcher, Mapping):
                 values[what] = unfold(neuron.potentials(spikes=spikes, **given), neuron.T)
             else:
                 steps = unfold(spikes, neuron.T)
-                # a copy, because a later layer may add to it in place
+                # A copy, because a later layer may add to the spikes in place.
                 values[what] = steps.mean(0) if what == 'rate' else steps.clone()
         return values
 
     def calls(self, name: str, what: str | None = None) -> list[Tensor]:
-        """What was recorded of a neuron in each of its calls; ``what`` may be left out where it is one thing alone."""
+        """The values of a neuron, one per call; ``what`` may be left out if only one kind is recorded."""
         if what is None and self.single:
             what = self.what[0]
         if what is None or what not in self.what:
-            raise ValueError(f'what must be one of {", ".join(self.what)}, which are recorded, got {what!r}')
+            raise ValueError(f'what must be one of the recorded {", ".join(self.what)}, got {what!r}')
         if name not in self._calls:
             raise KeyError(f'{name} is not recorded; recorded: {", ".join(self._calls)}')
         if not self._calls[name]:
@@ -100,7 +99,7 @@ class record(Watcher, Mapping):
         return [each[what] for each in self._calls[name]]
 
     def clear(self) -> None:
-        """Forget what was recorded."""
+        """Drop all recorded values."""
         for calls in self._calls.values():
             calls.clear()
 
@@ -125,24 +124,26 @@ class record(Watcher, Mapping):
 def choose(
     model: nn.Module, names: tuple[str, ...], kinds=Neuron, what: str = 'spiking neuron', inside: bool = False
 ) -> dict[str, nn.Module]:
-    """The modules of ``kinds`` that ``names`` fit, in the order of the model, without what wrappers put into names.
+    """The modules of ``kinds`` that match ``names``, in the order of the model.
+
+    Their names are returned without the parts that wrappers (DDP, torch.compile, FSDP) add.
 
     Args:
         model: any network.
-        names: names or patterns; without any, all are meant.
-        kinds: classes of the modules.
-        what: what one of them is called in messages.
-        inside: whether the name of a part of the model stands for all that it holds.
+        names: names or patterns; without names, all modules of ``kinds`` are returned.
+        kinds: class or classes of the modules.
+        what: what messages call one of them.
+        inside: whether the name of any other module selects all modules of ``kinds`` in it.
 
     Raises:
-        ValueError: a name fits none of them, or the model holds none.
+        ValueError: a name matches no module, or the model has none of ``kinds``.
     """
     modules: dict[str, nn.Module] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         modules.setdefault(_plain(name), module)
     known = {name: m for name, m in modules.items() if isinstance(m, kinds)}
     if not known:
-        raise ValueError(f'{type(model).__name__} holds no {what}')
+        raise ValueError(f'{type(model).__name__} has no {what}')
     chosen = set()
     for name in names or ('*',):
         plain = _plain(name)
@@ -154,7 +155,7 @@ def choose(
         chosen.update(fitting)
     result: dict[str, nn.Module] = {}
     for name, module in known.items():
-        # A module that has several names is taken once by a pattern, and under every name that is given in full.
+        # A pattern takes a module with several names once; every name that is given in full is taken.
         if name in chosen and (name in names or module not in result.values()):
             result[name] = module
     return result
@@ -168,11 +169,11 @@ def _unknown(model: nn.Module, name: str, plain: str, modules: dict, known: dict
     inside = [other for other in known if other.startswith(f'{plain}.')]
     kind = what.split()[-1]
     if inside:
-        return f"{name} is no {kind}, but holds {len(inside)}: {_few(inside)}. For all of them: '{name}.*'"
+        return f"{name} is not a {kind}, but holds {len(inside)}: {_few(inside)}. For all of them: '{name}.*'"
     if plain in modules:
-        return f'{name} is a {type(modules[plain]).__name__}, no {what}'
+        return f'{name} is a {type(modules[plain]).__name__}, not a {what}'
     near = get_close_matches(plain, known, n=5, cutoff=0.5) or list(known)
-    return f'{name!r} fits no {kind} of {type(model).__name__}; there are {_few(near)}'
+    return f'{name!r} matches no {kind} of {type(model).__name__}; there are {_few(near)}'
 
 
 def _few(names: list[str]) -> str:

@@ -1,8 +1,8 @@
-"""A norm and a neuron that run apart because somebody watches, in a graph that does not show it.
+"""Running norm and neuron as two ops while hooks watch them, with the autograd graph of the fused op.
 
-Activation checkpointing runs layers again in the backward pass, when a watcher may be gone or have come, and hands
-every tensor that is saved there to the node that saved one at its place in the forward pass. So what two ops save is
-kept from it, and what it sees is what one op would have saved.
+Activation checkpointing runs layers a second time in the backward pass and matches the tensors saved then with those
+saved in the forward pass, one by one. Hooks may have been added or removed in between. So the tensors that the two ops
+save are hidden from it, and it is shown the tensors that the fused op would have saved.
 """
 
 import sys
@@ -26,7 +26,7 @@ def is_watched(module: nn.Module) -> bool:
 
 
 def sees_input(neuron: nn.Module) -> bool:
-    """Whether hooks of ``neuron`` see its input, and not the norm that would come as a keyword with it."""
+    """Whether ``neuron`` has hooks that need its input, because they do not take the keyword argument ``norm``."""
     return bool(
         neuron._forward_hooks.keys() - neuron._forward_hooks_with_kwargs.keys()
         or neuron._forward_pre_hooks.keys() - neuron._forward_pre_hooks_with_kwargs.keys()
@@ -36,21 +36,21 @@ def sees_input(neuron: nn.Module) -> bool:
 
 
 def run_eagerly():
-    """Context in which compiled parts run as plain PyTorch, because compiled code passes hooks by that come later."""
+    """Context in which compiled parts run as plain PyTorch; compiled code ignores hooks that are added later."""
     if 'torch._dynamo' in sys.modules and hasattr(torch.compiler, 'set_stance'):
         return torch.compiler.set_stance('force_eager')
     return nullcontext()
 
 
 class SavedAside(torch.autograd.graph.saved_tensors_hooks):
-    """Context whose saved tensors are kept as they are, and from the hooks around it."""
+    """Context whose tensors are saved for the backward pass without passing through surrounding saved-tensor hooks."""
 
     def __init__(self):
         super().__init__(_pack, _unpack)
 
 
 def _pack(x: Tensor) -> tuple[Tensor, int]:
-    # detached, because a node that held its own output would never go
+    # Detached, because a node that holds its own output would never be freed.
     return x.detach(), x._version
 
 
@@ -58,21 +58,21 @@ def _unpack(packed: tuple[Tensor, int]) -> Tensor:
     x, version = packed
     if x._version != version:
         raise RuntimeError(
-            f'a tensor {tuple(x.shape)} that the backward pass of a watched norm or neuron needs was modified by an '
+            f'a tensor {tuple(x.shape)} that the backward pass of a norm or neuron with hooks needs was modified by an '
             'inplace operation: hooks must not change it'
         )
     return x
 
 
 def fire_apart(neuron: nn.Module, norm: nn.Module, last: nn.Module, x: Tensor, pays) -> Tensor:
-    """``neuron(norm(x))`` in two ops, saved as one where that is what an unwatched neuron would run.
+    """``neuron(norm(x))`` as two ops, which save what the fused op would save if it would run without hooks.
 
     Args:
         neuron: a `Neuron`.
         norm: the norm, or a sequence that ends in it.
         last: the norm itself.
         x: input of ``norm``.
-        pays: tells of a norm and its input whether one op pays.
+        pays: ``pays(norm, input)`` tells whether one op is faster.
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return neuron(norm(x))
@@ -82,14 +82,14 @@ def fire_apart(neuron: nn.Module, norm: nn.Module, last: nn.Module, x: Tensor, p
         return neuron(y)
     with SavedAside():
         out = neuron(y)
-    # in this order, as in one op
+    # The computation of tau saves its tensors before the op saves its own, as in the fused op.
     tau = neuron.tau
     return save_as_bn_lif(out, given.x, norm_arguments(last), tau, in_backward())
 
 
 @contextmanager
 def _aside_in(norm: nn.Module, pays):
-    """Context in which a call of ``norm`` saves its tensors aside if that pays; gives the call's input."""
+    """Context in which a call of ``norm`` saves its tensors as in `SavedAside` if ``pays``; yields the call's input."""
     mine, given, aside = threading.get_ident(), SimpleNamespace(x=None), SavedAside()
 
     def before(module, inputs):

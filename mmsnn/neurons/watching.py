@@ -1,4 +1,4 @@
-"""The context in which modules are watched without running otherwise than they would."""
+"""Watching the calls of modules without changing how they run."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -11,15 +11,16 @@ from .watched import run_eagerly
 
 
 class Watcher:
-    """Context in which `_see` is called with what named modules emit, call by call.
+    """Context in which `_see` is called with the inputs and the output of every call of named modules.
 
-    Hooks sit in these modules alone, and only inside the context. They take keyword arguments, because hooks without
-    them would part a neuron from its norm. What activation checkpointing computes again in the backward pass is no
-    call.
+    Only these modules have hooks, and only inside the context. The hooks take keyword arguments, because hooks that do
+    not would make norm and neuron run as two ops. Calls that activation checkpointing repeats in the backward pass are
+    left out.
 
     Args:
-        modules: neurons, or other layers, by name.
-        eager: whether compiled parts of a network run as plain PyTorch meanwhile; compiled code passes hooks by.
+        modules: neurons or other layers, by name.
+        eager: whether compiled parts of the network run as plain PyTorch inside the context, because compiled code
+            ignores hooks.
     """
 
     def __init__(self, modules: dict[str, nn.Module], eager: bool = True):
@@ -50,5 +51,5 @@ class Watcher:
         return see
 
     def _see(self, name: str, module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
-        """Do something with what ``module`` made of ``args`` and ``kwargs``."""
+        """Handle a call of ``module``; ``output`` is its first output."""
         raise NotImplementedError

@@ -259,8 +259,8 @@ class TestInADistiller:
     @pytest.mark.parametrize(
         ('term', 'message'),
         [
-            (dict(student='backbone.layer9', rate=0.1), "losses.rate: 'backbone.layer9' fits no neuron"),
-            (dict(student='head', rate=0.1), 'losses.rate: head is a LinearClsHead, no spiking neuron'),
+            (dict(student='backbone.layer9', rate=0.1), "losses.rate: 'backbone.layer9' matches no neuron"),
+            (dict(student='head', rate=0.1), 'losses.rate: head is a LinearClsHead, not a spiking neuron'),
             (dict(rate=0.1, connector=dict(type='ConvBN')), 'losses.rate: FiringRate watches neurons'),
             (dict(), 'losses.rate: FiringRate: set either rate'),
             (dict(rate=0.1, target=3), 'losses.rate.*target'),
@@ -271,7 +271,7 @@ class TestInADistiller:
             build(dict(rate=dict(type='FiringRate', **term)))
 
     def test_a_network_without_neurons(self):
-        with pytest.raises(ValueError, match='holds no spiking neuron'):
+        with pytest.raises(ValueError, match='has no spiking neuron'):
             build(dict(rate=dict(type='FiringRate', rate=0.1)), student=classifier(False))
 
     def test_frozen_layers(self):

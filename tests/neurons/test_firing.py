@@ -143,7 +143,7 @@ class TestWords:
 
     def test_warning_names_layers_and_remedies(self):
         said = count(self.net(), torch.ones(1, 2)).warning()
-        assert said.startswith('1 of 2 neuron layers are silent, not one neuron fired: 1 (v_threshold 9)')
+        assert said.startswith('1 of 2 neuron layers are silent, no neuron fired: 1 (v_threshold 9)')
         assert all(word in said for word in ('v_threshold', 'norm', 'mmsnn.TDBN', 'init_cfg'))
 
     def test_many_layers_are_a_few_names(self):
@@ -163,7 +163,7 @@ class TestWords:
         )
         assert [*rates.table().columns[3].cells] == ['nearly silent']
         both = count(nn.Sequential(IF(1), IF(1, v_threshold=9.0)), x).warning()
-        assert '1 of 2 neuron layers are silent, not one neuron fired: 1; 1 of 2 neuron layers are nearly' in both
+        assert '1 of 2 neuron layers are silent, no neuron fired: 1; 1 of 2 neuron layers are nearly' in both
 
     def test_table_marks_silent_layers(self):
         table = count(self.net(), torch.ones(1, 2)).table()

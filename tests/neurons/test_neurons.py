@@ -285,7 +285,7 @@ class TestILIF:
 
     def test_time_steps_after_expansion(self):
         neuron = set_time_steps(expand_levels(ILIF(T=1, levels=4)), 6)
-        with pytest.raises(ValueError, match='T=6 micro-steps are no multiple of levels=4'):
+        with pytest.raises(ValueError, match='T=6 micro-steps are not a multiple of levels=4'):
             neuron(torch.zeros(6, 3))
 
 
@@ -319,9 +319,9 @@ class TestErrors:
             (
                 lambda: build_neuron(dict(type='LIF', taau=2.0), 4),
                 TypeError,
-                'neuron.taau: LIF takes no such key, but .*tau',
+                'neuron.taau: LIF has no such key; it takes .*tau',
             ),
-            (lambda: build_neuron(dict(type='ConvBN'), 4), TypeError, "'ConvBN' is no spiking neuron; .*PLIF"),
+            (lambda: build_neuron(dict(type='ConvBN'), 4), TypeError, "'ConvBN' is not a spiking neuron; .*PLIF"),
         ],
     )
     def test_named(self, make, error, match):

@@ -202,10 +202,10 @@ class TestErrors:
     @pytest.mark.parametrize(
         'name, match',
         [
-            ('layer1.0.neuron', r"'layer1.0.neuron' fits no neuron of SEWResNet; there are .*layer1\.0\.neuron1"),
-            ('layer9.*', 'fits no neuron .*layer'),
-            ('layer1', r"layer1 is no neuron, but holds 4: layer1.0.neuron1, .*For all of them: 'layer1\.\*'"),
-            ('layer1.0.conv1', 'layer1.0.conv1 is a Conv2d, no spiking neuron'),
+            ('layer1.0.neuron', r"'layer1.0.neuron' matches no neuron of SEWResNet; there are .*layer1\.0\.neuron1"),
+            ('layer9.*', 'matches no neuron .*layer'),
+            ('layer1', r"layer1 is not a neuron, but holds 4: layer1.0.neuron1, .*For all of them: 'layer1\.\*'"),
+            ('layer1.0.conv1', 'layer1.0.conv1 is a Conv2d, not a spiking neuron'),
         ],
     )
     def test_names(self, lively, name, match):
@@ -213,7 +213,7 @@ class TestErrors:
             mmsnn.record(network(lively), NAME, name)
 
     def test_no_neuron(self):
-        with pytest.raises(ValueError, match='Linear holds no spiking neuron'):
+        with pytest.raises(ValueError, match='Linear has no spiking neuron'):
             mmsnn.record(nn.Linear(1, 1))
 
     @pytest.mark.parametrize('what', ['u', (), ('v', 'w')])
@@ -227,5 +227,5 @@ class TestErrors:
             found[NAME]
         with pytest.raises(KeyError, match='layer1.0.neuron2 is not recorded'):
             found['layer1.0.neuron2']
-        with pytest.raises(ValueError, match='what must be one of v, rate'):
+        with pytest.raises(ValueError, match='what must be one of the recorded v, rate'):
             found.calls(NAME)

@@ -137,7 +137,7 @@ class TestSubclass:
         assert Mine(depth=18, T=T, base_channels=8)(torch.randn(B, 3, 32, 32)).shape[0] == T * B
 
     def test_that_forgets_the_encoder(self):
-        with pytest.raises(TimeFoldingError, match=r'is given \(4, 4, 16, 16\), where its encoder gives 8 rows'):
+        with pytest.raises(TimeFoldingError, match=r'is given \(4, 4, 16, 16\), but its encoder gives 8 rows'):
             WithoutEncoder(depth=18, T=T, base_channels=8, deep_stem=True)(torch.randn(B, 3, 32, 32))
 
 
