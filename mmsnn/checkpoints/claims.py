@@ -1,5 +1,6 @@
 """Files that claim to hold more than they do, refused before memory is asked for."""
 
+import io
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,42 +25,51 @@ def stand_in(path: str | Path) -> str:
     return next((what for mark, what in marks.items() if start.startswith(mark)), '')
 
 
-def check_archive(path: str | Path) -> None:
+def check_archive(source: Path | io.BytesIO) -> int:
     """Refuse a zip archive, as torch writes, whose records are much larger than itself; other files pass.
+
+    Returns:
+        The size of the file in bytes.
 
     Raises:
         ValueError: with both sizes.
     """
-    path = Path(path).expanduser()
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return
+    size = source.getbuffer().nbytes if isinstance(source, io.BytesIO) else Path(source).stat().st_size
+    if not zipfile.is_zipfile(source):
+        return size
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(source) as archive:
             claimed = sum(record.file_size for record in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError):
         # who reads it says what is wrong
-        return
-    size = path.stat().st_size
+        return size
     if claimed > INFLATION * size:
         raise ValueError(f'it has {size} bytes and claims to hold {claimed}')
+    return size
 
 
-def check_tensors(content) -> None:
-    """Refuse tensors that claim far more numbers than the file holds for them.
+def check_tensors(content, size: int) -> None:
+    """Refuse tensors that claim far more numbers than a file of ``size`` bytes holds for them.
 
     Raises:
         ValueError: with the name and the shape of the first.
     """
-    unheld = 0
+    unheld, total, seen = 0, 0, set()
     for name, tensor in _tensors(content):
         try:
-            held = tensor.untyped_storage().nbytes()
+            storage = tensor.untyped_storage()
+            held, key = storage.nbytes(), storage.data_ptr()
         # sparse ones hold their indices and values
         except (RuntimeError, NotImplementedError):
             continue
         unheld += max(0, tensor.numel() * tensor.element_size() - held)
-        if unheld > UNHELD:
-            raise ValueError(f'{name} claims the shape {tuple(tensor.shape)}, and the file holds {held} bytes of it')
+        total += 0 if key in seen else held
+        seen.add(key)
+        # a file may make room and leave it empty
+        if unheld + max(0, total - INFLATION * size) > UNHELD:
+            raise ValueError(
+                f'{name} claims the shape {tuple(tensor.shape)}, and the file holds {min(held, size)} bytes of it'
+            )
 
 
 def _tensors(value, name: str = '', seen: set[int] | None = None) -> Iterator[tuple[str, Tensor]]:

@@ -19,7 +19,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
 from .fitting import below, fit, unwrapped
 from .matching import compare, is_spiking, is_wrapper, misfit, plain_name, some
-from .reading import find_state, load_file, safely
+from .reading import download, find_state, load_file, safely
 
 # whether ANNs are checked as well, which the tools switch on, and what mmengine read last
 _checks = SimpleNamespace(of_anns=False, read='')
@@ -202,18 +202,17 @@ def install_safe_loading() -> None:
 
 def _make_safe() -> None:
     CheckpointLoader.register_scheme('', load_from_local, force=True)
-    if not hasattr(mmengine_checkpoint.load_url, '__wrapped__'):
-        mmengine_checkpoint.load_url = _safe(mmengine_checkpoint.load_url)
+    mmengine_checkpoint.load_url = _load_url
     # what the other schemes read files with
-    mmengine_checkpoint._safe_torch_load = _safe(torch.load)
+    mmengine_checkpoint._safe_torch_load = _load_file
 
 
-def _safe(load):
-    @functools.wraps(load)
-    def read(source, **settings):
-        return _without_config(safely(load, source, **settings))
+def _load_url(url: str, model_dir: str | None = None, map_location=None, progress: bool = True) -> Mapping:
+    return _without_config(download(url, model_dir, progress))
 
-    return read
+
+def _load_file(source, map_location=None) -> Mapping:
+    return _without_config(safely(source))
 
 
 @contextmanager

@@ -2,16 +2,19 @@
 
 import argparse
 import functools
-import pickle
+import io
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from unittest import mock
+from urllib.parse import urlparse
 
 import torch
-from mmengine.logging import HistoryBuffer, print_log
-from mmengine.runner.checkpoint import get_torch_safe_globals
+from mmengine.logging import print_log
+from torch import _weights_only_unpickler
 
 from .claims import check_archive, check_tensors, stand_in
+from .standins import INSTEAD, safe_globals
 
 # where files of training scripts keep the weights, and where those that keep two kinds keep their moving averages
 STATES = ('state_dict', 'model', 'model_state_dict', 'net', 'network', 'weights')
@@ -37,11 +40,11 @@ def load_state(source: str | Path, key: str | None = None) -> dict:
     if scheme == 'timm' and there:
         return _timm_state(name)
     if scheme == 'torchvision' and there:
-        content = _download(_torchvision_url(name))
+        content = download(_torchvision_url(name))
     elif scheme == 'mmpretrain' and there:
-        content = _download(_mmpretrain_url(name))
+        content = download(_mmpretrain_url(name))
     elif scheme in ('http', 'https') and there:
-        content = _download(source)
+        content = download(source)
     elif not Path(source).expanduser().is_file():
         raise FileNotFoundError(f'no checkpoint at {source!r}')
     else:
@@ -62,7 +65,7 @@ def load_file(path: str | Path) -> Mapping:
     if what := stand_in(path):
         raise ValueError(f'{path} is no checkpoint but {what}')
     try:
-        return safely(torch.load, path)
+        return safely(path)
     except ValueError:
         if tarfile.is_tarfile(path):
             raise ValueError(f'{path} is no checkpoint but a tar archive: unpack it first') from None
@@ -82,41 +85,51 @@ def _safetensors(path: Path) -> Mapping:
         raise ValueError(f'{path} was not loaded: it is damaged or no safetensors file ({error})') from error
 
 
-def _download(url: str) -> Mapping:
-    return safely(torch.hub.load_state_dict_from_url, url)
+def download(url: str, folder: str | None = None, progress: bool = True) -> Mapping:
+    """The content of a checkpoint at an address; the file lies in ``folder``, by default torch's, and is fetched once.
 
-
-def safely(load, source, **settings) -> Mapping:
-    """What ``load(source)`` reads with ``weights_only=True`` on the CPU; ValueError where it is refused or damaged."""
-    # besides tensors, mmengine keeps its log buffers and numpy scalars in a checkpoint, others their command line
-    inert = [each for each in get_torch_safe_globals() if each is not getattr]
-    inert += [argparse.Namespace, _statistic]
+    Raises:
+        ValueError: as `load_file`, or the address names no file.
+        OSError: it could not be fetched.
+    """
+    name = Path(urlparse(url).path).name
+    if not name:
+        raise ValueError(f'{url} names no file')
+    path = Path(folder or Path(torch.hub.get_dir(), 'checkpoints'), name)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        print_log(f'downloads {url} to {path}', logger='current')
+        torch.hub.download_url_to_file(url, str(path), progress=progress)
     try:
-        if isinstance(source, str | Path):
-            check_archive(source)
-        with torch.serialization.safe_globals(inert):
-            content = load(source, **{**settings, 'map_location': 'cpu', 'weights_only': True})
-        check_tensors(content)
+        return load_file(path)
+    except ValueError as error:
+        raise ValueError(f'{url}: {error}') from error
+
+
+def safely(source: Path | io.BytesIO, **settings) -> Mapping:
+    """What ``torch.load`` reads of a file with ``weights_only=True`` on the CPU; ValueError where that is refused."""
+    # besides tensors, mmengine keeps its log buffers and numpy scalars in a checkpoint, others their command line
+    allowed = [slice, argparse.Namespace, *safe_globals()]
+    # what torch lets a file call by itself
+    own = getattr(_weights_only_unpickler, '_get_allowed_globals', dict)()
+    try:
+        size = check_archive(source)
+        if isinstance(source, io.BytesIO):
+            source.seek(0)
+        with torch.serialization.safe_globals(allowed), mock.patch.dict(own, INSTEAD):
+            content = torch.load(source, **{**settings, 'map_location': 'cpu', 'weights_only': True})
+        check_tensors(content, size)
         return content
     except OSError:
         raise
     except Exception as error:
+        # torch says first how to run the code
+        reason = str(error).rpartition('WeightsUnpickler error: ')[2].strip().partition('\n')[0]
         raise ValueError(
             f'{source} was not loaded: it is damaged, or holds objects that could run code ({type(error).__name__}: '
-            f'{str(error).partition(chr(10))[0]}). Only tensors and plain containers are read: where you trust the '
-            'file, save its state dict alone with the code that wrote it'
+            f'{reason}). Only tensors and plain containers are read: where you trust the file, save its state dict '
+            'alone with the code that wrote it'
         ) from error
-
-
-def _statistic(owner: type, name: str):
-    """What mmengine's log buffers ask of ``getattr``, their methods; `getattr` itself leads a file to any code."""
-    if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
-        return getattr(owner, name)
-    raise pickle.UnpicklingError(f'it asks for {name!r} of {owner!r}')
-
-
-# so that files find it
-_statistic.__module__, _statistic.__name__, _statistic.__qualname__ = 'builtins', 'getattr', 'getattr'
 
 
 def find_state(content, source: str, key: str | None = None) -> dict:

@@ -1,16 +1,17 @@
 """Annotation and proposal files of others, which mmengine reads by pickle and YAML: as data, never as code."""
 
-import codecs
 import collections
 import copyreg
 import io
 import pickle
 
-import numpy as np
 import torch
 import yaml
 from mmengine.fileio import PickleHandler, YamlHandler, register_handler
 from mmengine.structures import BaseDataElement, InstanceData, LabelData, PixelData
+
+from mmsnn.checkpoints.reading import safely
+from mmsnn.checkpoints.standins import STANDINS, encode
 
 TUPLE = 'tag:yaml.org,2002:python/tuple'
 
@@ -37,63 +38,8 @@ class DataUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError('it refers to something outside of the file')
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    """How protocol 2 writes bytes."""
-    if encoding != 'latin1':
-        raise pickle.UnpicklingError(f'it asks for the encoding {encoding!r}')
-    return codecs.encode(text, 'latin1')
-
-
-class _Dtype:
-    """Stands for a dtype while a file is read, since numpy believes what it is told of one: objects where bytes are."""
-
-    def __init__(self, kind: str, *_):
-        if not isinstance(kind, str):
-            raise pickle.UnpicklingError('it asks for a dtype without a name')
-        self.kind = np.dtype(kind)
-
-    def __setstate__(self, state: tuple):
-        if len(state) > 8 or any(part is not None for part in state[2:5]):
-            raise pickle.UnpicklingError('it asks for a dtype with fields or units')
-        if state[1] in ('<', '>'):
-            self.kind = self.kind.newbyteorder(state[1])
-
-
-class _Array(np.ndarray):
-    """An array as it is read; copies that are pickled are plain ones."""
-
-    def __setstate__(self, state: tuple):
-        super().__setstate__((*state[:2], state[2].kind, *state[3:]))
-
-    def __reduce_ex__(self, protocol):
-        return self.view(np.ndarray).__reduce_ex__(protocol)
-
-
-def _ndarray(*_):
-    """Stands for the class of arrays, which a file may name and not call: it would ask for memory."""
-    raise pickle.UnpicklingError('it calls numpy.ndarray')
-
-
-def _array(kind, shape: tuple, code: bytes) -> np.ndarray:
-    """How arrays begin: empty, whatever they will hold; a file that says otherwise asks for memory."""
-    if kind is not _ndarray or tuple(shape) != (0,):
-        raise pickle.UnpicklingError(f'it asks for an array of the shape {shape}')
-    return _Array.__new__(_Array, (0,), 'b')
-
-
-def _frombuffer(content, dtype: _Dtype, shape, order):
-    """How protocol 5 writes arrays; a copy, since what is read may be changed."""
-    return np.frombuffer(content, dtype=dtype.kind).reshape(shape, order=order).copy()
-
-
-def _scalar(dtype: _Dtype, content: bytes):
-    if dtype.kind.hasobject or len(content) != dtype.kind.itemsize:
-        raise pickle.UnpicklingError('it asks for a scalar of another size than its bytes')
-    return np.frombuffer(content, dtype.kind)[0]
-
-
 def _storage(content: bytes):
-    storage = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
+    storage = safely(io.BytesIO(content))
     if storage.nbytes() > len(content):
         raise pickle.UnpicklingError(f'it claims {storage.nbytes()} bytes of a tensor, and holds {len(content)}')
     return storage
@@ -115,24 +61,15 @@ def _object(kind: type, base: type, state):
     return object.__new__(kind)
 
 
-# as older versions of Python and of the libraries call them
-_HOMES = {
-    '__builtin__': 'builtins',
-    'numpy.core.multiarray': 'numpy._core.multiarray',
-    'numpy.core.numeric': 'numpy._core.numeric',
-    'copy_reg': 'copyreg',
-}
+# as older versions of Python call them
+_HOMES = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}
 _ALLOWED = {('builtins', kind.__name__): kind for kind in (set, frozenset, list, dict, tuple, complex, slice, object)}
 _ALLOWED |= {(kind.__module__, kind.__name__): kind for kind in (BaseDataElement, InstanceData, LabelData, PixelData)}
+_ALLOWED |= {name: standin for name, standin in STANDINS.items() if name[0].startswith('numpy')}
 _ALLOWED |= {
     ('collections', 'OrderedDict'): collections.OrderedDict,
-    ('_codecs', 'encode'): _encode,
+    ('_codecs', 'encode'): encode,
     (copyreg.__name__, '_reconstructor'): _object,
-    ('numpy', 'ndarray'): _ndarray,
-    ('numpy', 'dtype'): _Dtype,
-    ('numpy._core.multiarray', '_reconstruct'): _array,
-    ('numpy._core.multiarray', 'scalar'): _scalar,
-    ('numpy._core.numeric', '_frombuffer'): _frombuffer,
     ('torch', 'Size'): torch.Size,
     ('torch._utils', '_rebuild_tensor_v2'): _tensor,
     ('torch.storage', '_load_from_bytes'): _storage,

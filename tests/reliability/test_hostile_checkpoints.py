@@ -1,5 +1,6 @@
 """R18: nothing in a checkpoint is executed, whatever door it comes in by, and none takes memory by its claims."""
 
+import codecs
 import json
 import os
 import pickle
@@ -23,8 +24,8 @@ pytestmark = pytest.mark.row('R18')
 class Calls:
     """Pickled, it calls a function when it is read."""
 
-    def __init__(self, function, *args):
-        self.call = function, args
+    def __init__(self, function, *args, state=None):
+        self.call = (function, args) if state is None else (function, args, state)
 
     def __reduce__(self):
         return self.call
@@ -236,6 +237,84 @@ def test_claims_of_enormous_sizes(home, tmp_path, claim, door):
     with pytest.raises(ValueError, match='hostile'):
         doors(home, tmp_path)[door](file)
     assert held(most=True) - before < 1 << 28
+
+
+def array(shape, dtype, content) -> Calls:
+    """As numpy's arrays lie in pickles."""
+    return Calls(np._core.multiarray._reconstruct, np.ndarray, (0,), b'b', state=(1, shape, dtype, False, content))
+
+
+def dtype(kind, fields) -> Calls:
+    return Calls(np.dtype, kind, False, True, state=(3, '|', None, ('a',), fields, 8, 1, 0))
+
+
+def doubled(text: bytes, times: int):
+    """Bytes that are written in twice as many, and those again."""
+    for _ in range(times):
+        text = Calls(codecs.encode, text, 'hex_codec')
+    return text
+
+
+def buffer_of(logs) -> HistoryBuffer:
+    """A log buffer whose numbers are another thing."""
+    log = HistoryBuffer()
+    log._log_history = log._count_history = logs
+    return log
+
+
+ADDRESS, OBJECTS = b'\1' * 8, {'a': (np.dtype('O'), 0)}
+# what torch's reader does when it is given mmengine's list of safe names, numpy's functions among them
+FALSE_CLAIMS = {
+    'bytes taken for objects': lambda: Calls(np.ndarray, (1,), np.dtype('O'), ADDRESS),
+    'bytes taken for a field of objects': lambda: Calls(np.ndarray, (1,), Calls(np.dtype, [('a', 'O')]), ADDRESS),
+    'bytes under a forged dtype': lambda: array((1,), dtype('V8', OBJECTS), ADDRESS),
+    'numbers under a forged dtype': lambda: array((1,), dtype('f8', OBJECTS), ADDRESS),
+    'fewer objects than claimed': lambda: array((1 << 20,), np.dtype('O'), [None]),
+    'a scalar that is an object': lambda: Calls(np._core.multiarray.scalar, np.dtype('O'), ADDRESS),
+    'an array by its class': lambda: Calls(np.ndarray, (1 << 27,), 'O'),
+    'an array that begins large': lambda: Calls(np._core.multiarray._reconstruct, np.ndarray, (1 << 27,), 'O'),
+    'zeros by their number': lambda: Calls(bytearray, 1 << 30),
+    'bytes that double': lambda: doubled(b'a', 30),
+    'a copy of what is expanded': lambda: Calls(
+        torch._utils._rebuild_device_tensor_from_cpu_tensor, torch.zeros(1).expand(1 << 15, 1 << 14), torch.float64,
+        'cpu', False,
+    ),
+    'room that stays empty': lambda: Calls(torch.Tensor, 1 << 15, 1 << 15),
+    'a log buffer that is called': lambda: Calls(HistoryBuffer, [[[1]]], [[[1]]]),
+    'a log buffer of objects': lambda: buffer_of([1, 2]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('kind', FALSE_CLAIMS)
+def test_what_numpy_and_torch_would_believe(tmp_path, monkeypatch, kind):
+    """Refused before memory is asked for, and before an address can be followed."""
+    torch.save(dict(state_dict=dict(x=torch.zeros(2)), more=FALSE_CLAIMS[kind]()), tmp_path / 'hostile.pth')
+    # what is empty is filled in these tests alone
+    monkeypatch.setattr(torch.utils.deterministic, 'fill_uninitialized_memory', False)
+    before = held()
+    with pytest.raises(ValueError, match='hostile.pth was not loaded'):
+        load_file(tmp_path / 'hostile.pth')
+    assert held(most=True) - before < 1 << 28
+
+
+@pytest.mark.parametrize('core', ['_core', 'core'])
+def test_what_mmengine_writes_is_read(tmp_path, core):
+    """Log buffers and numbers of numpy, also as numpy 1 called them."""
+    log = HistoryBuffer([1.0, 2.0], [1, 1])
+    content = dict(log=log, a=np.arange(6.0).reshape(2, 3), b=np.float32(2), c=np.array(['x', None], dtype=object))
+    torch.save(content, tmp_path / 'whole.pth')
+    with zipfile.ZipFile(tmp_path / 'whole.pth') as old, zipfile.ZipFile(tmp_path / 'a.pth', 'w') as new:
+        for info in old.infolist():
+            new.writestr(info, old.read(info).replace(b'numpy._core', f'numpy.{core}'.encode()))
+    found = load_file(tmp_path / 'a.pth')
+    assert type(found['log']) is HistoryBuffer
+    found['log'].update(6.0)
+    assert found['log'].mean() == 3 and log.mean() == 1.5
+    for name in 'abc':
+        assert np.array_equal(found[name], content[name]) and found[name].dtype == content[name].dtype
+    torch.save(found, tmp_path / 'b.pth')
+    again = load_file(tmp_path / 'b.pth')
+    assert again['log'].mean() == 3 and np.array_equal(again['a'], content['a'])
 
 
 @pytest.mark.parametrize('how', ['another width', 'a stage is missing', 'other names'])

@@ -122,8 +122,8 @@ class Forged:
 class Built:
     """Something that a function of the allowed ones is to make."""
 
-    def __init__(self, function, *args):
-        self.call = function, args
+    def __init__(self, function, *args, state=None):
+        self.call = (function, args) if state is None else (function, args, state)
 
     def __reduce__(self):
         return self.call
@@ -134,6 +134,9 @@ VIEW, NUMBERS = torch._utils._rebuild_tensor_v2, torch.zeros(4).storage()
 FALSE_ARRAYS = {
     'bytes as objects': Built(np._core.numeric._frombuffer, b'AAAAAAAA', FORGED, (1,), 'C'),
     'an array by its class': Built(np.ndarray, (1 << 40,)),
+    'fewer objects than claimed': Built(
+        np._core.multiarray._reconstruct, np.ndarray, (0,), b'b', state=(1, (1 << 20,), np.dtype('O'), False, [None])
+    ),
     'a view beyond its numbers': Built(VIEW, NUMBERS, 0, (2, 2), (1 << 40, 1)),
     'a view before its numbers': Built(VIEW, NUMBERS, 1 << 40, (1,), (1,)),
 }

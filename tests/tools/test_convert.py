@@ -610,22 +610,23 @@ class TestNames:
     """Which address a name stands for; nothing is downloaded."""
 
     @pytest.fixture
-    def asked(self, monkeypatch):
+    def asked(self, monkeypatch, tmp_path):
         found = []
 
-        def download(url, map_location, weights_only):
-            assert weights_only is True and map_location == 'cpu'
+        def download(url, path, progress):
             found.append(url)
-            return {'fc.weight': torch.rand(1)}
+            torch.save({'fc.weight': torch.rand(1)}, path)
 
-        monkeypatch.setattr(torch.hub, 'load_state_dict_from_url', download)
+        monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+        monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
         return found
 
     def test_torchvision(self, asked):
         weights = torchvision.models.ResNet50_Weights
         for name in ('resnet50', 'resnet50.imagenet1k_v1', 'resnet50.IMAGENET1K_V2'):
             load_state(f'torchvision://{name}')
-        assert asked == [weights.DEFAULT.url, weights.IMAGENET1K_V1.url, weights.IMAGENET1K_V2.url]
+        # what lies there is not fetched again
+        assert asked == [weights.IMAGENET1K_V2.url, weights.IMAGENET1K_V1.url] and weights.DEFAULT.url == asked[0]
         for name in ('resnet51', 'resnet50.imagenet1k_v9'):
             with pytest.raises(ValueError, match=f'torchvision://{name}: torchvision has no such weights'):
                 load_state(f'torchvision://{name}')
@@ -636,21 +637,36 @@ class TestNames:
         with pytest.raises(ValueError, match='resnet35'):
             load_state('mmpretrain://resnet35')
 
-    def test_url(self, asked):
-        assert list(load_state('https://host/file.pth')) == ['fc.weight'] and asked == ['https://host/file.pth']
+    def test_url(self, asked, tmp_path):
+        for _ in range(2):
+            assert list(load_state('https://host/file.pth?x=y')) == ['fc.weight']
+        assert asked == ['https://host/file.pth?x=y'] and (tmp_path / 'checkpoints' / 'file.pth').is_file()
+        with pytest.raises(ValueError, match='https://host/ names no file'):
+            load_state('https://host/')
 
     def test_timm(self, monkeypatch):
         monkeypatch.setitem(sys.modules, 'timm', None)
         with pytest.raises(ImportError, match=r"timm://resnet18 needs timm: pip install 'mmsnn\[timm\]'"):
             load_state('timm://resnet18')
 
-    def test_refused_download(self, monkeypatch):
-        def download(*_, **__):
-            raise pickle.UnpicklingError('Unsupported global')
+    @pytest.mark.parametrize('content', ['a call', 'a web page', 'a claim'])
+    def test_refused_download(self, monkeypatch, tmp_path, content):
+        """The address and the file that lies there now are both named."""
 
-        monkeypatch.setattr(torch.hub, 'load_state_dict_from_url', download)
-        with pytest.raises(ValueError, match='https://host/file.pth was not loaded: .*could run code'):
+        def download(url, path, progress):
+            if content == 'a web page':
+                Path(path).write_text('<html></html>')
+            else:
+                claim = torch.zeros(1).expand(10**6, 10**6)
+                torch.save(dict(model=print if content == 'a call' else claim), path)
+
+        monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+        monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+        said = 'is no checkpoint but a web page' if content == 'a web page' else 'was not loaded: .*could run code'
+        with pytest.raises(ValueError, match=rf'https://host/file.pth: {tmp_path}/checkpoints/file.pth {said}'):
             load_state('https://host/file.pth')
+
+    def test_names_of_states(self):
         assert reading.find_state(dict(net=dict(a=torch.rand(1))), 'x')
 
 
