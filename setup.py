@@ -190,6 +190,8 @@ extras = {
     # The reference implementation, for comparisons.
     'spikingjelly': ['spikingjelly>=2.0.0'],
     'timm': ['timm>=1.0'],
+    # report.html and `mmsnn report`; mmengine and torch bring both along.
+    'report': ['jinja2>=3', 'matplotlib>=3.7'],
     # `mmsnn deploy --to nir`; the second reader is SpikingJelly.
     'nir': ['nir>=1.0.7', 'nirtorch>=2.6'],
     # `mmsnn deploy --to onnx` writes with the first two, and runs and quantises with the third.
@@ -233,7 +235,7 @@ setup(
     extras_require=extras,
     entry_points=dict(console_scripts=['mmsnn = mmsnn.__main__:main']),
     ext_modules=ext_modules,
-    package_data={'mmsnn.ops': ['csrc/*']},
+    package_data={'mmsnn.ops': ['csrc/*'], 'mmsnn.report': ['*.html']},
     cmdclass={'build_py': BuildWithMim, **commands},
     zip_safe=False,
 )

@@ -1,7 +1,6 @@
 """``mmsnn COMMAND ...`` (or ``python -m mmsnn``) runs the tools and demos from any folder; alone, it lists them."""
 
 import ast
-import platform
 import re
 import runpy
 import sys
@@ -29,37 +28,6 @@ def listing() -> str:
         doc = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''
         lines.append(f'  {name:<24}{doc.partition(chr(10))[0]}'.rstrip())
     return '\n'.join([*lines, '', 'COMMAND --help tells more.'])
-
-
-def version(module: str) -> str:
-    """The version of a module, or why it cannot be imported."""
-    import importlib.metadata
-
-    try:
-        found = importlib.import_module(module)
-        return getattr(found, '__version__', None) or importlib.metadata.version(module)
-    # A library that is broken must not hide the versions of the others.
-    except Exception as error:
-        return f'{type(error).__name__}: {error}'.splitlines()[0]
-
-
-def environment() -> str:
-    """Versions, GPU, and where mmcv's ops come from, a line each."""
-    # not before they are needed: the list of commands is to come at once
-    import torch
-    from mmengine.utils.dl_utils import mmcv_full_available
-
-    from . import mmcv_ops
-    from .compat import torchvision_version
-    from .ops import extension
-
-    rows = {'python': platform.python_version(), 'torch': version('torch'), 'torchvision': torchvision_version()}
-    rows |= {name: version(name) for name in ('mmsnn', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')}
-    rows['mmcv ops'] = "mmsnn's stand-in" if mmcv_ops.active() else 'compiled' if mmcv_full_available() else 'none'
-    rows['spikingjelly'] = version('spikingjelly')
-    rows['ops CPU'], rows['ops CUDA'] = extension.serving('cpu'), extension.serving('cuda')
-    rows['GPU'] = torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'
-    return '\n'.join(f'{name:<14}{value}' for name, value in rows.items())
 
 
 def options(path: Path) -> list[str]:
@@ -126,7 +94,10 @@ def main(arguments: list[str] | None = None) -> None:
         print(f'mmsnn {command}: {OWN[command]}')
         return
     if command == 'env':
-        print(environment())
+        # not before it is needed: the list of commands is to come at once
+        from .environment import versions
+
+        print('\n'.join(f'{name:<14}{value}' for name, value in versions().items()))
         return
     if command == 'completion':
         print(completion(rest[0] if rest else 'bash'))

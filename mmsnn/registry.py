@@ -9,7 +9,7 @@ MODELS = Registry(
     scope='mmsnn',
     locations=['mmsnn.neurons', 'mmsnn.models', 'mmsnn.distill'],
 )
-HOOKS = Registry('hook', parent=root.HOOKS, scope='mmsnn', locations=['mmsnn.engine.hooks'])
+HOOKS = Registry('hook', parent=root.HOOKS, scope='mmsnn', locations=['mmsnn.engine.hooks', 'mmsnn.report'])
 PARAM_SCHEDULERS = Registry(
     'parameter scheduler', parent=root.PARAM_SCHEDULERS, scope='mmsnn', locations=['mmsnn.engine.schedulers']
 )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 # before torch starts its threads
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+# the tools write their reports in tests/report alone, which takes seconds each time
+os.environ.setdefault('MMSNN_REPORT', '0')
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

@@ -19,6 +19,7 @@ ROOMS = (
     'compat',
     'mmcv_ops',
     'ops',
+    'environment',
     'layers',
     'neurons',
     'checkpoints',

@@ -321,7 +321,8 @@ class TestCommands:
         with pytest.raises(SystemExit, match="no command 'trian'"):
             cli.main(['trian'])
 
-    def test_environment(self):
-        rows = dict(line.split(maxsplit=1) for line in cli.environment().splitlines())
+    def test_environment(self, capsys):
+        cli.main(['env'])
+        rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
         assert rows['mmsnn'] == mmsnn.__version__
         assert {'torch', 'torchvision', 'mmengine', 'mmdet', 'mmseg', 'mmpretrain', 'spikingjelly', 'GPU'} <= set(rows)

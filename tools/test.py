@@ -18,6 +18,7 @@ from mmsnn.engine.cli import add_arguments, build_runner, read_config
 from mmsnn.engine.early_exit import check
 from mmsnn.engine.testing import ProgressBar, draw_results, use_tta
 from mmsnn.engine.time_steps import sweep_exits, sweep_time_steps
+from mmsnn.report import add_hook, rewrite
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -64,11 +65,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error('--benchmark measures one model in one process: leave out --tta and --launcher')
     one = [name for name in ('benchmark', 'out', 'show', 'show_dir', 'tta') if getattr(args, name)]
     one += ['launcher'] * (args.launcher != 'none')
-    several = (
-        '--exit-confidence' if args.exit_confidence else '--T with several numbers' if len(args.T or ()) > 1 else ''
-    )
-    if several and one:
-        parser.error(f'{several} tests several times, in one process: leave out --{one[0].replace("_", "-")}')
+    if several(args) and one:
+        parser.error(f'{several(args)} tests several times, in one process: leave out --{one[0].replace("_", "-")}')
     if args.exit_confidence and len(args.T or ()) > 1:
         parser.error('--exit-confidence chooses the number of steps itself: give one --T, the largest')
     if any(not 0 < p <= 1 for p in args.exit_confidence or ()):
@@ -78,6 +76,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     return args
 
 
+def several(args: argparse.Namespace) -> str:
+    """The option by which the test set is run several times; empty where it is run once."""
+    return '--exit-confidence' if args.exit_confidence else '--T with several numbers' if len(args.T or ()) > 1 else ''
+
+
 def prepare(cfg: Config, args: argparse.Namespace) -> Config:
     """Work the options of testing into ``cfg``; returns it."""
     cfg.load_from = args.checkpoint
@@ -85,6 +88,9 @@ def prepare(cfg: Config, args: argparse.Namespace) -> Config:
     # what FSDP trained is tested whole
     for key in ('runner_type', 'strategy'):
         cfg.pop(key, None)
+    if not several(args):
+        # before the teachers are gone, whose predictions it shows
+        add_hook(cfg)
     use_student(cfg)
     if args.show or args.show_dir:
         draw_results(cfg, show=args.show, folder=args.show_dir, wait_time=args.wait_time)
@@ -152,16 +158,20 @@ def main(argv=None) -> dict | list[dict]:
         add_dump(runner, args.out, cfg.get('default_scope'))
     try:
         if len(args.T or ()) > 1:
-            return sweep_time_steps(runner, model, args.T)
-        if args.exit_confidence:
-            return sweep_exits(runner, model, args.exit_confidence)
-        metrics = runner.test()
+            metrics = sweep_time_steps(runner, model, args.T)
+        elif args.exit_confidence:
+            metrics = sweep_exits(runner, model, args.exit_confidence)
+        else:
+            metrics = runner.test()
     finally:
         bar.close()
-    if args.engine != 'dense':
+    if args.engine != 'dense' and not several(args):
         show_events(model, runner.logger)
     if args.benchmark:
         measure(runner, args.checkpoint, metrics)
+    if several(args) or args.benchmark:
+        # what was measured after the run
+        rewrite(runner.work_dir, runner.logger)
     return metrics
 
 

@@ -7,6 +7,7 @@ from mmsnn.engine import checks
 from mmsnn.engine.cli import add_arguments, build_runner, read_config
 from mmsnn.engine.resuming import prepare_resume
 from mmsnn.engine.safety import disk_errors_named, make_room, make_safe
+from mmsnn.report import add_hook
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -55,6 +56,7 @@ def prepare(cfg, args: argparse.Namespace):
     wanted = ['TimeFoldingHook', 'FiringRateHook'] + ['DistillHook'] * is_distiller(cfg.model)
     missing = [name for name in wanted if not any(name in str(hook.get('type')) for hook in hooks)]
     cfg.custom_hooks = hooks + [dict(type=f'mmsnn.{name}') for name in missing]
+    add_hook(cfg)
     return make_safe(cfg)
 
 

@@ -113,7 +113,7 @@ def benchmark(
             if i >= warmup:
                 speeds.append(size / (_now(on_gpu) - start))
             sizes.append(size)
-    memory = _peak_memory(device)
+    memory = peak_memory(device)
     counted = min(counted, len(loader))
     energy = count_energy(model, track(islice(loader, counted), 'counting spikes and operations', total=counted))
     name = torch.cuda.get_device_name(device) if on_gpu else f'CPU, {torch.get_num_threads()} threads'
@@ -132,7 +132,7 @@ def _now(on_gpu: bool) -> float:
     return time.perf_counter()
 
 
-def _peak_memory(device: torch.device) -> float | None:
+def peak_memory(device: torch.device) -> float | None:
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 2**20
     # not on Windows

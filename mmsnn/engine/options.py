@@ -61,12 +61,12 @@ def unread(cfg: Config, key: str) -> str | None:
     who could read it.
     """
     first, *rest = key.split('.')
-    if first not in _read_at_the_top():
+    if first not in read_by_runners():
         if first in cfg:
             places = _places(cfg, first)
             where = f'it went into {", ".join(places)}. Set those' if places else 'set what it went into'
             return f'nothing reads {first}, a variable that the config file used up: {where}'
-        return f'nothing reads {first}' + _suggestion(first, {*cfg, *_read_at_the_top()}, '', rest)
+        return f'nothing reads {first}' + _suggestion(first, {*cfg, *read_by_runners()}, '', rest)
     node, above = cfg.get(first), first
     for i, name in enumerate(rest):
         if isinstance(node, (list, tuple)) and name.isdigit() and int(name) < len(node):
@@ -106,7 +106,7 @@ def _meant_for_student(cfg: Config, options: dict) -> dict:
     return {moved.get(key, key): value for key, value in options.items()}
 
 
-def _read_at_the_top() -> set[str]:
+def read_by_runners() -> set[str]:
     """The entries of a config that a runner or a tool reads."""
     names = set(READ_BY_TOOLS)
     for runner in (Runner, FlexibleRunner):
@@ -125,7 +125,7 @@ def _places(cfg: Config, variable: str) -> list[str]:
     value = cfg[variable]
     telling = isinstance(value, (str, list, tuple, dict)) and bool(value)
     found = []
-    for key in _read_at_the_top() & cfg.keys():
+    for key in read_by_runners() & cfg.keys():
         for path, name, node in _nodes(cfg[key], key):
             begins = isinstance(value, str) and isinstance(node, str) and value and node.startswith(value)
             if (name == variable and node == value) or (telling and (node == value or begins)):

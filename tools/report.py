@@ -1,0 +1,33 @@
+"""Write the report of trainings and tests: one HTML file for one work dir, or several side by side."""
+
+import argparse
+from pathlib import Path
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('work_dirs', nargs='+', type=Path, metavar='WORK_DIR', help='of a training or a test')
+    parser.add_argument('--out', type=Path, metavar='FILE', help='default: report.html in the first work dir')
+    args = parser.parse_args(argv)
+    if args.out and args.out.suffix not in ('.html', '.htm'):
+        parser.error(f'--out: the file must end with .html, got {str(args.out)!r}')
+    return args
+
+
+def main(argv=None) -> Path:
+    """Run the command line ``argv`` (default: ``sys.argv``); returns the path of the file."""
+    args = parse_args(argv)
+    # not before the command line is read: it takes seconds
+    from mmsnn.report import write_report
+
+    try:
+        path = write_report(args.work_dirs, args.out)
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from error
+    print(f'saved {path}')
+    return path
+
+
+if __name__ == '__main__':
+    main()
