@@ -22,7 +22,7 @@ ROWS = 36
 
 
 def svg(draw: Callable, *args, size: tuple[float, float] | None = None) -> str:
-    """``draw(figure, *args)`` as the address of an image inside the page; a ``size`` leaves room for names beside it."""
+    """``draw(figure, *args)`` as the address of an image in the page; a ``size`` leaves room for names beside it."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size or (4.4, 2.6), layout='constrained' if size else None)
         if size is None:
