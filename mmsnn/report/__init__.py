@@ -5,8 +5,8 @@ best and worst pictures. `read_run` reads that and what mmengine leaves; `write_
 puts it into one file with jinja2. The tools do this after every training and test.
 """
 
-from .hook import ReportHook, add_hook
-from .page import rewrite, write_report
+from .hook import ReportHook, add_hook, rewrite
+from .page import write_report
 from .runs import Run, read_run
 
 __all__ = ['ReportHook', 'Run', 'add_hook', 'read_run', 'rewrite', 'write_report']

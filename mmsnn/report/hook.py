@@ -22,6 +22,7 @@ from mmsnn.building import is_distiller, type_name
 from mmsnn.layers import get_time_steps
 from mmsnn.registry import HOOKS
 
+from .page import write_or_warn
 from .runs import RECORDS
 
 # images of each kind, best and worst
@@ -31,6 +32,12 @@ PICTURES = 3
 def wanted() -> bool:
     """Whether the tools write reports: unless the environment variable ``MMSNN_REPORT`` is 0."""
     return os.environ.get('MMSNN_REPORT') != '0'
+
+
+def rewrite(folder: str | Path, logger: logging.Logger) -> None:
+    """Write the report of a work dir again, for what a tool measured after the run, where reports are wanted."""
+    if wanted() and is_main_process():
+        write_or_warn(folder, logger)
 
 
 def add_hook(cfg: Config, tables: bool = True) -> Config:
@@ -250,8 +257,6 @@ class ReportHook(Hook):
 
     def after_run(self, runner) -> None:
         if self.page and is_main_process() and self.run:
-            from .page import write_or_warn
-
             write_or_warn(runner.work_dir, runner.logger)
 
     @staticmethod

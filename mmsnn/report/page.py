@@ -6,11 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.dist import is_main_process
-
 from mmsnn import __version__
 
-from .hook import wanted
 from .runs import Run, read_run
 
 FILE = 'report.html'
@@ -89,11 +86,6 @@ def short(value: float) -> str:
     if math.isfinite(value) and value == int(value) and abs(value) < 1e6:
         return str(int(value))
     return f'{value:.4g}'
-
-
-def rewrite(folder: str | Path, logger: logging.Logger) -> Path | None:
-    """`write_or_warn` for what a tool measured after the run, where reports are wanted."""
-    return write_or_warn(folder, logger) if wanted() and is_main_process() else None
 
 
 def write_or_warn(folder: str | Path, logger: logging.Logger) -> Path | None:
