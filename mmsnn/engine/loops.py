@@ -17,7 +17,7 @@ import torch
 from mmengine.dist import get_rank
 from mmengine.runner import EpochBasedTrainLoop as EpochBase
 from mmengine.runner import IterBasedTrainLoop as IterBase
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mmsnn.registry import LOOPS
 
@@ -168,8 +168,8 @@ class PatientWorker:
 
 
 def seeded_loader(loader: DataLoader, seed: int, unreadable: Unreadable | None = None) -> DataLoader:
-    """``loader`` with `PlacedBatches` of a `SeededDataset`; one without a batch sampler stays as it is."""
-    if loader.batch_sampler is None:
+    """``loader`` with `PlacedBatches` of a `SeededDataset`; one whose data have no order stays as it is."""
+    if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset):
         return loader
     names = ('num_workers', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn', 'multiprocessing_context')
     names += ('generator', 'prefetch_factor', 'persistent_workers', 'pin_memory_device')

@@ -71,7 +71,7 @@ def test_testing(tmp_path, record_property):
         text + f'test_dataloader = dict(batch_size=1, num_workers=2, dataset={repeated}, '
         "sampler=dict(type='DefaultSampler', shuffle=False))\n"
     )
-    cli.main('test', config, tmp_path / 'run' / 'iter_10.pth', '--work-dir', tmp_path / 'run')
+    cli.main('test', config, tmp_path / 'run' / 'epoch_1.pth', '--work-dir', tmp_path / 'run')
     values = Memory.found['test']
     assert len(values) == 100
     growth = grown(values, 10)
