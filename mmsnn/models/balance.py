@@ -1,4 +1,4 @@
-"""Threshold balancing: silent neurons are woken by gains that are found from data."""
+"""Threshold balancing: gains, computed from data, that make silent neurons fire."""
 
 import logging
 import math
@@ -13,32 +13,34 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmsnn.neurons import Neuron
 
 RATE = 0.1
-# gains are sought up to here, by halving so often, on so many neurons
+# The largest gain, the number of bisection steps that find a gain, and the number of neurons that they look at.
 LARGEST, HALVINGS, SAMPLE = 2.0**24, 12, 2**16
 
 
 def balance_thresholds(model: nn.Module, images: Tensor, rate: float = RATE) -> dict[str, float]:
-    """Let every layer of neurons fire at ``rate`` or more, by a gain on its input, from the first layer to the last.
+    """Give every layer of neurons an input gain with which it fires at ``rate`` or more, from first to last layer.
 
-    A neuron with threshold ``v`` and gain ``g`` is one with threshold ``v / g``: this is the threshold balancing of
-    converted networks (Diehl et al., IJCNN 2015), for networks that are to be trained. Their random weights often give
-    currents far below the threshold, where hardly a gradient flows: networks without norms (VGG), or made for GELU and
-    SiLU, whose layers shrink what they get.
+    A neuron with threshold ``v`` and gain ``g`` acts like one with threshold ``v / g``. This is the threshold balancing
+    of converted networks (Diehl et al., IJCNN 2015), applied to networks before training. Random weights often give
+    currents far below the threshold, where hardly any gradient flows: in networks without norms (VGG), or in those made
+    for GELU and SiLU, whose layers shrink their inputs.
 
-    Each gain is a buffer ``gain`` of its neuron, and so in the checkpoint; a layer that fires enough keeps 1. A neuron
-    module that serves at several places gets that of the first. Norm and neuron no longer run as one op.
+    Each gain is a buffer ``gain`` of its neuron, so checkpoints hold it; a layer that fires enough has the gain 1. A
+    neuron module that is used at several places gets the gain of its first call. Norm and neuron no longer run as one
+    op.
 
     Args:
-        model: any module with neurons, called as ``model(images)``; as it stands, in training or evaluation. Batch
-            norms in training take the batch's statistics and keep their own.
-        images: a batch as the model sees it in training, normalised.
-        rate: spikes per neuron and time step; of ILIF a share of its largest integer.
+        model: any module with neurons that is called as ``model(images)``, in training or eval mode. Batch norms in
+            training mode use the statistics of the batch and do not update their running statistics.
+        images: a batch as in training, normalised.
+        rate: spikes per neuron and time step; for ILIF a share of its largest integer.
 
     Returns:
-        The gains by name of the neuron. NaN marks a layer that no gain wakes, because its input is nowhere positive.
+        The gains by the name of the neuron. NaN marks a layer that no gain can make fire, because none of its inputs is
+        positive.
 
     Raises:
-        ValueError: no neuron in ``model``, or ``rate`` outside 0 to 1.
+        ValueError: ``model`` has no neuron, or ``rate`` is not between 0 and 1.
     """
     neurons = {name: m for name, m in model.named_modules() if isinstance(m, Neuron)}
     if not neurons:
@@ -62,7 +64,7 @@ def balance_thresholds(model: nn.Module, images: Tensor, rate: float = RATE) -> 
 
 
 def add_gain(neuron: Neuron) -> None:
-    """Give a neuron its gain, 1 as yet."""
+    """Add a gain of 1 to a neuron."""
     if 'gain' not in neuron._buffers:
         like = next(neuron.parameters(), torch.zeros(()))
         neuron.register_buffer('gain', torch.ones((), device=like.device))
@@ -72,7 +74,7 @@ def add_gain(neuron: Neuron) -> None:
 
 
 def start(neurons, rate: float) -> None:
-    """Let each neuron find its gain in its next call."""
+    """Make each neuron compute its gain in its next call."""
     if not 0 < rate < 1:
         raise ValueError(f'balance: the firing rate must lie between 0 and 1, got {rate}')
     for neuron in neurons:
@@ -81,10 +83,9 @@ def start(neurons, rate: float) -> None:
 
 
 def finish(neurons: dict[str, Neuron]) -> dict[str, float]:
-    """The gains by name, and a line in the log."""
+    """Log and return the gains by name, and make neurons that were not called keep theirs."""
     gains = {}
     for name, neuron in neurons.items():
-        # those that were not called wait no longer
         neuron.wanted_rate = None
         gains[name] = float(neuron.gain)
         if gains[name] == 0:
@@ -95,7 +96,7 @@ def finish(neurons: dict[str, Neuron]) -> dict[str, float]:
     said = f'balance: {len(woken)} of {len(gains)} layers of neurons have a gain'
     said += f', {min(woken):.3g} to {max(woken):.3g}' if woken else ''
     if dead:
-        said += f'; no gain wakes {", ".join(dead)}, whose input is nowhere positive'
+        said += f'; no gain makes {", ".join(dead)} fire, because none of their inputs is positive'
     print_log(said, logger='current', level=logging.WARNING if dead else logging.INFO)
     return gains
 
@@ -104,7 +105,7 @@ def _amplify(neuron: Neuron, inputs: tuple) -> tuple:
     x, *rest = inputs
     if neuron.wanted_rate is not None:
         with torch.no_grad():
-            # 0 stands for none until `finish`
+            # A gain of 0 marks a layer without one until `finish`.
             neuron.gain.fill_(_find_gain(neuron, x, neuron.wanted_rate) or 0.0)
         if dist.is_distributed():
             dist.broadcast(neuron.gain, 0)
@@ -115,8 +116,8 @@ def _amplify(neuron: Neuron, inputs: tuple) -> tuple:
 
 
 def _find_gain(neuron: Neuron, x: Tensor, rate: float) -> float | None:
-    """The smallest gain from 1 on with which neurons of input ``x`` fire at ``rate``; None where there is none."""
-    # the first dimension stays, in which time lies
+    """The smallest gain of at least 1 with which neurons with input ``x`` fire at ``rate``; None if there is none."""
+    # The first dimension is kept, because time is folded into it.
     x = x.detach().flatten(1)
     x = x[:, :: max(1, x.numel() // SAMPLE)]
 
@@ -125,7 +126,7 @@ def _find_gain(neuron: Neuron, x: Tensor, rate: float) -> float | None:
 
     if fires(1.0) >= rate:
         return 1.0
-    # where the input is positive in too few places, half of what there can be
+    # If too few inputs are positive to reach the rate, half of the rate that is possible is taken.
     rate = min(rate, fires(LARGEST) / 2)
     if rate == 0:
         return None

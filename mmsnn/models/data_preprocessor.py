@@ -13,18 +13,19 @@ from mmsnn.registry import MODELS
 
 @MODELS.register_module()
 class EventDataPreprocessor(ClsDataPreprocessor):
-    """Stacks event frames ``[T, C, H, W]`` to ``[B, T, C, H, W]`` in float, of classifiers and of detectors.
+    """Stacks event frames ``[T, C, H, W]`` to float ``[B, T, C, H, W]``, for classifiers and detectors.
 
-    Counts of events have no mean colour: nothing is normalised. Frames of unequal size are padded with zeros, right and
-    below. The task libraries' own preprocessors would read a list of frames as ``[C, H, W]`` and pad the wrong axes.
+    Nothing is normalised, because counts of events have no mean colour. Frames of unequal size are padded with zeros on
+    the right and at the bottom. The preprocessors of the task libraries would take frames for images ``[C, H, W]`` and
+    pad the wrong dimensions.
 
     Args:
         pad_size_divisor: H and W of the batch are multiples of it.
-        to_onehot, num_classes, batch_augments: as in mmpretrain's ClsDataPreprocessor; mixup and cutmix see a clip as
-            one image of T*C channels.
+        to_onehot, num_classes, batch_augments: as in mmpretrain's ClsDataPreprocessor; mixup and cutmix treat the
+            frames of a sample as one image of T*C channels.
 
     Raises:
-        ValueError: in the forward pass, where an input is no ``[T, C, H, W]``, or T or C differ within a batch.
+        ValueError: in the forward pass, an input is not ``[T, C, H, W]``, or T or C differ within a batch.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class EventDataPreprocessor(ClsDataPreprocessor):
         self.pad_size_divisor = pad_size_divisor
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """``inputs`` (a list, or what a loader has stacked) and ``data_samples`` as the model takes them."""
+        """Batch ``inputs`` (a list or a stacked tensor) and ``data_samples`` in the form that models take."""
         frames, samples = list(self.cast_data(data['inputs'])), data.get('data_samples')
         shapes = {tuple(x.shape[:-2]) for x in frames}
         if len(shapes) != 1 or len(next(iter(shapes))) != 2:
@@ -54,7 +55,7 @@ class EventDataPreprocessor(ClsDataPreprocessor):
                 sample.set_metainfo(dict(batch_input_shape=size, pad_shape=shape))
             samplelist_boxtype2tensor(samples)
         batch = torch.stack([F.pad(x.float(), (0, size[1] - x.shape[-1], 0, size[0] - x.shape[-2])) for x in frames])
-        # the parent's batch augmentations cut out of the last two of four dimensions
+        # The parent's batch augmentations need four dimensions, of which the last two are H and W.
         data = super().forward(dict(inputs=batch.flatten(1, 2), data_samples=samples), training)
         return dict(data, inputs=data['inputs'].unflatten(1, batch.shape[1:3]))
 

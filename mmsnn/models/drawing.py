@@ -1,4 +1,4 @@
-"""Random numbers and masks that an image keeps in all of its time steps."""
+"""Random numbers and masks that are the same in all time steps of an image."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,20 +8,20 @@ from mmpretrain.models.utils.sparse_modules import SparseHelper
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-# of a size, and of as many rows as their first argument has
+# Functions whose arguments are a size, and functions whose output has as many rows as their first argument.
 BY_SIZE = {torch.rand, torch.randn, torch.randint}
 BY_ROWS = {torch.rand_like, torch.randn_like, torch.multinomial, torch.bernoulli, Tensor.multinomial, Tensor.bernoulli}
 
 
 class SameDraws(TorchFunctionMode):
-    """Inside, numbers that are drawn for the T*B rows of folded images are drawn for B of them and repeated T times.
+    """Context in which random numbers for T*B rows are drawn for B images and repeated T times.
 
-    So masked pre-training hides the same patches of an image at every step. Rows are told by their number: what is
-    drawn for another number of them stays as it is. Dropout is not concerned.
+    With it, masked pre-training hides the same patches of an image at every time step. Only tensors with T*B rows are
+    affected. Dropout is not.
 
     Args:
-        T: time steps.
-        images: B.
+        T: number of time steps.
+        images: number of images, B.
     """
 
     def __init__(self, T: int, images: int):
@@ -33,7 +33,7 @@ class SameDraws(TorchFunctionMode):
         if function in BY_ROWS and args[0].dim() and len(args[0]) == rows:
             return self._repeat(function(args[0][: self.images], *args[1:], **kwargs))
         if function in BY_SIZE:
-            # rand(3, 4) and rand((3, 4)); randint's bounds come first
+            # The size may be given as rand(3, 4) or rand((3, 4)); in randint it follows the bounds.
             at = next((i for i, a in enumerate(args) if isinstance(a, (tuple, list))), None)
             size = args if at is None else args[at]
             if len(size) and size[0] == rows:
@@ -48,9 +48,9 @@ class SameDraws(TorchFunctionMode):
 
 @contextmanager
 def repeated_mask(T: int, images: int) -> Iterator[None]:
-    """Inside, the mask of SparK, which its sparse layers find outside of the backbone, holds for T*B folded images."""
+    """Context in which SparK's mask, which its sparse layers read from a global variable, is repeated for T steps."""
     mask = SparseHelper._cur_active
-    # where there is none, nothing is set: compilers do not trace that
+    # Without a mask nothing is set, because compilers cannot trace the assignment.
     if mask is None or len(mask) != images:
         yield
         return

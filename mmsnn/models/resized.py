@@ -1,4 +1,4 @@
-"""A backbone that sees its images at another size."""
+"""A backbone that resizes its images first."""
 
 import torch.nn.functional as F
 from mmengine.model import BaseModule
@@ -13,17 +13,17 @@ from .wrapper import Transparent
 
 @MODELS.register_module()
 class Resized(Transparent, BaseModule):
-    """Any backbone behind a bilinear resizing of its images, for teachers that know larger ones than the student.
+    """Any backbone with a bilinear resizing of its images, for teachers that need larger images than the student.
 
-    BKD's ViT on CIFAR looks at 224 pixels. The inner backbone's parameter names stay.
+    An example is BKD's ViT on CIFAR, which takes images of 224 pixels. Parameters keep the inner backbone's names.
 
     Args:
         backbone: config of any registered backbone.
-        size: height and width that it sees.
-        init_cfg: replaces the inner backbone's.
+        size: height and width of the resized images.
+        init_cfg: replaces the ``init_cfg`` of the inner backbone.
 
     Raises:
-        ValueError: ``size`` is no positive int.
+        ValueError: ``size`` is not a positive int.
     """
 
     inner = 'backbone'
@@ -42,7 +42,7 @@ class Resized(Transparent, BaseModule):
         self._is_init = True
 
     def forward(self, x: Tensor):
-        """Images ``[B, C, H, W]`` to the inner backbone's outputs."""
+        """The inner backbone's outputs for images ``[B, C, H, W]``."""
         if x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, (self.size, self.size), mode='bilinear')
         return self.backbone(x)

@@ -1,4 +1,4 @@
-"""Any OpenMMLab backbone, with its activations turned into spiking neurons."""
+"""Turning any OpenMMLab backbone into a spiking one, by replacing its activations by neurons."""
 
 import logging
 from collections import Counter
@@ -35,10 +35,10 @@ ANALOG = (nn.Sigmoid, nn.Hardsigmoid, HSigmoid, nn.Tanh, nn.Softmax, nn.Softmax2
 
 
 class NeuronPerUse(nn.ModuleList):
-    """The neurons of one activation module that is used several times a forward, in order of use.
+    """The neurons of an activation module that is called several times in one forward, in the order of its calls.
 
-    Spikify's forward calls `restart`, because activation checkpointing, which repeats some of the uses in the backward
-    pass, and errors leave the order anywhere.
+    Spikify's forward calls `restart`, because errors, and activation checkpointing, which repeats some calls in the
+    backward pass, may end in the middle of the sequence.
     """
 
     def __init__(self, neurons):
@@ -46,7 +46,7 @@ class NeuronPerUse(nn.ModuleList):
         self.restart()
 
     def restart(self) -> None:
-        """Begin with the first use."""
+        """Start again with the neuron of the first call."""
         self._next = 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,12 +56,12 @@ class NeuronPerUse(nn.ModuleList):
 
 
 def _copy_input(_module: nn.Module, inputs: tuple) -> tuple:
-    """Hook of a neuron whose input the backbone changes in place afterwards."""
+    """Hook for a neuron whose input is later changed in place by the backbone."""
     return tuple(x.clone() if isinstance(x, Tensor) else x for x in inputs) if torch.is_grad_enabled() else inputs
 
 
 def _copy_output(_module: nn.Module, _inputs: tuple, out: Tensor) -> Tensor:
-    """Hook of a neuron whose spikes the backbone changes in place."""
+    """Hook for a neuron whose spikes are later changed in place by the backbone."""
     return out.clone() if torch.is_grad_enabled() else out
 
 
@@ -71,31 +71,33 @@ class _StepsDiffer(ValueError):
 
 @MODELS.register_module()
 class Spikify(Transparent, SpikingBackbone, BaseModule):
-    """A backbone whose ReLU-family, GELU and SiLU modules became neurons; encoder in front, readout behind.
+    """Any backbone with its ReLU-family, GELU and SiLU modules replaced by neurons, an encoder and a readout.
 
-    The inner backbone runs on ``[T*B, C, H, W]``. Its parameter names stay, so ANN checkpoints load. Two blank images
-    are run through it first. They show which activations see no images (the MLP of Swin V2's positions): these stay
-    analog, as sigmoid gates and softmax do, and activations that are called as functions. All of that is logged. Where
-    the neuron has parameters (PLIF), or ``balance`` is set, each use of a shared activation gets a neuron of its own.
+    The inner backbone runs on ``[T*B, C, H, W]``. Its parameters keep their names, so ANN checkpoints load. On
+    construction, blank images run through it and show which activations do not process images (such as the MLP for
+    positions in Swin V2). These stay analog, and so do sigmoid gates, softmax and activations that are called as
+    functions; the log lists them. If the neuron has parameters (PLIF) or ``balance`` is set, each call of a shared
+    activation gets its own neuron.
 
-    A backbone that draws masks (masked pre-training) draws them once an image, for all time steps: `SameDraws`.
+    If a backbone draws masks (masked pre-training), they are the same in all time steps of an image; see `SameDraws`.
 
-    After the first batch layers of neurons that stayed silent are named once.
+    After the first batch, a warning names the layers of neurons that were silent.
 
     Args:
         backbone: config of any registered backbone, e.g. ``dict(type='mmdet.ResNet', depth=50)``.
-        T: time steps.
-        neuron: neuron that replaces the activations.
+        T: number of time steps.
+        neuron: config of the neurons that replace activations.
         readout: ``mean`` or ``none``.
-        encoder: how images become time steps, as in `SpikingResNet`.
-        balance: wake silent layers by gains, which are found in the first batch of training unless a checkpoint has
-            them: `mmsnn.models.balance_thresholds`. True, or the firing rate that every layer shall have.
-        init_cfg: replaces the inner backbone's, because users set it on the outermost backbone.
+        encoder: config of the encoder, as in `SpikingResNet`.
+        balance: whether gains make silent layers fire; see `mmsnn.models.balance_thresholds`. They are computed in the
+            first batch of training unless a checkpoint holds them. True, or the firing rate that every layer should
+            reach.
+        init_cfg: replaces the ``init_cfg`` of the inner backbone, because users set it on the outermost backbone.
 
     Raises:
-        ValueError: nothing to replace, or ``T < 1``; in the forward pass, where the backbone gives what is no map of
-            time steps.
-        TypeError: other keys, such as the inner backbone's; the message names all of them.
+        ValueError: there is no activation to replace, or ``T < 1``; in the forward pass, an output of the backbone does
+            not hold time steps.
+        TypeError: there are unknown keys, such as those of the inner backbone; the message names all of them.
     """
 
     inner = 'backbone'
@@ -120,17 +122,17 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
         self.readout = Readout(T, readout)
         self._make_transparent()
         self.rate = RATE if balance is True else float(balance)
-        # what remains to be done in the first batch
+        # What the first batch still has to do: report silent layers, and compute gains.
         self.unseen, self.unbalanced = True, bool(balance)
-        # whether an image keeps its random numbers in all time steps, which the first masks tell
+        # Whether random numbers are the same in all time steps; set when the first masks differ between steps.
         self.same_draws = False
         if balance:
-            # under the inner backbone's names, as everything in a state dict of this module
+            # Registered on the inner backbone, whose names the state dict of this module uses.
             self.backbone.register_buffer('balanced', torch.tensor(False))
         self._replace(neuron_config(neuron), self._look(backbone))
 
     def _look(self, cfg: dict) -> Trace | None:
-        """What blank images tell; None, and a word in the log, where the backbone takes none."""
+        """The trace of blank images; None, and a warning, if the backbone does not run with them."""
         try:
             return trace(self.backbone, REPLACED, cfg)
         except RuntimeError as error:
@@ -142,26 +144,26 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
             )
             return None
 
-    def _replace(self, neuron: dict, found: Trace | None) -> None:
+    def _replace(self, neuron: dict, seen: Trace | None) -> None:
         own = self.rate or any(True for _ in build_neuron(neuron, self.T).parameters())
-        found = found or Trace()
-        self.blank_size, self.fixed = found.size, found.fixed
+        seen = seen or Trace()
+        self.blank_size, self.fixed = seen.size, seen.fixed
         spiking = {}
         for parent in list(self.backbone.modules()):
             for name, child in list(parent._modules.items()):
-                if not isinstance(child, REPLACED) or child in found.off_path:
+                if not isinstance(child, REPLACED) or child in seen.off_path:
                     continue
-                # one activation may go by several names
+                # An activation module may have several names.
                 if child not in spiking:
-                    neurons = [build_neuron(neuron, self.T) for _ in range(max(1, found.uses[child]) if own else 1)]
+                    neurons = [build_neuron(neuron, self.T) for _ in range(max(1, seen.uses[child]) if own else 1)]
                     spiking[child] = neurons[0] if len(neurons) == 1 else NeuronPerUse(neurons)
-                    if child in found.changed_inputs:
+                    if child in seen.changed_inputs:
                         spiking[child].register_forward_pre_hook(_copy_input)
-                    if child in found.changed_outputs:
+                    if child in seen.changed_outputs:
                         spiking[child].register_forward_hook(_copy_output)
                 parent.add_module(name, spiking[child])
         replaced = Counter(type(child).__name__ for child in spiking)
-        functions = ', '.join(f'{count} calls of {name}' for name, count in found.functions.items())
+        functions = ', '.join(f'{count} calls of {name}' for name, count in seen.functions.items())
         if not replaced:
             raise ValueError(
                 f'backbone.backbone: {type(self.backbone).__name__} has no activation module that could spike '
@@ -174,8 +176,8 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
                     add_gain(module)
         analog = Counter(type(m).__name__ for m in self.backbone.modules() if isinstance(m, ANALOG))
         said = f'{dict(replaced)} became {neuron["type"]}, {dict(analog) or "nothing"} stayed analog'
-        if found.off_path:
-            names = [name for name, m in self.backbone.named_modules() if m in found.off_path]
+        if seen.off_path:
+            names = [name for name, m in self.backbone.named_modules() if m in seen.off_path]
             more = f' and {len(names) - 3} more' if len(names) > 3 else ''
             said += f', and so did those that see no images: {", ".join(names[:3])}{more}'
         if functions:
@@ -184,11 +186,11 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
 
     @property
     def out_channels(self) -> tuple[int, ...]:
-        """Widths of the maps that the backbone returns, found by a forward of a blank image."""
+        """Widths of the returned maps, which a forward of a blank image shows."""
         return tuple(out.shape[1] for out in tensors_in(run_blank(self, self.blank_size)) if out.dim() > 1)
 
     def init_weights(self) -> None:
-        """Initialise the inner backbone by its own rules; warns of settings that silence it without a checkpoint."""
+        """Initialise the inner backbone by its own rules; warn of settings that silence it without a checkpoint."""
         init_inner(self.backbone)
         self._is_init = True
         if pretrained_from(self.backbone.init_cfg):
@@ -197,21 +199,22 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
         if silencing:
             keys = ', '.join(f'backbone.backbone.{key}' for key in silencing)
             print_log(
-                f'{keys}=True: hardly a neuron will spike unless a checkpoint fills the backbone; set it to False to '
+                f'{keys}=True: hardly any neuron will spike unless a checkpoint fills the backbone; set it to False to '
                 'train from scratch',
                 logger='current',
                 level=logging.WARNING,
             )
 
     def forward(self, x: Tensor, *args, **kwargs):
-        """Images ``[B, C, H, W]`` or event frames ``[B, T, C, H, W]`` to the inner backbone's outputs, read out.
+        """The outputs of the inner backbone after the readout, for images ``[B, C, H, W]`` or event frames
+        ``[B, T, C, H, W]``.
 
-        The outputs may be nested, and None among them. Further arguments are handed on, with tensors of B entries
-        repeated for every time step.
+        Outputs may be nested and contain None. Further arguments are passed on; tensors with B entries are repeated for
+        every time step.
         """
         self._restart()
         first = (self.unseen or (self.unbalanced and self.training)) and not torch.compiler.is_compiling()
-        # a blank image, by which the shapes of maps are found, tells nothing
+        # Blank images, which only serve to find the shapes of maps, do not count as the first batch.
         if first and x.device.type != 'meta' and bool((x != x.flatten()[:1]).any()):
             return self._first(x, args, kwargs)
         return self._run(x, args, kwargs)
@@ -250,7 +253,7 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
             return out
         if len(out) != self.T * batch:
             raise ValueError(
-                f'backbone.backbone: {type(self.backbone).__name__} gives {tuple(out.shape)}, which does not hold '
+                f'backbone.backbone: {type(self.backbone).__name__} returns {tuple(out.shape)}, which does not hold '
                 f'{self.T} time steps of {batch} images in its first dimension: its outputs cannot be read out'
             )
         if out.is_floating_point():
@@ -258,14 +261,14 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
         steps = unfold(out, self.T)
         if not torch.equal(steps, steps[:1].expand_as(steps)):
             raise _StepsDiffer(
-                f'backbone.backbone: {type(self.backbone).__name__} gives whole numbers that differ from one time step '
-                'to the next (does it draw masks?), so its steps cannot be averaged: take another backbone'
+                f'backbone.backbone: {type(self.backbone).__name__} returns integers that differ between time steps '
+                '(does it draw masks?), so its steps cannot be averaged: take another backbone'
             )
         return steps[0]
 
     def _first(self, x: Tensor, args: tuple, kwargs: dict):
-        """The first batch: balances, if that was asked for, and tells which layers were silent."""
-        # a checkpoint may have brought the gains
+        """Run the first batch, computing gains if ``balance`` is set, and warn of silent layers."""
+        # A checkpoint may have set the gains already.
         balancing = self.unbalanced and self.training and not self.backbone.balanced
         neurons = {name: m for name, m in self.backbone.named_modules() if isinstance(m, Neuron)}
         if balancing:
@@ -279,11 +282,11 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
         rates = counter.rates()
         if rates.silent and self.unseen:
             shown = ', '.join(rates.silent[:5]) + (', ...' if len(rates.silent) > 5 else '')
-            remedy = '' if self.rate else ', or balance=True of Spikify, which finds gains that wake them'
+            remedy = '' if self.rate else ', or balance=True of Spikify, which computes gains that make them fire'
             print_log(
                 f'Spikify {type(self.backbone).__name__}: {len(rates.silent)} of {len(rates)} layers of neurons were '
-                f'silent in the first batch ({shown}). Behind them nothing is seen, and hardly any gradient passes '
-                f'them: what helps is a checkpoint of the ANN (init_cfg), a lower neuron.v_threshold{remedy}',
+                f'silent in the first batch ({shown}). The layers after them get no input, and hardly any gradient '
+                f'passes through them. Use a checkpoint of the ANN (init_cfg), a lower neuron.v_threshold{remedy}',
                 logger='current',
                 level=logging.WARNING,
             )

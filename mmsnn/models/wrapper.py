@@ -1,18 +1,19 @@
-"""A wrapper whose inner model keeps its own names."""
+"""Wrappers that show their inner model under its own names."""
 
 from torch import nn
 
 
 class Transparent:
-    """Mixin of a module that wraps another one, the child ``inner``, and shows it under the inner model's own names.
+    """Mixin for a module that wraps another one, its child ``inner``, and shows it under the inner model's own names.
 
-    ``state_dict`` writes and reads the inner model's keys, `named_parameters` gives the inner model's names (layer-wise
-    settings match on them), unknown attributes are the inner model's, to read, to set and to delete; so are modules and
-    parameters of new names, such as a neck for a model that has none. Children in ``hidden`` are left out of
-    ``state_dict``. State-dict hooks do this rather than an override, because mmengine walks the modules itself.
+    ``state_dict`` writes and reads the inner model's keys, and `named_parameters` gives the inner model's names, which
+    layer-wise settings match. Attributes that the wrapper does not have are read, set and deleted in the inner model;
+    new modules and parameters, such as a neck for a model without one, are added to the inner model. Children in
+    ``hidden`` are left out of ``state_dict``. All this uses state-dict hooks instead of overriding ``state_dict``,
+    because mmengine collects the state of modules itself.
 
-    While ``shows_itself`` is set, the wrapper is an ordinary module, and each parameter has a single name, as FSDP
-    needs it. `rename_inner` and `restore_inner` then translate between the names.
+    While ``shows_itself`` is set, the wrapper behaves as an ordinary module, and each parameter has a single name, as
+    FSDP needs it. `rename_inner` and `restore_inner` then convert between the names.
     """
 
     inner: str = ''
@@ -20,7 +21,7 @@ class Transparent:
     shows_itself = False
 
     def _make_transparent(self) -> None:
-        """To be called at the end of ``__init__``: up to here attributes are set on the wrapper itself."""
+        """Start to act as the inner model; call it at the end of ``__init__``, which sets the wrapper's attributes."""
         self._register_state_dict_hook(_strip)
         self.register_load_state_dict_pre_hook(_add)
         self.register_load_state_dict_post_hook(_forgive)
@@ -36,14 +37,14 @@ class Transparent:
             return getattr(inner, name)
 
     def _is_own(self, name: str) -> bool:
-        """Whether an attribute is the wrapper's: its class has it, or it got it before it was transparent."""
+        """Whether an attribute is the wrapper's own: its class has it, or ``__init__`` has set it."""
         if '_transparent' not in self.__dict__ or name.startswith('__') or hasattr(type(self), name):
             return True
         return any(name in self.__dict__[d] for d in ('_modules', '_parameters', '_buffers')) or name in self.__dict__
 
     def __setattr__(self, name: str, value) -> None:
         if isinstance(getattr(type(self), name, None), property):
-            # a module would be registered behind the property's back
+            # `nn.Module.__setattr__` would register a module and ignore the property.
             object.__setattr__(self, name, value)
         elif not self._is_own(name) and (
             isinstance(value, (nn.Module, nn.Parameter)) or hasattr(self._modules[self.inner], name)
@@ -59,14 +60,14 @@ class Transparent:
             delattr(self._modules[self.inner], name)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
-        """As `nn.Module.add_module`; under a name that is not the wrapper's, of the inner model."""
+        """As `nn.Module.add_module`; a module whose name is not the wrapper's own is added to the inner model."""
         if self._is_own(name):
             super().add_module(name, module)
         else:
             self._modules[self.inner].add_module(name, module)
 
     def named_modules(self, memo=None, prefix: str = '', remove_duplicate: bool = True):
-        """As `nn.Module.named_modules`; the inner model's modules come under their own names."""
+        """As `nn.Module.named_modules`, with the inner model's own names."""
         memo = set() if memo is None else memo
         if self.shows_itself:
             yield from super().named_modules(memo, prefix, remove_duplicate)
@@ -84,10 +85,10 @@ class Transparent:
 
 
 def rename_inner(module: Transparent, state: dict, prefix: str) -> None:
-    """Give the inner model's entries of ``state`` its own names; ``prefix`` is where ``module`` stands in it."""
+    """Rename the inner model's entries of ``state`` to its own names; ``prefix`` is the prefix of ``module``."""
     inner = f'{prefix}{module.inner}.'
     entries = [(prefix + key[len(inner) :] if key.startswith(inner) else key, v) for key, v in state.items()]
-    # in place, and in their order
+    # The dict is changed in place, and keeps its order.
     state.clear()
     state.update(entries)
 
@@ -117,7 +118,7 @@ def _add(module: Transparent, state: dict, prefix: str, *_) -> None:
 def _forgive(module: nn.Module, incompatible) -> None:
     if module.shows_itself:
         return
-    # hidden children are not in the file on purpose; the rest is reported under the inner model's names
+    # Hidden children are never in a file; other missing keys are reported under the inner model's names.
     marks = tuple(f'{name}.' for name in module.hidden)
     kept = []
     for key in incompatible.missing_keys:

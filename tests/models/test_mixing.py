@@ -358,10 +358,10 @@ def test_trains_and_predicts(model, name, record_property):
 
 
 RESNETS = ('SpikingResNet', 'SEWResNet', 'MSResNet')
-KEPT = {name: 'takes no such key. .*_delete_=True' for name in BACKBONES}
+KEPT = {name: 'has no such key. .*_delete_=True' for name in BACKBONES}
 KEPT |= dict.fromkeys(RESNETS, 'backbone.init_cfg loads torchvision://resnet50, but backbone.depth=18')
 KEPT['SpikingResNet19'] = 'backbone.num_stages=4: a ResNet-19 has 3 stages'
-PRETRAINED = {name: 'backbone.pretrained: .* takes no such key. .* model.pretrained=None' for name in BACKBONES}
+PRETRAINED = {name: 'backbone.pretrained: .* has no such key. .* model.pretrained=None' for name in BACKBONES}
 PRETRAINED |= {
     name: 'backbone.init_cfg loads open-mmlab://resnet50_v1c, .* pretrained=None'
     for name in (*RESNETS, 'SpikingResNet19')
@@ -418,7 +418,7 @@ def test_spikify_warns_of_what_silences_it(monkeypatch):
     start(dict(type='Pretrained', checkpoint='a.pth'))
     assert not said
     silent = start()
-    assert 'backbone.backbone.norm_eval, backbone.backbone.zero_init_residual=True: hardly a neuron' in said[0]
+    assert 'backbone.backbone.norm_eval, backbone.backbone.zero_init_residual=True: hardly any neuron' in said[0]
     assert not silent.train()(torch.randn(B, 3, SIZE, SIZE))[-1].any()
 
 

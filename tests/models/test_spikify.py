@@ -363,9 +363,9 @@ class TestUnusualBackbones:
                 return (x, torch.empty(len(x), 50).random_(99).long()) if self.random else x.flatten(2).permute(2, 0, 1)
 
         cfg, x = register(Odd), torch.randn(3, 3, 8, 8)
-        with pytest.raises(ValueError, match=r'Odd gives \(64, 6, 4\), which does not hold 2 time steps of 3 images'):
+        with pytest.raises(ValueError, match=r'Odd returns \(64, 6, 4\), which does not hold 2 time steps of 3 images'):
             Spikify(cfg, T=2)(x)
-        with pytest.raises(ValueError, match='Odd gives whole numbers that differ from one time step'):
+        with pytest.raises(ValueError, match='Odd returns integers that differ between time steps'):
             Spikify({**cfg, 'random': True}, T=2)(x)
 
     @pytest.mark.parametrize('kind', ['MAEViT', 'MFFViT', 'MILANViT'])

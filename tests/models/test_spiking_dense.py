@@ -508,7 +508,7 @@ class TestErrors:
         data = model.data_preprocessor(noise_batch(model, T), True)
         part = 'bbox_head' if scope == 'mmdet' else 'decode_head'
         for run in (model.loss, model.eval().predict):
-            match = rf'{part} \(T=4\) answers 1 images instead of 4. {self.REMEDY}'
+            match = rf'{part} \(T=4\) has outputs for 1 images instead of 4. {self.REMEDY}'
             with pytest.raises(TimeFoldingError, match=match):
                 run(data['inputs'], data['data_samples'])
 
@@ -533,7 +533,7 @@ class TestErrors:
             (
                 lambda: SpikeFPN(upsample_cfg=dict(mode='bilinear'), **PYRAMID),
                 ValueError,
-                r"neck.upsample_cfg=.*bilinear.* mixes spikes .*neck.upsample_cfg.mode='nearest'",
+                r"neck.upsample_cfg=.*bilinear.* makes fractions of spikes .*neck.upsample_cfg.mode='nearest'",
             ),
         ],
     )

@@ -1,1 +1,1 @@
-"""Spiking backbones, an architecture a file, and what they share: `base`, `arguments`, `residual`, `transformer`."""
+"""Spiking backbones, one architecture per file; `base`, `arguments`, `residual` and `transformer` are shared."""

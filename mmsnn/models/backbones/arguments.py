@@ -1,4 +1,4 @@
-"""Arguments that all spiking backbones check alike; messages name ``backbone.KEY`` and the remedy."""
+"""Checks of arguments that all spiking backbones have; messages name ``backbone.KEY`` and the remedy."""
 
 import logging
 import re
@@ -11,10 +11,10 @@ from mmsnn.compat import RESNET_VARIANTS
 
 
 def refuse_unknown(backbone: object, unknown: dict) -> None:
-    """TypeError that names all keys of a backbone's config which it does not take, and where they may come from."""
+    """Raise TypeError naming all keys that a backbone does not take, and where they may come from."""
     if unknown:
         raise TypeError(
-            f'{", ".join(f"backbone.{key}" for key in unknown)}: {type(backbone).__name__} takes no such key. '
+            f'{", ".join(f"backbone.{key}" for key in unknown)}: {type(backbone).__name__} has no such key. '
             'Inherited from the config of another backbone? Write backbone=dict(_delete_=True, ...)'
             + (', and model.pretrained=None, which mmseg hands on to the backbone' if 'pretrained' in unknown else '')
         )
@@ -24,7 +24,7 @@ def stage_indices(out_indices, stages: int) -> tuple[int, ...]:
     """``backbone.out_indices``, one number or several, as ascending numbers from 0.
 
     Raises:
-        ValueError: it names none, or one that the backbone does not have.
+        ValueError: there is no number, or one that is not a stage of the backbone.
     """
     given = [out_indices] if isinstance(out_indices, int) else list(out_indices)
     if not given or not all(-stages <= i < stages for i in given):
@@ -33,9 +33,9 @@ def stage_indices(out_indices, stages: int) -> tuple[int, ...]:
 
 
 def default_stages(stages: int) -> tuple[int, ...]:
-    """``backbone.out_indices`` where nothing is said: all stages; in a run of mmpretrain the last.
+    """The default of ``backbone.out_indices``: all stages, but only the last one in a run of mmpretrain.
 
-    There heads and necks of its self-supervised models take one map, and its configs leave the key out.
+    mmpretrain's configs leave the key out, and heads and necks of its self-supervised models take one map.
     """
     scope = DefaultScope.get_current_instance()
     every = tuple(range(stages))
@@ -43,16 +43,16 @@ def default_stages(stages: int) -> tuple[int, ...]:
 
 
 def variant_of(checkpoint: str | None) -> dict:
-    """What the name of a ResNet's checkpoint (``open-mmlab://resnet50_v1c``) says of ``deep_stem`` and ``avg_down``."""
+    """``deep_stem`` and ``avg_down`` as the name of a ResNet's checkpoint (``open-mmlab://resnet50_v1c``) implies."""
     named = re.search(r'resnet(?:\d+_)?v1([cd])', checkpoint or '', re.IGNORECASE)
     return RESNET_VARIANTS[f'ResNetV1{named[1].lower()}'] if named else {}
 
 
 def check_frozen_stages(frozen_stages: int, stages: int, init_cfg: dict | list | None) -> None:
-    """Warn of stages that are frozen without a checkpoint to fill them.
+    """Warn if stages are frozen that no checkpoint fills.
 
     Raises:
-        ValueError: there are not so many stages.
+        ValueError: ``frozen_stages`` is larger than the number of stages, or below -1.
     """
     if not -1 <= frozen_stages <= stages:
         raise ValueError(f'backbone.frozen_stages must lie in -1 to {stages}, got {frozen_stages}')

@@ -1,4 +1,4 @@
-"""What makes a backbone a spiking one: an encoder in front, and neurons that fire behind it alone."""
+"""The base class of spiking backbones, which have an encoder and neurons that fire only after it."""
 
 import functools
 
@@ -11,11 +11,11 @@ from mmsnn.neurons import Neuron
 
 
 class SpikingBackbone(TimeAware):
-    """Base of the backbones that have an ``encoder``: their neurons fire inside their own forward alone.
+    """Base of the backbones that have an ``encoder``; their neurons fire only inside the backbone's forward.
 
-    A network that calls the layers of a backbone itself, past the encoder, would have images taken for time steps. So
-    ``forward``, also that of a subclass, runs in `mmsnn.layers.time_folded`, and a neuron that is called elsewhere
-    raises `mmsnn.layers.TimeFoldingError`. Constructors end with `claim_neurons`.
+    If a network called the layers of a backbone itself, without the encoder, neurons would take images for time steps.
+    So ``forward``, also that of a subclass, runs in `mmsnn.layers.time_folded`, and a neuron that is called elsewhere
+    raises `mmsnn.layers.TimeFoldingError`. Constructors must end with `claim_neurons`.
 
     Attributes:
         events: the engine of `mmsnn.event_driven`, or None.
@@ -29,7 +29,7 @@ class SpikingBackbone(TimeAware):
             cls.forward = _behind_encoder(cls.forward)
 
     def train(self, mode: bool = True):
-        """Set the mode, as `nn.Module.train`; frozen stages stay in evaluation, and with ``norm_eval`` all batch norms.
+        """As `nn.Module.train`, but frozen stages stay in eval mode, and with ``norm_eval`` all batch norms do.
 
         Returns:
             The module itself.
@@ -43,7 +43,7 @@ class SpikingBackbone(TimeAware):
         return self
 
     def _freeze_stages(self) -> None:
-        """Have the stages that ``frozen_stages`` names learn nothing any more, parameters and statistics alike."""
+        """Freeze the parameters and the statistics of the stages that ``frozen_stages`` names."""
         for module in self._frozen_modules():
             module.eval().requires_grad_(False)
 
@@ -52,7 +52,7 @@ class SpikingBackbone(TimeAware):
         return []
 
     def claim_neurons(self) -> None:
-        """Bind the neurons that there are to this backbone's forward."""
+        """Make all neurons of this backbone raise an error when they are called outside of its forward."""
         for name, module in self.named_modules():
             if isinstance(module, Neuron):
                 module.owner = f'{type(self).__name__}.{name}'
@@ -62,7 +62,7 @@ def _behind_encoder(forward):
     @functools.wraps(forward)
     def run(self, *args, **kwargs):
         x = args[0] if args else next(iter(kwargs.values()), None)
-        # images [B, ...] and event frames [B, T, ...] alike; what is neither, the encoder refuses
+        # Images are [B, ...] and event frames [B, T, ...]; the encoder refuses anything else.
         if self.events is not None and args:
             args = (self.events.enter(x), *args[1:])
         known = isinstance(x, Tensor) and x.dim() and not torch.compiler.is_compiling()

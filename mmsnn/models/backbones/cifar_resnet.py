@@ -13,20 +13,20 @@ SHORTCUTS = ('A', 'B')
 
 
 def shape_of_depth(depth: int) -> dict:
-    """What a spiking ResNet of this depth is like where the user says nothing else."""
+    """Default arguments of a spiking ResNet of this depth."""
     if depth in CIFAR_DEPTHS:
         return dict(stem='cifar', base_channels=16, num_stages=3, strides=(1, 2, 2), shortcut='A')
     return dict(stem='imagenet', base_channels=64, num_stages=4, strides=(1, 2, 2, 2), shortcut='B')
 
 
 class ShortcutA(nn.Module):
-    """Shortcut without parameters, option A: every ``stride``-th pixel, and channels of zeros on both sides.
+    """Shortcut without parameters (option A): takes every ``stride``-th pixel and pads channels of zeros on both sides.
 
-    Of an odd number of new channels the last side gets one more. What is spikes stays spikes.
+    If the number of new channels is odd, the end gets one more. The output for spikes is spikes.
 
     Args:
-        in_channels, out_channels: of ``[B, C, H, W]``; ``out_channels`` is not smaller.
-        stride: between pixels.
+        in_channels, out_channels: numbers of channels; ``out_channels`` is not smaller than ``in_channels``.
+        stride: distance of the pixels.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
@@ -42,7 +42,7 @@ class ShortcutA(nn.Module):
 
 
 def choose_shortcut(block: dict, shortcut: str) -> dict:
-    """Arguments of a residual block in which ``downsample`` is what ``shortcut`` says: as it came (B), or option A."""
+    """The arguments of a residual block, with ``downsample`` replaced by `ShortcutA` if ``shortcut`` is A."""
     if shortcut == 'A' and block.get('downsample') is not None:
         block = {**block, 'downsample': ShortcutA(block['in_channels'], block['out_channels'], block['stride'])}
     return block
@@ -54,9 +54,9 @@ class CIFARResNet(ResNet_CIFAR):
 
     Args:
         depth: 20, 32, 44, 56 or 110.
-        shortcut: where the width changes, ``A`` (`ShortcutA`, the paper's choice on CIFAR) or ``B`` (a 1x1 convolution
-            and a norm).
-        kwargs: as for mmpretrain's ResNet_CIFAR.
+        shortcut: shortcut of blocks that change the width: ``A`` (`ShortcutA`, the paper's choice on CIFAR) or ``B``
+            (a 1x1 convolution and a norm).
+        kwargs: arguments of mmpretrain's ResNet_CIFAR.
 
     Raises:
         ValueError: another ``depth`` or ``shortcut``.
@@ -99,6 +99,6 @@ class CIFARResNet(ResNet_CIFAR):
             return block(**choose_shortcut(block_kwargs, self.shortcut))
 
         layer = ResLayer(block=with_shortcut, **kwargs)
-        # a local function would keep the model from being pickled
+        # A local function cannot be pickled.
         layer.block = block
         return layer

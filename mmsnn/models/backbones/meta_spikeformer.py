@@ -16,17 +16,17 @@ from .transformer import SpikingTransformer
 
 
 class NormAndPad(nn.Module):
-    """A batch norm, and around its output a border one pixel wide of what it makes of zeros.
+    """A batch norm whose output gets a border, one pixel wide, of the values that the norm gives for zeros.
 
-    So the 1x1 convolution, the norm and the 3x3 convolution behind it equal one 3x3 convolution of zero-padded spikes.
-    No gradient flows through the border. In training the norm makes its zeros with the statistics of the batch; the
-    release reads the running ones there, too, which differ between two forwards of activation checkpointing.
+    With the border, a 1x1 convolution, this norm and a 3x3 convolution equal one 3x3 convolution of zero-padded spikes.
+    No gradient flows through the border. In training its values follow from the statistics of the batch; the release
+    uses the running statistics, which differ between the two forwards of activation checkpointing.
 
     Args:
-        norm: any batch norm with running statistics.
+        norm: a batch norm with affine parameters and running statistics.
 
     Raises:
-        ValueError: another norm.
+        ValueError: ``norm`` is another norm.
     """
 
     def __init__(self, norm: nn.Module):
@@ -39,7 +39,7 @@ class NormAndPad(nn.Module):
 
     @torch.no_grad()
     def of_zeros(self, x: Tensor) -> Tensor:
-        """What the norm, given ``x``, makes of zeros, ``[C]``."""
+        """The output ``[C]`` of the norm for zeros, if its input is ``x``."""
         norm = self.bn
         mean, var = norm.running_mean, norm.running_var
         if norm.training:
@@ -61,12 +61,14 @@ class NormAndPad(nn.Module):
 
 
 class RepConv(nn.Module):
-    """A 1x1 convolution, a norm with border, a depthwise 3x3 and a 1x1 convolution, a norm: one 3x3 in deployment.
+    """A re-parameterised 3x3 convolution: 1x1 convolution, `NormAndPad`, depthwise 3x3 and 1x1 convolutions, norm.
+
+    In deployment these merge into one 3x3 convolution.
 
     Args:
-        width: channels.
+        width: number of channels.
         kit: makes the layers.
-        bits: that hold the input.
+        bits: bits per element in which the input is kept for the backward pass.
     """
 
     def __init__(self, width: int, kit: Kit, bits: int):
@@ -86,18 +88,18 @@ class RepConv(nn.Module):
 
 
 class SpikeDrivenAttention(nn.Module):
-    """SDSA-3: a neuron, q, k and v by re-parameterised 3x3 convolutions, `spiking_attention`, another such convolution.
+    """SDSA-3: `spiking_attention` of the spikes q, k and v of three `RepConv`, and a `RepConv` as projection.
 
     Args:
-        width: channels.
-        num_heads: heads.
+        width: number of channels.
+        num_heads: number of heads.
         kit: makes the layers.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``width``.
     """
 
-    # as in `SpikingSelfAttention`
+    # `expand_levels` refuses this; see `SpikingSelfAttention`.
     connect = 'MUL'
 
     def __init__(self, width: int, num_heads: int, kit: Kit):
@@ -120,7 +122,7 @@ class SpikeDrivenAttention(nn.Module):
 
 
 class SepConv(nn.Module):
-    """Neuron, 1x1 convolution, norm, neuron, depthwise 7x7 and 1x1 convolutions, norm; twice as wide inside."""
+    """Neuron, 1x1 convolution, norm, neuron, depthwise 7x7 and 1x1 convolutions, norm; inner width ``2 * width``."""
 
     def __init__(self, width: int, kit: Kit):
         super().__init__()
@@ -138,7 +140,7 @@ class SepConv(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """``x + SepConv(x)``, then the same with two 3x3 convolutions behind neurons."""
+    """``x + SepConv(x)``, then another residual branch of two 3x3 convolutions, each after a neuron."""
 
     def __init__(self, width: int, hidden: int, kit: Kit):
         super().__init__()
@@ -157,7 +159,7 @@ class ConvBlock(nn.Module):
 
 
 class DownSampling(nn.Module):
-    """Neuron (but for the first), convolution, norm."""
+    """Neuron, convolution and norm; the ``first`` one of the network has no neuron."""
 
     def __init__(self, c_in: int, c_out: int, kit: Kit, kernel: int = 3, stride: int = 2, first: bool = False):
         super().__init__()
@@ -172,9 +174,10 @@ class DownSampling(nn.Module):
 
 @MODELS.register_module()
 class MetaSpikeFormer(SpikingTransformer):
-    """Meta-SpikeFormer (Spike-driven Transformer V2): three stages of convolutions, two of SDSA-3, potentials added up.
+    """Meta-SpikeFormer (Spike-driven Transformer V2): stages of convolutions, then two stages of SDSA-3.
 
-    Arguments of `SpikingTransformer`, and ``last_stride``. The stages of ``out_indices`` are
+    The residual stream holds membrane potentials. Takes the arguments of `SpikingTransformer` and ``last_stride``. The
+    stages of ``out_indices`` are
 
     ===== ==================== ====== ====================
     index modules              stride widths (15M)
@@ -186,16 +189,16 @@ class MetaSpikeFormer(SpikingTransformer):
     4     block4               16     360
     ===== ==================== ====== ====================
 
-    The default (1, 2, 3, 4) gives four maps to detectors and segmentors (the authors' detectors take these widths,
-    their segmentors 0, 1, 2, 4); classifiers take 4. The maps hold means over time of potentials; the release's
-    classifier fires once more behind the spatial mean: `SpikingPooling` with ``readout='none'``.
+    The default (1, 2, 3, 4) gives four maps for detectors and segmentors (the authors' detectors use these, their
+    segmentors 0, 1, 2, 4); classifiers use 4. The maps are means of potentials over time. The release's classifier
+    has one more neuron after the mean over positions: use `SpikingPooling` with ``readout='none'``.
 
-    At the start of training, on few tokens (images of 64 pixels), its attention can be silent; the gradient that passes
-    the three norms behind it is then multiplied by 1 / sqrt(eps) in each. On photographs of 224 pixels it is not.
+    At the start of training, the attention can be silent on few tokens (images of 64 pixels); each of the three norms
+    after it then multiplies the gradient by 1 / sqrt(eps). On photographs of 224 pixels this does not happen.
 
     Args:
-        last_stride: of the convolution in front of block4: 1 as released, or 2 where necks and anchors expect strides
-            4, 8, 16, 32; equally many parameters.
+        last_stride: stride of the convolution before block4: 1 as released, or 2 if necks and anchors expect strides 4,
+            8, 16, 32. The number of parameters is the same.
     """
 
     arch_zoo = {

@@ -13,10 +13,10 @@ from .resnet import SpikingResNet
 
 
 class MSBlock(SpikingBlock):
-    """neuron-conv-norm, twice, beside a shortcut that passes no neuron; ``neuron1`` stands in front of ``conv1``."""
+    """A branch of twice neuron-conv-norm and a shortcut without neurons; ``neuron1`` comes before ``conv1``."""
 
     def pack_spikes(self, bits_in: int, bits: int) -> None:
-        """Let the branch's convolutions keep their inputs packed; what enters the block and its shortcut is analog."""
+        """Make the convolutions of the branch keep their inputs packed; the shortcut's input is analog."""
         for name in ('conv1', 'conv2'):
             pack(self, name, bits)
 
@@ -30,31 +30,33 @@ class MSBlock(SpikingBlock):
 
 @MODELS.register_module()
 class MSResNet(SpikingResNet):
-    """MS-ResNet: blocks add to membrane potentials, which no neuron interrupts from the first block to the last.
+    """MS-ResNet: residual blocks add to membrane potentials, which pass no neuron from the first block to the last.
 
-    Sums of potentials are no output for a spiking network: they grow with depth, and no neuron of the next layer sees
-    them as they are. So a stage hands out spikes, as the authors' network does behind its last stage: ``out_neuron1``
-    ... read the sums of ``layer1`` ... and the maps are rates, as of the other backbones. In front of the last stage
-    these are the spikes that the next stage's first block computes, too. The sums go on; distillation taps find them at
-    ``backbone.layer1`` ... and the spikes at ``backbone.out_neuron1`` ...
+    Sums of potentials are not a suitable output of a spiking network, because they grow with depth. So each returned
+    stage ends in a neuron, as the authors' network does after its last stage: ``out_neuron1`` ... fire on the sums of
+    ``layer1`` ..., and the returned maps are firing rates, as those of the other backbones. For all stages but the last
+    these spikes equal those of the first neuron in the next stage. The next stage gets the sums. Distillation taps read
+    the sums at ``backbone.layer1`` ... and the spikes at ``backbone.out_neuron1`` ...
 
-    Parameters are named as in torchvision's ResNet. The ImageNet stem does not pool: stage 1 halves the map instead
-    (``strides`` keep their meaning), and has one more shortcut convolution than an ANN.
+    Parameters are named as in torchvision's ResNet. The ImageNet stem does not pool. Instead, stage 1 has twice its
+    stride (the argument ``strides`` keeps its meaning), and so one more shortcut convolution than an ANN.
 
     The authors' settings are ``neuron=dict(type='LIF', tau=4 / 3, v_threshold=0.5, decay_input=False,
     detach_reset=True, surrogate='rectangle')`` and ``norm_cfg=dict(type='mmsnn.TDBN', v_threshold=0.5)``.
 
     Args:
-        depth: 18, 34 or 104, or one of CIFAR's of three stages (`SpikingResNet`); all of basic blocks.
+        depth: 18, 34, 104, or a depth of the CIFAR networks with three stages (see `SpikingResNet`). All have basic
+            blocks.
         T, neuron, stem: as in `SpikingResNet`.
-        deep_stem: three 3x3 convolutions with biases and nothing between them. None: at depth 104 with the ImageNet
-            stem, as in the authors' code; the paper's 77.28 M parameters are those with the 7x7 (77.35 M with this).
-        avg_down: pool in front of the shortcut's convolution instead of striding. None: at depth 104.
+        deep_stem: whether the stem has three 3x3 convolutions with biases and nothing between them. None means True for
+            depth 104 with the ImageNet stem, as in the authors' code. (The paper's 77.28 M parameters belong to the 7x7
+            stem; the deep stem has 77.35 M.)
+        avg_down: whether shortcuts pool before their convolution instead of striding. None means True for depth 104.
         zero_init_residual: whether every block starts as its shortcut.
-        kwargs: as for `SpikingResNet`.
+        kwargs: arguments of `SpikingResNet`.
 
     Raises:
-        ValueError: as `SpikingResNet`; ``joint_neuron``, because no neuron follows an addition.
+        ValueError: as in `SpikingResNet`, or ``joint_neuron`` is given, although no neuron follows an addition.
     """
 
     block_type = MSBlock
@@ -104,7 +106,7 @@ class MSResNet(SpikingResNet):
             self.add_module(name, norm)
 
     def make_res_layer(self, num_blocks: int, dilation: int, stride: int, **kwargs) -> nn.Module:
-        """One stage, and the neuron that reads it out."""
+        """One stage; also adds the neuron that fires on its output."""
         stage = len(self.res_layers)
         if stage == 0 and self.stem_type == 'imagenet':
             stride = 2 * stride
@@ -113,14 +115,14 @@ class MSResNet(SpikingResNet):
         return super().make_res_layer(num_blocks, dilation, stride=stride, **kwargs)
 
     def _frozen_modules(self) -> list[nn.Module]:
-        # those behind the stages that are handed out; this stem has no neuron
+        # The output neurons of frozen stages are frozen as well.
         outs = [getattr(self, f'out_neuron{stage + 1}') for stage in self.out_indices if stage < self.frozen_stages]
         return [*super()._frozen_modules(), *outs]
 
     def _stem(self, x: Tensor) -> Tensor:
-        """Images or event frames to the potentials ``[T*B, C, H, W]`` that enter stage 1."""
+        """The potentials ``[T*B, C, H, W]`` that enter stage 1, from images or event frames."""
         *convs, norm = self.stem if self.deep_stem else (self.conv1, self.norm1)
         return self.encoder.after_stem(x, convs[0] if len(convs) == 1 else nn.Sequential(*convs), norm)
 
-    def _handed_out(self, stage: int, x: Tensor) -> Tensor:
+    def _stage_output(self, stage: int, x: Tensor) -> Tensor:
         return getattr(self, f'out_neuron{stage + 1}')(x)

@@ -10,26 +10,27 @@ from .transformer import SpikingTransformer
 
 
 class SpikingPatchEmbedding(FlatLayers):
-    """SPEDS: convolutions with norms, poolings and neurons, and a 1x1 convolution around them as shortcut.
+    """SPEDS: a branch of convolutions with norms, poolings and neurons, and a 1x1 convolution as shortcut.
 
     Args:
-        sites: name, input and output width, and whether a 3x3 max pooling of stride 2 stands in front of the neuron.
+        layers: the layers of the branch: name, input width, output width, and whether a 3x3 max pooling of stride 2
+            comes before the neuron.
         kit: makes the layers.
-        bits: that hold the input.
+        bits: bits per element in which the input is kept for the backward pass.
     """
 
-    def __init__(self, sites: list[tuple[str, int, int, bool]], kit: Kit, bits: int):
+    def __init__(self, layers: list[tuple[str, int, int, bool]], kit: Kit, bits: int):
         super().__init__()
-        self.branch = [(name, pool) for name, _, _, pool in sites]
-        for i, (name, c_in, c_out, _) in enumerate(sites):
+        self.branch = [(name, pool) for name, _, _, pool in layers]
+        for i, (name, c_in, c_out, _) in enumerate(layers):
             self.add_layer(name, kit.conv(c_in, c_out, 3, bits=kit.bits if i else bits), kit)
-        c_in, c_out = sites[0][1], sites[-1][2]
+        c_in, c_out = layers[0][1], layers[-1][2]
         stride = 2 ** sum(pool for _, pool in self.branch)
         self.add_layer('proj_res_{}', kit.conv(c_in, c_out, stride=stride, bits=bits), kit)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Spikes, or sums of them, to sums of two spikes."""
+        """Sums of two spikes from spikes or sums of spikes."""
         shortcut = self.run_layer('proj_res_{}', x)
         for name, pool in self.branch:
             x = self.run_layer(name, x, self.maxpool if pool else None)
@@ -37,28 +38,29 @@ class SpikingPatchEmbedding(FlatLayers):
 
 
 class SpikingStem(SpikingPatchEmbedding):
-    """The first patch embedding, with one more site, ``proj_{}``, in front of the shortcut.
+    """The first patch embedding, with one more layer, ``proj_{}``, before the branch and its shortcut.
 
-    That site is called from outside, because images pass it before time begins.
+    The backbone calls that layer, because images pass it before they are repeated over time.
     """
 
-    def __init__(self, in_channels: int, sites: list[tuple[str, int, int, bool]], kit: Kit):
-        super().__init__(sites, kit, kit.bits)
-        self.add_layer('proj_{}', kit.conv(in_channels, sites[0][1], 3), kit)
+    def __init__(self, in_channels: int, layers: list[tuple[str, int, int, bool]], kit: Kit):
+        super().__init__(layers, kit, kit.bits)
+        self.add_layer('proj_{}', kit.conv(in_channels, layers[0][1], 3), kit)
 
 
 @MODELS.register_module()
 class QKFormer(SpikingTransformer):
-    """QKFormer: three stages of C/4, C/2 and C channels, two of Q-K token attention, the last of self-attention.
+    """QKFormer: three stages of C/4, C/2 and C channels; two use Q-K token attention, the last one self-attention.
 
-    Arguments of `SpikingTransformer`. The maps of the stages have strides 4, 8 and 16 (``10-...``) or 1, 2 and 4
-    (CIFAR, ``4-384``), and hold means over time of integers.
+    Takes the arguments of `SpikingTransformer`. The maps of the stages have strides 4, 8 and 16 (``10-...``) or 1, 2
+    and 4 (CIFAR, ``4-384``), and hold means of integers over time.
 
-    The CIFAR release says ``mlp1_conv`` for ``fc1_conv`` and, in stage 3, ``ssa`` for ``attn``.
+    The CIFAR release has the name ``mlp1_conv`` for ``fc1_conv`` and, in stage 3, ``ssa`` for ``attn``.
 
-    The release runs ``proj_lif`` of the first patch embedding over T*B steps instead of T, so that the membrane passes
-    from one image of a batch to the next, and an image's answer depends on its neighbours. Here it does not: answers
-    are the release's for one image at a time. Its published figures (78.80, 82.04, 84.22) were obtained with the leak.
+    The release runs ``proj_lif`` of the first patch embedding over T*B steps instead of T, so that membrane potentials
+    pass from one image of a batch to the next, and the prediction for an image depends on its neighbours. Here it does
+    not; predictions equal those of the release for one image at a time. The published accuracies (78.80, 82.04, 84.22)
+    were obtained with that dependence.
     """
 
     arch_zoo = {
@@ -81,12 +83,12 @@ class QKFormer(SpikingTransformer):
         for i, (width, depth) in enumerate(zip(widths, arch['num_layers'])):
             half = width // 2
             if i:
-                # where the pooling stands differs between the two releases
-                sites = [('proj3_{}', half, width, self.imagenet), ('proj4_{}', width, width, not self.imagenet)]
-                embed = SpikingPatchEmbedding(sites, kit, kit.stream_bits)
+                # The place of the pooling differs between the two releases.
+                layers = [('proj3_{}', half, width, self.imagenet), ('proj4_{}', width, width, not self.imagenet)]
+                embed = SpikingPatchEmbedding(layers, kit, kit.stream_bits)
             else:
-                sites = [('proj1_{}', half, width, self.imagenet), ('proj2_{}', width, width, False)]
-                embed = SpikingStem(in_channels, sites if self.imagenet else sites[:1], kit)
+                layers = [('proj1_{}', half, width, self.imagenet), ('proj2_{}', width, width, False)]
+                embed = SpikingStem(in_channels, layers if self.imagenet else layers[:1], kit)
             self.add_module(f'patch_embed{i + 1}', embed)
             attention, name = (TokenQKAttention, 'tssa') if i < 2 else (SpikingSelfAttention, 'attn')
             blocks = nn.ModuleList(

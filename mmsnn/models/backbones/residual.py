@@ -1,4 +1,4 @@
-"""Residual blocks of spiking ResNets, with what mmdet lets a user put into those of its own."""
+"""Residual blocks of spiking ResNets, with deformable convolutions and plugins as in mmdet's ResNet."""
 
 import math
 from functools import partial
@@ -17,14 +17,14 @@ POSITIONS = tuple(f'after_conv{i}' for i in (1, 2, 3))
 class SpikingBlock(BaseModule):
     """Residual block, basic (two 3x3 convolutions) or bottleneck (1x1, 3x3, 1x1), on ``[T*B, C, H, W]``.
 
-    conv-norm-neuron for every convolution but the last, whose neuron follows the addition of the shortcut. One neuron
-    a site: ``neuron1`` ... behind ``conv1`` ...
+    Every convolution is followed by a norm and a neuron; the neuron of the last one comes after the addition of the
+    shortcut. Each convolution has a neuron of its own: ``neuron1`` belongs to ``conv1``, and so on.
 
-    A deformable ``conv2`` and plugins stand where mmdet has them, under its names: plugins behind ``neuron1``,
-    ``neuron2`` and the last norm. They have no state, so they see one time step of one image at a time.
+    A deformable ``conv2`` and plugins have the places and names that they have in mmdet: plugins come after
+    ``neuron1``, ``neuron2`` and the last norm. They have no state, so they process each time step by itself.
 
     Attributes:
-        beyond_plain: names of children that no plain ResNet has, and a checkpoint of one need not fill.
+        beyond_plain: names of children that a plain ResNet does not have; its checkpoints need not fill them.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SpikingBlock(BaseModule):
             first, second = (1, stride) if style == 'pytorch' else (stride, 1)
             convs = [(in_channels, mid, 1, first, 1), (mid, mid, 3, second, dilation), (mid, out_channels, 1, 1, 1)]
         self.norm_names, self.plugin_names, self.beyond_plain = [], [], []
-        # taken out once for all blocks, so that, as in mmdet, only the first of them may fall back
+        # The dict is shared by all blocks of a stage, so that only the first block falls back, as in mmdet.
         deformable = bool(dcn) and not dcn.pop('fallback_on_stride', False)
         for i, (c_in, c_out, kernel, step, dil) in enumerate(convs, start=1):
             geometry = dict(stride=step, padding=dil * (kernel // 2), dilation=dil, bias=False)
@@ -86,24 +86,29 @@ class SpikingBlock(BaseModule):
         return name
 
     def _plug(self, i: int, x: Tensor) -> Tensor:
-        """What the plugins behind ``conv{i}`` make of ``x``."""
+        """Apply the plugins of ``conv{i}`` to ``x``."""
         for name in self.plugin_names[i - 1]:
             x = getattr(self, name)(x)
         return x
 
     def pack_spikes(self, bits_in: int, bits: int) -> None:
-        """Let the convolutions keep their inputs packed: the block's input, and what its neurons emit."""
+        """Make the convolutions keep their inputs packed for the backward pass.
+
+        Args:
+            bits_in: bits per element of the block's input.
+            bits: bits per element of the neurons' outputs.
+        """
         for i in range(1, len(self.norm_names) + 1):
-            # behind a plugin there are no spikes
+            # The output of a plugin is not spikes.
             if i == 1 or not self.plugin_names[i - 2]:
                 pack(self, f'conv{i}', bits_in if i == 1 else bits)
         for name, module in self.downsample.named_children() if self.downsample is not None else ():
             if isinstance(module, nn.AvgPool2d):
-                break  # no spikes behind it
+                break  # its output is not spikes
             pack(self.downsample, name, bits_in)
 
     def init_added(self) -> None:
-        """Begin with offsets of 0 and with plugins as they begin by themselves, whatever initialised the rest."""
+        """Initialise offsets of deformable convolutions with 0, and plugins by their own rules."""
         for name in self.beyond_plain:
             module = self.get_submodule(name)
             if name == 'conv2.conv_offset':
@@ -115,7 +120,7 @@ class SpikingBlock(BaseModule):
 
     @property
     def last_norm(self) -> nn.Module:
-        """The norm behind the last convolution."""
+        """The norm after the last convolution."""
         return getattr(self, self.norm_names[-1])
 
     def residual(self, x: Tensor) -> Tensor:
@@ -123,21 +128,21 @@ class SpikingBlock(BaseModule):
         for i, name in enumerate(self.norm_names, start=1):
             x = getattr(self, f'conv{i}')(x)
             if i < len(self.norm_names):
-                # norms are looked up by name, because SyncBN conversion swaps the modules
+                # Norms are looked up by name, because the conversion to SyncBN replaces them.
                 x = self._plug(i, getattr(self, f'neuron{i}').after_norm(getattr(self, name), x))
         return x
 
     def normed(self, x: Tensor) -> Tensor:
-        """The branch up to the last norm, and the plugins behind it."""
+        """The branch up to the last norm and the plugins after it."""
         return self._plug(len(self.norm_names), self.last_norm(self.residual(x)))
 
     @property
     def last_neuron(self) -> nn.Module:
-        """The neuron behind the addition (SEW: behind the last norm)."""
+        """The neuron after the addition (in SEW: after the last norm)."""
         return getattr(self, f'neuron{len(self.norm_names)}')
 
     def block(self, x: Tensor) -> Tensor:
-        """The whole block without checkpointing."""
+        """The block without activation checkpointing."""
         identity = x if self.downsample is None else self.downsample(x)
         return self.last_neuron(self.drop_path(self.normed(x)) + identity)
 
@@ -148,7 +153,7 @@ class SpikingBlock(BaseModule):
 
 
 def _fit_step(conv: nn.Module, inputs: tuple, most: int) -> None:
-    # mmcv wants a divisor of the number of images, which here are T*B
+    # mmcv needs a divisor of the number of images, which is T*B here.
     conv.im2col_step = math.gcd(len(inputs[0]), most)
 
 
@@ -158,7 +163,8 @@ def check_additions(
     """The deformable convolution and the plugins of each stage, as mmdet reads these keys.
 
     Raises:
-        ValueError: there is no place for them; the message names ``backbone.KEY``.
+        ValueError: the block type or ``conv_cfg`` does not allow them, or a key is malformed; the message names
+            ``backbone.KEY``.
     """
     deformable = list(stage_with_dcn) if dcn else [False] * num_stages
     chosen = [plugin.get('stages') or [True] * num_stages for plugin in plugins or ()]
@@ -168,13 +174,13 @@ def check_additions(
     used = [key for key, value in (('dcn', any(deformable)), ('plugins', plugins)) if value]
     if used and basic:
         raise ValueError(
-            f'backbone.{used[0]} goes into bottleneck blocks alone, as in the ResNets of mmdet: choose backbone.depth '
-            f'50, 101 or 152, or set {used[0]}=None (inherited?)'
+            f'backbone.{used[0]} is possible only in bottleneck blocks, as in the ResNets of mmdet: choose '
+            f'backbone.depth 50, 101 or 152, or set {used[0]}=None (inherited?)'
         )
     if any(deformable):
         if conv_cfg:
             raise ValueError(f'backbone.conv_cfg={conv_cfg} and backbone.dcn exclude each other: set one to None')
-        # registers deformable convolutions
+        # This import registers deformable convolutions.
         import mmcv.ops  # noqa: F401
 
         dcn = dict(dcn)

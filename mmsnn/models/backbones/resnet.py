@@ -23,46 +23,46 @@ from .residual import SpikingBlock, check_additions
 class SpikingResNet(SpikingBackbone, ResNet):
     """Spiking ResNet: conv-norm-neuron, and a neuron after every addition (SAKD's Spiking-ResNet).
 
-    A static image passes the stem's convolution and norm once and is then repeated T times. Takes every argument of
-    mmpretrain's, mmdet's and mmseg's ResNet. Defaults differ where an ANN's would hurt: ``norm_eval=False``,
-    ``zero_init_residual=False``, ``stem_channels=base_channels``.
+    A static image passes the stem's convolution and norm once and is then repeated T times. The class takes every
+    argument of mmpretrain's, mmdet's and mmseg's ResNet. Some defaults differ, because those of an ANN would harm a
+    spiking network: ``norm_eval=False``, ``zero_init_residual=False``, ``stem_channels=base_channels``.
 
     Args:
-        depth: 18, 34, 50, 101 or 152; 20, 32, 44, 56 or 110 are CIFAR's ResNets of three stages, for which ``stem``,
-            ``base_channels`` (16), ``num_stages`` (3), ``strides`` and ``shortcut`` have defaults of their own.
-        T: time steps.
-        neuron: neuron of every site, e.g. ``dict(type='LIF', tau=2.0, surrogate='atan')``; ``'PLIF'`` is a type alone,
-            and keys without a type change the default.
+        depth: 18, 34, 50, 101 or 152; or 20, 32, 44, 56 or 110 for CIFAR's ResNets of three stages, for which ``stem``,
+            ``base_channels`` (16), ``num_stages`` (3), ``strides`` and ``shortcut`` have other defaults.
+        T: number of time steps.
+        neuron: config of all neurons, e.g. ``dict(type='LIF', tau=2.0, surrogate='atan')``. A string is a type, and a
+            dict without a type changes the default neuron.
         joint_neuron: settings that differ in the stem and after the additions, e.g. ``dict(detach_reset=True)``.
         stem: ``imagenet`` (7x7, stride 2, max pooling) or ``cifar`` (3x3, stride 1).
-        deep_stem: three 3x3 convolutions instead of the 7x7, under mmseg's names.
-        avg_down: pool in front of a shortcut's convolution instead of striding. None, here and for ``deep_stem``: as in
-            the ResNetV1c or ResNetV1d whose checkpoint ``init_cfg`` or ``pretrained`` names, or which this type
-            replaces in an inherited config; else neither.
-        out_indices: stages whose outputs are returned, one or several; negative ones count from the end. None: all, but
-            in a run of mmpretrain the last alone, as of its own ResNet.
-        drop_path_rate: share of images for which the last block's branch is left out in training, at every step; it
-            rises linearly from 0 in the first block.
-        shortcut: where the width changes, ``B`` (a 1x1 convolution and a norm) or ``A`` (no parameters, `ShortcutA`).
+        deep_stem: whether the stem has three 3x3 convolutions instead of the 7x7, with mmseg's names.
+        avg_down: whether shortcuts pool before their convolution instead of striding. None, for this argument and for
+            ``deep_stem``, takes the value of the ResNetV1c or ResNetV1d whose checkpoint ``init_cfg`` or ``pretrained``
+            names, or which this type replaces in an inherited config; otherwise it means False.
+        out_indices: stages whose outputs are returned, one or several; negative numbers count from the end. None means
+            all stages, or only the last in a run of mmpretrain, whose own ResNet does the same.
+        drop_path_rate: probability with which an image skips the branch of the last block in training, at all time
+            steps; it rises linearly from 0 at the first block.
+        shortcut: shortcut of blocks that change the width: ``B`` (a 1x1 convolution and a norm) or ``A``
+            (`ShortcutA`, without parameters).
         strides, dilations, contract_dilation, multi_grid: as in mmseg's ResNet.
-        dcn, stage_with_dcn: deformable 3x3 convolutions in bottleneck blocks, as in mmdet's ResNet. They sample spikes
-            between pixels, so the sums are no longer of spikes alone.
+        dcn, stage_with_dcn: deformable 3x3 convolutions in bottleneck blocks, as in mmdet's ResNet. They interpolate
+            between pixels, so their inputs are weighted spikes instead of spikes.
         plugins: modules in bottleneck blocks, as in mmdet's ResNet (ContextBlock, GeneralizedAttention, NonLocal2d).
-            ``after_conv1`` and ``after_conv2`` hand analog maps to the next convolution, ``after_conv3`` to the last
-            neuron.
-        readout: ``mean`` returns rates ``[B, C, H, W]``; ``none`` returns ``[T*B, C, H, W]``.
-        encoder: how images become time steps; default ``dict(type='DirectEncoder')``, the image at every step;
-            ``dict(type='PoissonEncoder', mean=..., std=...)`` draws spikes.
+            Plugins at ``after_conv1`` and ``after_conv2`` give analog maps to the next convolution, those at
+            ``after_conv3`` to the last neuron.
+        readout: ``mean`` returns firing rates ``[B, C, H, W]``; ``none`` returns ``[T*B, C, H, W]``.
+        encoder: config of the encoder, which turns images into time steps; by default ``dict(type='DirectEncoder')``,
+            which gives the image at every step. ``dict(type='PoissonEncoder', mean=..., std=...)`` draws spikes.
         packed_spikes: whether convolutions keep their input spikes as bits (sums of spikes as bytes) for the backward
-            pass; less memory, equal gradients. ``neuron=dict(fuse_norm=False)`` runs batch norm and
-            neuron as two ops.
+            pass, which needs less memory and gives equal gradients.
 
     Attributes:
         out_channels: widths of the returned maps.
 
     Raises:
-        ValueError: a value is out of range or cannot be had in a spiking network; the message names ``backbone.KEY``.
-        TypeError: other keys; the message names all of them.
+        ValueError: a value is out of range or impossible in a spiking network; the message names ``backbone.KEY``.
+        TypeError: there are unknown keys; the message names all of them.
     """
 
     arch_settings = {**ResNet.arch_settings, **CIFAR_DEPTHS}
@@ -120,7 +120,7 @@ class SpikingResNet(SpikingBackbone, ResNet):
         if not 0 <= drop_path_rate < 1 or (drop_path_rate and packed_spikes):
             raise ValueError(
                 f'backbone.drop_path_rate={drop_path_rate} must lie in 0 to 1 (1 excluded), and be 0 with '
-                'packed_spikes=True, because what it keeps is scaled and no sum of spikes'
+                'packed_spikes=True, because stochastic depth scales the spikes, which can then not be packed'
             )
         variant = variant_of(pretrained or (init_cfg.get('checkpoint') if isinstance(init_cfg, dict) else None))
         deep_stem = variant.get('deep_stem', False) if deep_stem is None else deep_stem
@@ -149,7 +149,7 @@ class SpikingResNet(SpikingBackbone, ResNet):
                 dict(type='Kaiming', layer='Conv2d'),
                 dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
             ]
-        # plain values that the parent's constructor needs through the methods below
+        # The parent's constructor calls methods below that need these values.
         self.T = T
         self.neuron = neuron_config(neuron)
         self.joint_neuron = {**self.neuron, **(joint_neuron or {})}
@@ -212,7 +212,7 @@ class SpikingResNet(SpikingBackbone, ResNet):
             self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
 
     def make_res_layer(self, num_blocks: int, dilation: int, **kwargs) -> nn.Module:
-        """One stage; called by the parent's constructor, stage after stage."""
+        """One stage; the parent's constructor calls this for each stage in order."""
         first = dilation // 2 if self.contract_dilation and dilation > 1 else dilation
         dilations = [first] + [dilation] * (num_blocks - 1)
         if self.multi_grid is not None and len(self.res_layers) == self.num_stages - 1:
@@ -225,10 +225,10 @@ class SpikingResNet(SpikingBackbone, ResNet):
             return self.block_type(**choose_shortcut(block_kwargs, self.shortcut), **own)
 
         layer = ResLayer(**{**kwargs, 'block': block, 'num_blocks': num_blocks})
-        del layer.block  # no pickle takes a local function
+        del layer.block  # a local function cannot be pickled
         down = layer[0].downsample
         if self.avg_down and down is not None and not isinstance(down[0], nn.AvgPool2d):
-            # mmdet and mmseg pool by 1 here, which counts in the names of what follows
+            # mmdet and mmseg have a pooling of size 1 here, which shifts the names of the following modules.
             layer[0].downsample = nn.Sequential(nn.Identity(), *down)
         if self.packed_spikes:
             for block in layer:
@@ -240,13 +240,13 @@ class SpikingResNet(SpikingBackbone, ResNet):
     def _frozen_modules(self) -> list[nn.Module]:
         stem = [self.stem] if self.deep_stem else [self.conv1, self.norm1]
         if hasattr(self, 'neuron1'):
-            # what it learns (PLIF) belongs to the stem
+            # The neuron's own parameters (PLIF) belong to the stem.
             stem.append(self.neuron1)
         stages = [getattr(self, f'layer{i}') for i in range(1, self.frozen_stages + 1)]
         return [*stem, *stages] if self.frozen_stages >= 0 else []
 
     def _stem(self, x: Tensor) -> Tensor:
-        """Images or event frames to the spikes ``[T*B, C, H, W]`` that enter stage 1."""
+        """The spikes ``[T*B, C, H, W]`` that enter stage 1, from images or event frames."""
         if self.deep_stem:
             conv, norm, neuron, *rest = self.stem
         else:
@@ -258,21 +258,21 @@ class SpikingResNet(SpikingBackbone, ResNet):
         return self.maxpool(x) if self.stem_type == 'imagenet' else x
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Images ``[B, C, H, W]`` or event frames ``[B, T, C, H, W]`` to one map a stage in ``out_indices``."""
+        """One map per stage in ``out_indices``, from images ``[B, C, H, W]`` or event frames ``[B, T, C, H, W]``."""
         x = self._stem(x)
         outs = []
         for i, name in enumerate(self.res_layers):
             x = getattr(self, name)(x)
             if i in self.out_indices:
-                outs.append(self.readout(self._handed_out(i, x)))
+                outs.append(self.readout(self._stage_output(i, x)))
         return tuple(outs)
 
-    def _handed_out(self, stage: int, x: Tensor) -> Tensor:
-        """What stage ``stage`` gives away, where it leaves ``x`` to the next one."""
+    def _stage_output(self, stage: int, x: Tensor) -> Tensor:
+        """The returned output of stage ``stage``, whose next stage gets ``x``."""
         return x
 
     def init_weights(self) -> None:
-        """Initialise; refuses a ResNet checkpoint of another depth, which would load in part and in silence."""
+        """Initialise the weights; refuse a ResNet checkpoint of another depth, of which only a part would be loaded."""
         source = self.init_cfg.get('checkpoint') if isinstance(self.init_cfg, dict) else None
         named = re.search(r'://(?:.*/)?resnet(\d+)', source or '')
         if named and int(named[1]) != self.depth:

@@ -1,8 +1,8 @@
 """ResNet-19 for CIFAR (Zheng et al., "Going Deeper With Directly-Trained Larger Spiking Neural Networks", AAAI 2021).
 
-Three stages of 3, 3 and 2 basic blocks, 128, 256 and 512 wide; then average pooling and two linear layers, 512-256-K,
-with a neuron between them. The paper's stem is 128 wide. The code that later papers share (TET, SAKD) has 64, and the
-12.63 M parameters by which the network is known are counted there; with 128 they are 12.70 M.
+The network has three stages of 3, 3 and 2 basic blocks with 128, 256 and 512 channels, average pooling and two linear
+layers, 512-256-K, with a neuron between them. The stem has 128 channels in the paper and 64 in the code that later
+papers share (TET, SAKD). The 12.63 M parameters that the literature quotes belong to 64; with 128 there are 12.70 M.
 """
 
 from mmpretrain.models.backbones.resnet import BasicBlock
@@ -27,14 +27,14 @@ def _shape(base_channels: int, stem_channels: int | None) -> dict:
 
 @MODELS.register_module()
 class ResNet19(ResNet_CIFAR):
-    """The ANN: mmpretrain's ResNet_CIFAR at a depth that it does not have.
+    """The ANN: mmpretrain's ResNet_CIFAR with depth 19, which mmpretrain does not offer.
 
     Args:
         depth: 19.
         base_channels: width of the first stage.
-        stem_channels: width of the stem, None for half of ``base_channels``; the paper's is 128.
+        stem_channels: width of the stem; None means half of ``base_channels``. The paper has 128.
         out_indices: stages whose outputs are returned, 0 to 2.
-        kwargs: as for ``mmpretrain.ResNet_CIFAR``.
+        kwargs: arguments of ``mmpretrain.ResNet_CIFAR``.
     """
 
     arch_settings = ARCH
@@ -53,7 +53,7 @@ class SpikingResNet19(SpikingResNet):
         depth: 19.
         T, neuron: as in `SpikingResNet`.
         base_channels, stem_channels, out_indices: as in `ResNet19`.
-        kwargs: as for `SpikingResNet`; ``stem`` is ``cifar``.
+        kwargs: arguments of `SpikingResNet`; ``stem`` is ``cifar`` by default.
     """
 
     arch_settings = ARCH

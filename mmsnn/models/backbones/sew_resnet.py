@@ -16,7 +16,7 @@ CONNECT = {
 
 
 class SEWBlock(SpikingBlock):
-    """A neuron behind every norm, the shortcut's included; spikes of both sides meet element by element."""
+    """A block with a neuron after every norm, also in the shortcut; it combines the spikes of branch and shortcut."""
 
     def __init__(self, *args, connect: str, make_neuron, **kwargs):
         def one_kind(joint=False):
@@ -24,7 +24,7 @@ class SEWBlock(SpikingBlock):
 
         super().__init__(*args, make_neuron=one_kind, **kwargs)
         self.connect = connect
-        # of a shortcut without parameters, spikes come out
+        # The output of a shortcut without parameters is spikes already.
         if self.downsample is not None and not isinstance(self.downsample, ShortcutA):
             self.downsample_neuron = make_neuron()
 
@@ -45,17 +45,17 @@ class SEWBlock(SpikingBlock):
 
 @MODELS.register_module()
 class SEWResNet(SpikingResNet):
-    """SEW-ResNet; arguments of `SpikingResNet`, and ``connect``.
+    """SEW-ResNet. Takes the arguments of `SpikingResNet` and ``connect``.
 
-    With ADD a stage's output is an integer between 0 and its number of blocks plus one. IAND is
-    ``shortcut * (1 - branch)`` at every depth; SpikingJelly's bottleneck has the two sides the other way round.
+    With ADD, the output of a stage is an integer between 0 and its number of blocks plus one. IAND is
+    ``shortcut * (1 - branch)`` at every depth; in SpikingJelly's bottleneck the two are exchanged.
 
     Args:
-        connect: ``ADD``, ``AND`` or ``IAND``.
+        connect: how a block combines shortcut and branch: ``ADD``, ``AND`` or ``IAND``.
 
     Raises:
-        ValueError: unknown ``connect``; ``zero_init_residual`` with AND, which would silence the network for good;
-            ``drop_path_rate`` without ADD.
+        ValueError: ``connect`` is unknown; ``zero_init_residual`` is set with AND, which would silence the network
+            permanently; ``drop_path_rate`` is set without ADD; or ``joint_neuron`` is given.
     """
 
     def __init__(self, depth: int, T: int = 4, neuron: dict | None = None, connect: str = 'ADD', **kwargs):
@@ -76,7 +76,7 @@ class SEWResNet(SpikingResNet):
 
     @property
     def block_bits(self) -> int:
-        """Bits that hold a block's output: sums need a byte."""
+        """Bits per element to store a block's output: 8 for sums, 1 for spikes."""
         return 8 if self.connect == 'ADD' else 1
 
     def block_type(self, **kwargs) -> SEWBlock:

@@ -8,22 +8,22 @@ from mmsnn.registry import MODELS
 
 from .transformer import SpikingTransformer
 
-# which of the four convolutions of the patch embedding a pooling halves: stride 16 on ImageNet, 4 on CIFAR
+# Which of the four convolutions of the patch embedding are pooled: the stride is 16 on ImageNet and 4 on CIFAR.
 IMAGENET = (True, True, True, True)
 CIFAR = (False, False, True, True)
 
 
 class SpikingPatchSplitting(FlatLayers):
-    """SPS: four convolutions with norms, neurons and poolings, then a convolution that tells positions apart.
+    """SPS: four convolutions with norms, neurons and poolings, then a convolution as relative position embedding.
 
-    The first site, ``proj_{}`` and perhaps a pooling, is called from outside, because images pass it before time
-    begins.
+    The backbone calls the first layer, ``proj_{}`` with its pooling, because images pass it before they are repeated
+    over time.
 
     Args:
-        in_channels, width: of the images and of what comes out.
+        in_channels, width: numbers of channels of the images and of the output.
         kit: makes the layers.
-        pool: which of the four sites a 3x3 max pooling of stride 2 follows.
-        cml: whether it stands in front of the site's neuron, not behind it.
+        pool: which of the four layers have a 3x3 max pooling of stride 2.
+        cml: whether the pooling comes before the neuron instead of after it.
     """
 
     names = ('proj_{}', 'proj_{}1', 'proj_{}2', 'proj_{}3')
@@ -38,7 +38,7 @@ class SpikingPatchSplitting(FlatLayers):
         self.add_layer('rpe_{}', kit.conv(width, width, 3, bits=kit.bits), kit)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Spikes of the first site to sums of two spikes."""
+        """Sums of two spikes, from the spikes of the first layer."""
         x = self.maxpool(x) if self.pool[0] and not self.cml else x
         for name, pool in zip(self.names[1:], self.pool[1:]):
             x = self.run_layer(name, x, self.maxpool if pool and self.cml else None)
@@ -48,19 +48,22 @@ class SpikingPatchSplitting(FlatLayers):
 
 @MODELS.register_module()
 class Spikformer(SpikingTransformer):
-    """Spikformer: spiking patch splitting, then blocks of spiking self-attention and MLP whose spikes are added up.
+    """Spikformer: spiking patch splitting, then blocks of spiking self-attention and MLP with residual sums of spikes.
 
-    Arguments of `SpikingTransformer`, and ``cml``. The stages of ``out_indices`` and ``frozen_stages`` are the blocks;
-    all maps have the stride of the patches, 16 (``8-...``) or 4 (CIFAR), and hold means over time of integers.
+    Takes the arguments of `SpikingTransformer` and ``cml``. The stages of ``out_indices`` and ``frozen_stages`` are the
+    blocks; all maps have the stride of the patches, 16 (``8-...``) or 4 (CIFAR), and hold means of integers over time.
 
     The CIFAR release calls its linear layers ``q_linear`` and ``fc1_linear`` instead of ``q_conv`` and ``fc1_conv``.
-    Its heads are published for 384 channels alone, those of ImageNet for 512; the others keep the width of a head.
+    The number of heads is published only for 384 channels on CIFAR and for 512 on ImageNet; the other sizes here have
+    heads of the same width.
 
-    An arch as a dict takes ``scale``, that of the attention: 1/8; on CIFAR10-DVS the release has 1/4.
+    An ``arch`` given as a dict may set ``scale``, the factor of the attention: 1/8 by default, 1/4 in the release for
+    CIFAR10-DVS.
 
     Args:
-        cml: ConvBN-MaxPooling-LIF in the patch embedding, as in `Spikingformer`; the paper and the release pool spikes.
-            SpikingJelly's Spikformer is this one, without the biases of q, k and v (``qkv_bias=False``).
+        cml: whether the patch embedding pools before the neuron (ConvBN-MaxPooling-LIF), as in `Spikingformer`; the
+            paper and the release pool spikes. SpikingJelly's Spikformer has ``cml=True`` and no biases of q, k and v
+            (``qkv_bias=False``).
     """
 
     arch_zoo = {

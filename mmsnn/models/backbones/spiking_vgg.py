@@ -18,43 +18,43 @@ POOLS = {'max': nn.MaxPool2d, 'avg': nn.AvgPool2d}
 
 @MODELS.register_module()
 class SpikingVGG(SpikingBackbone, BaseModule):
-    """Spiking VGG: conv-norm-neuron for every 3x3 convolution, 2x2 pooling behind every stage.
+    """Spiking VGG: conv-norm-neuron for every 3x3 convolution, 2x2 pooling after every stage.
 
-    Without the linear layers, which are the head's: on small images ``GlobalAveragePooling`` and ``LinearClsHead``.
-    Convolutions have biases whether a norm follows or not, as in torchvision. A static image passes the first
-    convolution and its norm once and is then repeated T times.
+    The backbone has no linear layers; they belong to the head, which for small images is ``LinearClsHead`` after
+    ``GlobalAveragePooling``. As in torchvision, convolutions have biases even if a norm follows. A static image passes
+    the first convolution and its norm once and is then repeated T times.
 
-    Depths 11 to 19 are torchvision's. The literature has several networks by the name of VGG-9; here it is the one of
-    eight convolutions that TET (Deng et al., ICLR 2022) trains on CIFAR10-DVS as VGGSNN: the widths of depth 11 in four
-    stages of two, in its case with ``in_channels=2, pool='avg'``.
+    Depths 11 to 19 are those of torchvision. Several networks in the literature are called VGG-9; depth 9 here is the
+    network of eight convolutions that TET (Deng et al., ICLR 2022) calls VGGSNN and trains on CIFAR10-DVS with
+    ``in_channels=2, pool='avg'``: it has the widths of depth 11, in four stages of two convolutions.
 
     Args:
         depth: 9, 11, 13, 16 or 19.
         T: time steps.
         neuron: neuron of every convolution, e.g. ``dict(type='LIF', tau=2.0, surrogate='atan')``.
-        pool: ``max`` (of spikes: a spike) or ``avg``.
+        pool: ``max``, whose output is spikes, or ``avg``.
         in_channels: 3 for images, 2 for most event frames.
         base_channels: width of the first convolution.
-        out_indices: stages whose pooled maps are returned, one or several; negative ones count from the end; None for
-            all.
-        frozen_stages: the first so many stages keep their parameters and statistics.
-        conv_cfg, norm_cfg, norm_eval: as in mmpretrain's VGG, but ``norm_cfg=None`` is batch norm.
-        with_norm: whether there are norms at all.
-        with_cp: whether stages are computed again in the backward pass instead of kept.
-        readout: ``mean`` returns rates ``[B, C, H, W]``; ``none`` returns ``[T*B, C, H, W]``.
-        encoder: how images become time steps, as in `SpikingResNet`.
-        packed_spikes: whether convolutions keep their input spikes as bits for the backward pass; those behind average
-            pooling, whose inputs are fractions, do not.
+        out_indices: stages whose pooled maps are returned, one or several; negative numbers count from the end; None
+            means all.
+        frozen_stages: number of stages, from the first, whose parameters and statistics are frozen.
+        conv_cfg, norm_cfg, norm_eval: as in mmpretrain's VGG, but ``norm_cfg=None`` means batch norm.
+        with_norm: whether there are norms.
+        with_cp: whether activation checkpointing computes stages again in the backward pass instead of storing them.
+        readout: ``mean`` returns firing rates ``[B, C, H, W]``; ``none`` returns ``[T*B, C, H, W]``.
+        encoder: config of the encoder, as in `SpikingResNet`.
+        packed_spikes: whether convolutions keep their input spikes as bits for the backward pass; convolutions after
+            average pooling do not, because their inputs are fractions.
 
     Attributes:
         out_channels: widths of the returned maps.
 
     Raises:
         ValueError: a value is out of range; the message names ``backbone.KEY``.
-        TypeError: other keys, such as a ResNet's; the message names all of them.
+        TypeError: there are unknown keys, such as those of a ResNet; the message names all of them.
     """
 
-    # the convolutions of each stage: widths in units of base_channels
+    # The widths of the convolutions of each stage, in units of base_channels.
     arch_settings = {
         9: ((1, 2), (4, 4), (8, 8), (8, 8)),
         11: ((1,), (2,), (4, 4), (8, 8), (8, 8)),
@@ -92,7 +92,7 @@ class SpikingVGG(SpikingBackbone, BaseModule):
             raise ValueError(f'backbone.pool must be one of {", ".join(POOLS)}, got {pool!r}')
         stages = [[base_channels * units for units in stage] for stage in self.arch_settings[depth]]
         indices = stage_indices(range(len(stages)) if out_indices is None else out_indices, len(stages))
-        # 0 freezes nothing: there is no stem
+        # There is no stem, so 0 freezes nothing.
         check_frozen_stages(frozen_stages or -1, len(stages), init_cfg)
         if init_cfg is None:
             init_cfg = [
@@ -109,7 +109,7 @@ class SpikingVGG(SpikingBackbone, BaseModule):
         self.out_channels = tuple(widths[-1] for i, widths in enumerate(stages) if i in indices)
 
         layers = []
-        # of each stage in `features`
+        # The index in `features` at which each stage ends.
         self.ends = []
         for widths in stages:
             for width in widths:
@@ -125,7 +125,7 @@ class SpikingVGG(SpikingBackbone, BaseModule):
         self._freeze_stages()
 
     def _make_layer(self, in_channels: int, out_channels: int, spikes: bool) -> list[nn.Module]:
-        """A convolution (of spikes: one that packs them), the norm if there is one, the neuron."""
+        """A convolution, which packs its input if that is ``spikes``, the norm (if there are norms) and the neuron."""
         conv = build_conv_layer(self.conv_cfg, in_channels, out_channels, 3, padding=1)
         neuron = build_neuron(self.neuron, self.T)
         if spikes and type(conv) is nn.Conv2d:
@@ -134,7 +134,7 @@ class SpikingVGG(SpikingBackbone, BaseModule):
         return [conv, *norms, neuron]
 
     def _stem(self, layer: list[nn.Module], x: Tensor) -> Tensor:
-        """The first convolution with its norm and neuron, on images or event frames; spikes ``[T*B, C, H, W]``."""
+        """The spikes ``[T*B, C, H, W]`` of the first convolution with norm and neuron, from images or event frames."""
         conv, *norms, neuron = layer
         return self.encoder.after_stem(x, conv, *(norms or [None]), neuron)
 
@@ -145,7 +145,7 @@ class SpikingVGG(SpikingBackbone, BaseModule):
         return neuron.after_norm(norms[0], x) if norms else neuron(x)
 
     def _stage(self, layers: list[nn.Module], x: Tensor) -> Tensor:
-        """The layers of a stage but for the network's first, and the pooling."""
+        """A stage with its pooling, without the first layer of the network."""
         *layers, pool = layers
         step = 3 if self.norm_cfg else 2
         for i in range(0, len(layers), step):
@@ -153,8 +153,8 @@ class SpikingVGG(SpikingBackbone, BaseModule):
         return pool(x)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Images ``[B, C, H, W]`` or event frames ``[B, T, C, H, W]`` to one map a stage in ``out_indices``."""
-        # looked up at call time, because SyncBN conversion swaps norms
+        """One map per stage in ``out_indices``, from images ``[B, C, H, W]`` or event frames ``[B, T, C, H, W]``."""
+        # Layers are looked up in every call, because the conversion to SyncBN replaces norms.
         layers = list(self.features)
         start = 3 if self.norm_cfg else 2
         x = self._stem(layers[:start], x)

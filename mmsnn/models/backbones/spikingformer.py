@@ -15,13 +15,13 @@ from .transformer import SpikingTransformer
 class SpikingTokenizer(FlatLayers):
     """A convolution and norm, then four times neuron, pooling, convolution and norm.
 
-    What comes before the first pooling is called from outside, because images pass it before time begins.
+    The backbone calls the layers before the first pooling, because images pass them before they are repeated over time.
 
     Args:
-        in_channels, width: of the images and of what comes out.
+        in_channels, width: numbers of channels of the images and of the output.
         kit: makes the layers.
-        pool: in front of which of the four later convolutions a 3x3 max pooling of stride 2 stands.
-        cml: whether it stands in front of the neuron, too, not behind it.
+        pool: which of the four later convolutions have a 3x3 max pooling of stride 2 before them.
+        cml: whether the pooling comes before the neuron instead of after it.
     """
 
     def __init__(self, in_channels: int, width: int, kit: Kit, pool: tuple[bool, ...], cml: bool):
@@ -34,11 +34,11 @@ class SpikingTokenizer(FlatLayers):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
 
     def pool_before(self, i: int) -> nn.Module | None:
-        """The pooling in front of the ``i``-th neuron."""
+        """The pooling before the ``i``-th neuron, or None."""
         return self.maxpool if self.cml and self.pool[i - 1] else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Spikes of ``proj1_lif`` to potentials."""
+        """Membrane potentials, from the spikes of ``proj1_lif``."""
         for i in range(1, 5):
             if self.pool[i - 1] and not self.cml:
                 x = self.maxpool(x)
@@ -51,19 +51,20 @@ class SpikingTokenizer(FlatLayers):
 
 @MODELS.register_module()
 class Spikingformer(SpikingTransformer):
-    """Spikingformer: the residual stream holds potentials, and neurons stand in front of each convolution.
+    """Spikingformer: the residual stream holds membrane potentials, and a neuron comes before each convolution.
 
-    Arguments of `SpikingTransformer`, and ``cml``. The stages of ``out_indices`` and ``frozen_stages`` are the blocks;
-    all maps have the stride of the patches, 16 (``8-...``) or 4 (CIFAR), and hold means over time of potentials.
+    Takes the arguments of `SpikingTransformer` and ``cml``. The stages of ``out_indices`` and ``frozen_stages`` are the
+    blocks; all maps have the stride of the patches, 16 (``8-...``) or 4 (CIFAR), and hold means of potentials over
+    time.
 
     The CIFAR release calls the layers of the tokenizer ``block0_conv`` instead of ``proj_conv``, ``block1_conv``
-    instead of ``proj1_conv`` ... Heads are 8 in the ImageNet release; on CIFAR 12 (CIFAR-10) or 8 (CIFAR-100) for 384
-    channels, and for 256 channels ours.
+    instead of ``proj1_conv``, and so on. The ImageNet release has 8 heads. The CIFAR release has 12 (CIFAR-10) or 8
+    (CIFAR-100) for 384 channels; the number for 256 channels is our choice.
 
     Args:
-        cml: ConvBN-MaxPooling-LIF (Zhou et al., "Enhancing the Performance of Transformer-based Spiking Neural Networks
-            by SNN-optimized Downsampling with Precise Gradient Backpropagation", 2023) in the patch embedding, as in
-            BKD's students; equally many parameters.
+        cml: whether the patch embedding pools before the neuron (ConvBN-MaxPooling-LIF; Zhou et al., "Enhancing the
+            Performance of Transformer-based Spiking Neural Networks by SNN-optimized Downsampling with Precise Gradient
+            Backpropagation", 2023), as in BKD's students. The number of parameters is the same.
     """
 
     arch_zoo = {

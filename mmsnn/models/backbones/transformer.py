@@ -1,4 +1,4 @@
-"""What the spiking transformers share: arguments, the way in, the walk through the stages, blocks."""
+"""The base class of the spiking transformers."""
 
 from functools import partial
 
@@ -15,34 +15,35 @@ from mmsnn.registry import build_own
 from .arguments import check_frozen_stages, refuse_unknown, stage_indices
 from .base import SpikingBackbone
 
-# every release uses it; its SpikingJelly's default surrogate is the sigmoid
+# The neuron of all releases; the sigmoid is the default surrogate of the SpikingJelly version that they use.
 NEURON = dict(type='LIF', tau=2.0, detach_reset=True, surrogate='sigmoid')
 
 
 class SpikingTransformer(SpikingBackbone, BaseModule):
-    """Base of the spiking transformers, as a backbone: images or event frames in, one map a stage in ``out_indices``.
+    """Base of the spiking transformers, which are backbones: they turn images or event frames into feature maps.
 
-    Every size of image does: all strides round up. Parameters carry the names of the authors' releases, which hold two
-    more things: LayerNorms that nothing calls (``norm1``, ``norm2``), and 1-d convolutions of tokens, here 1x1. Weights
-    start as PyTorch makes them, as there.
+    Images may have any size, because all strides round up. Parameters have the names of the authors' releases, with two
+    differences: the releases also hold LayerNorms that are never called (``norm1``, ``norm2``), and their 1-d
+    convolutions of tokens are 1x1 convolutions here. As there, weights keep PyTorch's default initialisation.
 
     Args:
         arch: name of a published size, or a dict of its settings (``arch_zoo`` has examples).
-        T: time steps.
-        neuron: neuron of every site; default the releases', LIF with tau 2, detached reset and sigmoid surrogate.
-            ``'PLIF'`` is a type alone, and keys without a type change the default.
-        attn_neuron: settings that differ behind attentions; default ``dict(v_threshold=0.5)``, as released.
-        num_heads: instead of the arch's.
-        in_channels: of the images.
-        out_indices: stages whose outputs are returned, one or several; negative ones count from the end.
-        frozen_stages: -1: none, 0: the stem, n: also the first n stages.
-        norm_cfg: norms.
-        norm_eval: whether batch norms use their running statistics in training, too.
-        drop_path_rate: largest rate of stochastic depth, linear over the blocks. The releases build it, some with 0.2,
-            but never call it: 0 is what they train with.
-        with_cp: activation checkpointing of every block.
+        T: number of time steps.
+        neuron: config of all neurons; by default that of the releases, LIF with tau 2, detached reset and sigmoid
+            surrogate. A string is a type, and a dict without a type changes the default neuron.
+        attn_neuron: settings that differ for the neurons after attentions; by default ``dict(v_threshold=0.5)``, as
+            released.
+        num_heads: number of heads, if it differs from that of ``arch``.
+        in_channels: channels of the images.
+        out_indices: stages whose outputs are returned, one or several; negative numbers count from the end.
+        frozen_stages: -1 freezes nothing, 0 the stem, n also the first n stages.
+        norm_cfg: config of the norms; batch norm by default.
+        norm_eval: whether batch norms use their running statistics in training as well.
+        drop_path_rate: rate of stochastic depth at the last block, rising linearly over the blocks. The releases build
+            it, some with 0.2, but never call it, so they are trained with 0.
+        with_cp: whether activation checkpointing is used for every block.
         readout: ``mean`` returns means over time ``[B, C, H, W]``; ``none`` returns ``[T*B, C, H, W]``.
-        encoder: how images become time steps, as in `SpikingResNet`.
+        encoder: config of the encoder, as in `SpikingResNet`.
         packed_spikes: whether convolutions keep their input spikes as bits (sums of spikes as bytes).
         init_cfg: initialisation.
 
@@ -51,13 +52,13 @@ class SpikingTransformer(SpikingBackbone, BaseModule):
 
     Raises:
         ValueError: a value is out of range; the message names ``backbone.KEY``.
-        TypeError: other keys, such as a ResNet's; the message names all of them.
+        TypeError: there are unknown keys, such as those of a ResNet; the message names all of them.
     """
 
     arch_zoo: dict[str, dict] = {}
-    # settings that a dict of an arch may leave out
+    # Settings that may be left out where ``arch`` is a dict.
     arch_defaults: dict = {}
-    # whether the residual stream holds sums of spikes, not potentials
+    # Whether the residual stream holds sums of spikes (True) or membrane potentials.
     spiking_stream = True
 
     def __init__(
@@ -94,7 +95,7 @@ class SpikingTransformer(SpikingBackbone, BaseModule):
         attn_neuron = dict(v_threshold=0.5) if attn_neuron is None else attn_neuron
         spikes = build_neuron(neuron, T)
         bits = 0 if not packed_spikes else 1 if spikes.settings.levels == 1 else 8
-        # a branch that stochastic depth has scaled holds no integers
+        # Stochastic depth scales branches, whose sums are then not integers.
         whole = self.spiking_stream and drop_path_rate == 0
         kit = Kit(
             neuron=partial(build_neuron, neuron, T),
@@ -119,11 +120,11 @@ class SpikingTransformer(SpikingBackbone, BaseModule):
         raise NotImplementedError
 
     def _stem(self, x: Tensor) -> Tensor:
-        """Images or event frames to ``[T*B, C, H, W]``."""
+        """The output ``[T*B, C, H, W]`` of the stem for images or event frames."""
         raise NotImplementedError
 
     def _stages(self) -> list[list[nn.Module]]:
-        """The stem's modules, then those of each stage, in the order in which they are called."""
+        """The modules of the stem, followed by those of each stage, in the order of their calls."""
         raise NotImplementedError
 
     def _settings(self, arch: str | dict) -> dict:
@@ -140,7 +141,7 @@ class SpikingTransformer(SpikingBackbone, BaseModule):
         return {**self.arch_defaults, **self.arch_zoo[arch]}
 
     def _drop_paths(self, depth: int) -> list[nn.Module]:
-        """Stochastic depth of so many blocks."""
+        """The stochastic depth of each of ``depth`` blocks."""
         rates = [self.drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
         return [DropPath(rate, self.T) if rate else nn.Identity() for rate in rates]
 
@@ -150,7 +151,7 @@ class SpikingTransformer(SpikingBackbone, BaseModule):
         return module(x)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Images ``[B, C, H, W]`` or event frames ``[B, T, C, H, W]`` to one map a stage in ``out_indices``."""
+        """One map per stage in ``out_indices``, from images ``[B, C, H, W]`` or event frames ``[B, T, C, H, W]``."""
         x = self._stem(x)
         outs = []
         for i, stage in enumerate(self._stages()[1:]):

@@ -1,4 +1,4 @@
-"""Heads of dense tasks that stay in spikes up to their last convolution, and read out behind it."""
+"""Heads of dense tasks in which spikes are propagated up to the last convolution, and its output is read out."""
 
 from mmcv.cnn import ConvModule
 from mmdet.models.dense_heads import RetinaHead
@@ -16,13 +16,13 @@ from mmsnn.registry import MODELS
 
 @MODELS.register_module()
 class JointNormRetinaHead(RetinaHead):
-    """The ANN twin of `SpikeRetinaHead`: mmdet's RetinaHead, whose batch norms see all levels together in training.
+    """The ANN twin of `SpikeRetinaHead`: mmdet's RetinaHead with batch norms over all levels together.
 
-    mmdet's own normalises level by level in training and with common statistics in evaluation; see `ConvNormAct`.
-    Parameter names are mmdet's.
+    In mmdet's RetinaHead, batch norms normalise each level by itself in training but share their statistics in
+    evaluation; see `ConvNormAct`. Parameter names are those of mmdet.
 
     Args:
-        args, kwargs: as for mmdet's RetinaHead; ``norm_cfg`` is batch norm by default.
+        args, kwargs: arguments of mmdet's RetinaHead; ``norm_cfg`` is batch norm by default.
     """
 
     def __init__(self, *args, norm_cfg: dict | None = None, **kwargs):
@@ -32,11 +32,11 @@ class JointNormRetinaHead(RetinaHead):
                 tower[i] = ConvNormAct(layer, layer.activate)
 
     def forward(self, x: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
-        """Levels ``[B, C, H, W]`` to class logits and box deltas, one map ``[B, A*K, H, W]`` a level."""
+        """Class logits and box deltas, one map ``[B, A*K, H, W]`` per level, from levels ``[B, C, H, W]``."""
         return self._tower(self.cls_convs, self.retina_cls, x), self._tower(self.reg_convs, self.retina_reg, x)
 
     def forward_single(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """One level alone."""
+        """Class logits and box deltas of a single level."""
         (scores,), (deltas,) = self.forward((x,))
         return scores, deltas
 
@@ -50,23 +50,23 @@ class JointNormRetinaHead(RetinaHead):
 
 @MODELS.register_module()
 class SpikeRetinaHead(JointNormRetinaHead):
-    """RetinaNet's head (Lin et al., ICCV 2017) of spikes: towers of convolution, norm and neuron, time in the batch.
+    """Spiking form of RetinaNet's head (Lin et al., ICCV 2017): towers of convolution, norm and neuron.
 
-    The last convolutions are given spikes, too. Their outputs, averaged over time, are the class logits and box deltas:
-    losses, anchors and suppression are mmdet's. Parameter names are those of mmdet's RetinaHead with norms. The spiking
-    form is ours.
+    The input of the last convolutions is spikes as well. Their outputs, averaged over time, are the class logits and
+    box deltas; losses, anchors and non-maximum suppression are those of mmdet. Parameter names are those of mmdet's
+    RetinaHead with norms. The spiking form is mmsnn's own.
 
     Args:
-        args, kwargs: as for mmdet's RetinaHead; ``norm_cfg`` is batch norm by default.
+        args, kwargs: arguments of mmdet's RetinaHead; ``norm_cfg`` is batch norm by default.
         T: time steps of backbone and neck.
-        neuron: neuron of every site.
-        packed_spikes: whether convolutions keep their input spikes as bits for the backward pass (those of the first
-            layer as bytes: a backbone's sums of spikes would do).
+        neuron: config of all neurons.
+        packed_spikes: whether convolutions keep their input spikes as bits for the backward pass; those of the first
+            layer use bytes, because their inputs may be sums of spikes.
 
     Raises:
         ValueError: ``T`` is out of range.
-        TimeFoldingError: in the forward pass, where time is not folded into the inputs (``backbone.readout='mean'``);
-            with losses and predictions even where T divides the number of images.
+        TimeFoldingError: in the forward pass, time is not folded into the inputs (``backbone.readout='mean'``). If T
+            divides the number of images by chance, losses and predictions raise it.
     """
 
     def __init__(self, *args, T: int = 4, neuron: dict | None = None, packed_spikes: bool = False, **kwargs):
@@ -84,18 +84,18 @@ class SpikeRetinaHead(JointNormRetinaHead):
         self.readout = Readout(T)
 
     def forward(self, x: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
-        """Levels ``[T*B, C, H, W]`` to class logits and box deltas, one map ``[B, A*K, H, W]`` a level."""
+        """Class logits and box deltas, one map ``[B, A*K, H, W]`` per level, from levels ``[T*B, C, H, W]``."""
         check_folded('bbox_head', x[0], self.readout.T)
         scores, deltas = super().forward(x)
         return [self.readout(s) for s in scores], [self.readout(d) for d in deltas]
 
     def loss_by_feat(self, cls_scores, bbox_preds, batch_gt_instances, batch_img_metas, *args, **kwargs) -> dict:
-        """As the parent's."""
+        """As `RetinaHead.loss_by_feat`."""
         check_images('bbox_head', cls_scores[0], self.readout.T, len(batch_img_metas))
         return super().loss_by_feat(cls_scores, bbox_preds, batch_gt_instances, batch_img_metas, *args, **kwargs)
 
     def predict_by_feat(self, cls_scores, bbox_preds, *args, batch_img_metas=None, **kwargs) -> list:
-        """As the parent's."""
+        """As `RetinaHead.predict_by_feat`."""
         if batch_img_metas is not None:
             check_images('bbox_head', cls_scores[0], self.readout.T, len(batch_img_metas))
         return super().predict_by_feat(cls_scores, bbox_preds, *args, batch_img_metas=batch_img_metas, **kwargs)
@@ -103,26 +103,26 @@ class SpikeRetinaHead(JointNormRetinaHead):
 
 @MODELS.register_module()
 class SpikeFPNHead(FPNHead):
-    """Semantic FPN's head (Kirillov et al., CVPR 2019) of spikes: scale heads of convolution, norm and neuron.
+    """Spiking form of Semantic FPN's head (Kirillov et al., CVPR 2019): scale heads of convolution, norm and neuron.
 
-    Upsampling repeats spikes where mmseg's FPNHead interpolates, so that ``conv_seg`` is given their sums over the
-    levels; its outputs, averaged over time, are the logits. A dropped channel is dropped at every time step, as if the
-    mean were. Parameter names are mmseg's. The spiking form is ours.
+    Upsampling repeats spikes instead of interpolating as mmseg's FPNHead does, so that the input of ``conv_seg`` is
+    sums of spikes over the levels. Its outputs, averaged over time, are the logits. Dropout drops a channel at all time
+    steps. Parameter names are those of mmseg. The spiking form is mmsnn's own.
 
     Args:
         feature_strides: as in mmseg's FPNHead.
         T: time steps of backbone and neck.
-        neuron: neuron of every site.
-        packed_spikes: whether the scale heads' convolutions keep their input spikes as bits for the backward pass
-            (those of the first layers as bytes).
-        norm_cfg: norms; None for batch norms.
-        act_cfg: accepted, because configs inherit it from the ANN, and replaced by ``neuron``.
-        kwargs: as for mmseg's FPNHead; ``align_corners`` concerns the logits alone.
+        neuron: config of all neurons.
+        packed_spikes: whether the convolutions of the scale heads keep their input spikes as bits for the backward
+            pass; those of the first layers use bytes.
+        norm_cfg: config of the norms; None means batch norm.
+        act_cfg: ignored; configs inherit it from the ANN, and ``neuron`` takes its place.
+        kwargs: arguments of mmseg's FPNHead; ``align_corners`` affects only the logits.
 
     Raises:
         ValueError: ``T`` is out of range.
-        TimeFoldingError: in the forward pass, where time is not folded into the inputs (``backbone.readout='mean'``);
-            with losses and predictions even where T divides the number of images.
+        TimeFoldingError: in the forward pass, time is not folded into the inputs (``backbone.readout='mean'``). If T
+            divides the number of images by chance, losses and predictions raise it.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class SpikeFPNHead(FPNHead):
         self.readout = Readout(T)
 
     def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        """Levels ``[T*B, C, H, W]`` to logits ``[B, num_classes, H, W]`` of the finest level's size."""
+        """Logits ``[B, num_classes, H, W]`` of the size of the finest level, from levels ``[T*B, C, H, W]``."""
         first, *others = self._transform_inputs(inputs)
         check_folded('decode_head', first, self.readout.T)
         total = self.scale_heads[0](first)
@@ -159,7 +159,7 @@ class SpikeFPNHead(FPNHead):
         return self.readout(self.cls_seg(total))
 
     def cls_seg(self, feat: Tensor) -> Tensor:
-        """``[T*B, C, H, W]`` to the logits of every step."""
+        """The logits of every time step, from ``[T*B, C, H, W]``."""
         if self.dropout is not None and self.training:
             images, channels = feat.shape[0] // self.readout.T, feat.shape[1]
             mask = self.dropout(feat.new_ones(images, channels, 1, 1))
@@ -167,11 +167,11 @@ class SpikeFPNHead(FPNHead):
         return self.conv_seg(feat)
 
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: list) -> dict:
-        """As the parent's."""
+        """As `FPNHead.loss_by_feat`."""
         check_images('decode_head', seg_logits, self.readout.T, len(batch_data_samples))
         return super().loss_by_feat(seg_logits, batch_data_samples)
 
     def predict_by_feat(self, seg_logits: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        """As the parent's."""
+        """As `FPNHead.predict_by_feat`."""
         check_images('decode_head', seg_logits, self.readout.T, len(batch_img_metas))
         return super().predict_by_feat(seg_logits, batch_img_metas)

@@ -1,4 +1,4 @@
-"""A feature pyramid of spikes, and the layer that it shares with spiking heads."""
+"""A spiking feature pyramid, and the layer that it shares with spiking heads."""
 
 import torch
 from mmcv.cnn import ConvModule
@@ -16,13 +16,13 @@ from mmsnn.registry import MODELS
 class ConvNormAct(nn.Module):
     """Convolution, norm and activation under the names of mmcv's ConvModule; norm and neuron run as one op.
 
-    The levels of a pyramid that share the layer come as a list. A batch norm in training then takes the statistics of
-    all levels together, as one set serves all of them in evaluation (Wu and Johnson, "Rethinking Batch in BatchNorm",
-    2021, where a RetinaNet head normalised level by level in training and by common statistics in evaluation fails).
+    The levels of a pyramid that share the layer are given as a list. In training, a batch norm then uses the statistics
+    of all levels together, because in evaluation all levels share one set of statistics. (Wu and Johnson, "Rethinking
+    Batch in BatchNorm", 2021, show that a RetinaNet head fails if it normalises each level by itself in training.)
 
     Args:
-        like: whose convolution and norm these are, the very modules.
-        act: neuron or other activation.
+        like: the ConvModule whose convolution and norm this layer uses.
+        act: a neuron or another activation.
     """
 
     def __init__(self, like: ConvModule, act: nn.Module):
@@ -35,11 +35,11 @@ class ConvNormAct(nn.Module):
 
     @property
     def norm(self) -> nn.Module | None:
-        """The norm, looked up by name, because SyncBN conversion swaps it."""
+        """The norm, looked up by name, because the conversion to SyncBN replaces it; None without one."""
         return getattr(self, self.norm_name) if self.norm_name else None
 
     def forward(self, x: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
-        """Maps ``[T*B, C, H, W]``, one or a list, to maps of the same form."""
+        """The output for a map ``[T*B, C, H, W]`` or a list of maps, in the same form."""
         if isinstance(x, Tensor):
             return self._fire(self.conv(x))
         maps = [self.conv(level) for level in x]
@@ -59,15 +59,15 @@ class ConvNormAct(nn.Module):
 
 
 def check_folded(part: str, x: Tensor, T: int) -> None:
-    """TimeFoldingError where ``x`` cannot hold T time steps."""
+    """Raise TimeFoldingError if ``x`` cannot hold T time steps."""
     if x.shape[0] % T:
         raise TimeFoldingError(f'{part} (T={T}) is given {tuple(x.shape)}: time is not folded into it. {REMEDY}')
 
 
 def check_images(part: str, out: Tensor, T: int, images: int) -> None:
-    """TimeFoldingError where ``out`` answers not as many images as there are: some passed for time steps."""
+    """Raise TimeFoldingError if ``out`` does not have one entry per image: images were taken for time steps."""
     if out.shape[0] != images:
-        raise TimeFoldingError(f'{part} (T={T}) answers {out.shape[0]} images instead of {images}. {REMEDY}')
+        raise TimeFoldingError(f'{part} (T={T}) has outputs for {out.shape[0]} images instead of {images}. {REMEDY}')
 
 
 REMEDY = "Set backbone.readout='none', and the same T in backbone, neck and head"
@@ -75,31 +75,32 @@ REMEDY = "Set backbone.readout='none', and the same T in backbone, neck and head
 
 @MODELS.register_module()
 class SpikeFPN(FPN):
-    """Feature pyramid (Lin et al., CVPR 2017) that stays in spikes: a neuron behind every norm, time in the batch.
+    """Spiking form of the feature pyramid (Lin et al., CVPR 2017), with a neuron after every norm.
 
-    For a backbone with ``readout='none'`` that hands out spikes or sums of them. Lateral spikes are added up on the way
-    down, so that the output convolutions are given integers up to the number of levels (upsampling repeats them); every
-    level of the output holds spikes. Extra levels: convolutions of stride 2 (``add_extra_convs``), or every second
-    spike. Parameter names are those of mmdet's FPN with norms, whose ANN twin has ``act_cfg=dict(type='ReLU')``. The
-    pyramid with spikes at all its joints is ours, no paper's.
+    It needs a backbone with ``readout='none'`` whose outputs are spikes or sums of spikes. The top-down path adds the
+    spikes of the lateral layers (upsampling repeats them), so that the inputs of the output convolutions are integers
+    up to the number of levels. Every level of the output holds spikes. Extra levels are convolutions of stride 2
+    (``add_extra_convs``) or take every second spike. Parameter names are those of mmdet's FPN with norms; the ANN twin
+    is mmdet's FPN with ``act_cfg=dict(type='ReLU')``. The pyramid is mmsnn's own and follows no paper.
 
     Args:
         in_channels, out_channels, num_outs: as in mmdet's FPN.
         T: time steps of the backbone.
-        neuron: neuron of every site.
-        readout: ``none`` returns ``[T*B, C, H, W]`` to a spiking head, ``mean`` rates ``[B, C, H, W]`` to any other.
-        fire_inputs: whether a neuron stands in front of each lateral convolution, for backbones that hand out
+        neuron: config of all neurons.
+        readout: ``none`` returns ``[T*B, C, H, W]`` for a spiking head, ``mean`` returns firing rates ``[B, C, H, W]``
+            for any other head.
+        fire_inputs: whether a neuron comes before each lateral convolution, for backbones whose outputs are membrane
             potentials (Meta-SpikeFormer, Spikingformer).
         packed_spikes: whether convolutions keep their inputs as bytes for the backward pass.
-        norm_cfg: norms; None for batch norms.
-        upsample_cfg: as in mmdet's FPN; only ``nearest`` leaves integers.
-        act_cfg: accepted, because configs inherit it from the ANN, and replaced by ``neuron``.
-        kwargs: as for mmdet's FPN.
+        norm_cfg: config of the norms; None means batch norm.
+        upsample_cfg: as in mmdet's FPN; the mode must be ``nearest``, because others do not give integers.
+        act_cfg: ignored; configs inherit it from the ANN, and ``neuron`` takes its place.
+        kwargs: arguments of mmdet's FPN.
 
     Raises:
         ValueError: ``T``, ``readout`` or ``upsample_cfg`` is out of range; the message names it.
-        TimeFoldingError: in the forward pass, where time is not folded into the inputs (``backbone.readout='mean'``);
-            where T divides the number of images, the heads and `mmsnn.engine.hooks.TimeFoldingHook` find it.
+        TimeFoldingError: in the forward pass, time is not folded into the inputs (``backbone.readout='mean'``). If T
+            divides the number of images by chance, the heads and `mmsnn.engine.hooks.TimeFoldingHook` raise it.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class SpikeFPN(FPN):
         upsample_cfg = upsample_cfg or dict(mode='nearest')
         if upsample_cfg.get('mode', 'nearest') != 'nearest':
             raise ValueError(
-                f"neck.upsample_cfg={upsample_cfg} mixes spikes to fractions: set neck.upsample_cfg.mode='nearest'"
+                f"neck.upsample_cfg={upsample_cfg} makes fractions of spikes: set neck.upsample_cfg.mode='nearest'"
             )
         norm_cfg = norm_cfg or dict(type='BN', requires_grad=True)
         super().__init__(
@@ -138,7 +139,7 @@ class SpikeFPN(FPN):
         self.readout = Readout(T, readout)
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Stages ``[T*B, C_i, H, W]`` to ``num_outs`` levels ``[T*B, C, H, W]``, or ``[B, C, H, W]`` read out."""
+        """``num_outs`` levels ``[T*B, C, H, W]`` (``[B, C, H, W]`` with a readout), from ``[T*B, C_i, H, W]``."""
         check_folded('neck', inputs[0], self.readout.T)
         inputs = list(inputs)
         for i, neuron in enumerate(self.input_neurons, start=self.start_level):

@@ -10,11 +10,11 @@ from mmsnn.registry import MODELS
 
 @MODELS.register_module()
 class SpikingPooling(nn.Module):
-    """Neck in front of Meta-SpikeFormer's classifier: mean over positions, neuron, mean over time.
+    """Neck between Meta-SpikeFormer and its classifier: mean over positions, neuron, mean over time.
 
     Args:
         T: time steps of the backbone, whose ``readout`` must be ``none``.
-        neuron: as the backbone's.
+        neuron: config of the neuron, with the backbone's default.
     """
 
     def __init__(self, T: int = 4, neuron: dict | None = None):
@@ -23,5 +23,5 @@ class SpikingPooling(nn.Module):
         self.readout = Readout(T)
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Maps ``[T*B, C, H, W]``, one a level, to vectors ``[B, C]``."""
+        """Vectors ``[B, C]``, one per level, from maps ``[T*B, C, H, W]``."""
         return tuple(self.readout(self.lif(x.flatten(2).mean(2))) for x in inputs)

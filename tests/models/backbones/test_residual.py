@@ -194,9 +194,9 @@ class TestErrors:
 
     @pytest.mark.parametrize('build', [lambda **s: SEWResNet(18, **s), lambda **s: MSResNet(18, **s)])
     def test_basic_blocks(self, build):
-        with pytest.raises(ValueError, match='backbone.dcn goes into bottleneck blocks alone'):
+        with pytest.raises(ValueError, match='backbone.dcn is possible only in bottleneck blocks'):
             build(**SETTINGS['DCN'])
-        with pytest.raises(ValueError, match='backbone.plugins goes into bottleneck blocks alone'):
+        with pytest.raises(ValueError, match='backbone.plugins is possible only in bottleneck blocks'):
             build(plugins=[CONTEXT])
         # of no stage, or taken out of an inherited config
         build(dcn=None, stage_with_dcn=LATE)

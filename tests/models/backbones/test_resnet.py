@@ -188,7 +188,7 @@ class TestKeywords:
             (dict(out_indices=4), 'backbone.out_indices must name stages 0 to 3, got 4'),
             (dict(frozen_stages=5), 'backbone.frozen_stages must lie in -1 to 4, got 5'),
             (dict(drop_path_rate=1.0), 'backbone.drop_path_rate=1.0 must lie in 0 to 1'),
-            (dict(drop_path_rate=0.1, packed_spikes=True), 'no sum of spikes'),
+            (dict(drop_path_rate=0.1, packed_spikes=True), 'can then not be packed'),
             (dict(readout='last'), "readout must be one of mean, none, got 'last'"),
             (dict(pretrained='a.pth', init_cfg=dict(type='Pretrained', checkpoint='b.pth')), 'exclude each other'),
         ],
@@ -253,7 +253,7 @@ class TestMerging:
                 model.init_weights()
 
     def test_every_unknown_key_is_named(self):
-        with pytest.raises(TypeError, match=r'backbone.arch, backbone.embed_dims: \w+ takes no such key'):
+        with pytest.raises(TypeError, match=r'backbone.arch, backbone.embed_dims: \w+ has no such key'):
             small(arch='4-256', embed_dims=256)
 
 
