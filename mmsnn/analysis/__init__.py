@@ -1,4 +1,4 @@
-"""What a spiking network does and costs, measured on inputs."""
+"""Measuring spiking networks on inputs: firing rates, energy, operations, parameters, speed."""
 
 from .benchmark import benchmark
 from .energy import EnergyReport, LayerEnergy, count_energy

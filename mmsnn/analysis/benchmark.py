@@ -22,17 +22,17 @@ from .forward import Batch, images_in, run, watching
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What `benchmark` measured.
+    """The result of `benchmark`.
 
     Attributes:
         device: name of the device.
         batch_size: images in a full batch.
         images_per_second: median over batches, without data loading.
-        peak_memory_mib: on the GPU what tensors occupied at most, else the largest resident size of the process; None
-            where the system does not tell.
-        milliseconds: per image in these batches, by what ran: ``dense`` is the model as it is; ``events`` the event
-            engine, None where it did not run.
-        energy: synaptic operations and energy, next to the ANN twin, and the firing rates.
+        peak_memory_mib: on a GPU the peak memory of tensors, otherwise the largest resident size of the process; None
+            if the system does not report it.
+        milliseconds: time per image: ``dense`` for the model as it is, ``events`` for the event engine (None if it did
+            not run).
+        energy: synaptic operations and energy compared with the ANN twin, and the firing rates.
     """
 
     device: str
@@ -48,7 +48,7 @@ class Benchmark:
         return self.energy.firing_rates
 
     def as_dict(self) -> dict:
-        """Everything, ready for JSON."""
+        """All results in a form that JSON can hold."""
         rates = self.firing_rates
         return dict(
             vars(self),
@@ -59,7 +59,7 @@ class Benchmark:
         )
 
     def tables(self) -> Iterator[Table]:
-        """The results for ``rich.print``."""
+        """The results as tables for ``rich.print``."""
         speed = Table(title=f'Speed and memory on {self.device}, batches of {self.batch_size}')
         speed.add_column('images per second', justify='right')
         speed.add_column('peak memory (MiB)', justify='right')
@@ -84,15 +84,15 @@ def benchmark(
 ) -> Benchmark:
     """Measure ``model`` on batches of ``loader``, with progress bars.
 
-    The clock runs over ``model.test_step``: data preprocessing, forward and post-processing, not over data loading.
+    The time is that of ``model.test_step``: data preprocessing, forward and post-processing, but not data loading.
 
     Args:
         model: a task model.
-        loader: sized, e.g. the test data loader; starts over where it has fewer batches than needed.
-        warmup: batches that run before the clock does.
-        timed: batches that are timed.
-        counted: batches over which firing rates and energy are averaged.
-        amp: time under autocast.
+        loader: a data loader with a length, e.g. that of the test set; it starts again if it has too few batches.
+        warmup: number of batches that run before the timing.
+        timed: number of batches that are timed.
+        counted: number of batches over which firing rates and energy are averaged.
+        amp: whether autocast is on during the timing.
 
     Raises:
         ValueError: ``loader`` is empty.
@@ -135,11 +135,11 @@ def _now(on_gpu: bool) -> float:
 def peak_memory(device: torch.device) -> float | None:
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 2**20
-    # not on Windows
+    # Windows does not have this module.
     if importlib.util.find_spec('resource') is None:
         return None
     import resource
 
-    # bytes on macOS, KiB elsewhere
+    # The unit is bytes on macOS and KiB elsewhere.
     unit = 2**20 if sys.platform == 'darwin' else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

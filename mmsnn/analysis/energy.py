@@ -1,4 +1,4 @@
-"""Synaptic operations and energy of a whole model, neck and head included, next to its ANN twin."""
+"""Synaptic operations and energy of a whole model, including neck and head, compared with its ANN twin."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -20,7 +20,7 @@ ANALOG = 'analog MAC'
 BITS = {SPIKE: SPIKE_BITS, INTEGER: INTEGER_BITS, ANALOG: ANALOG_BITS}
 ATTENTION = 'products of attention'
 
-# what a report sums over layers: heading and scale in the table
+# Attributes that a report sums over layers, with their headings and scales in the table.
 SUMMED = dict(
     acs=('ACs (M)', 1e-6),
     macs=('MACs (M)', 1e-6),
@@ -35,14 +35,13 @@ class LayerEnergy:
     """One convolution or linear layer, per image and over all its calls and time steps.
 
     Attributes:
-        name: as in ``model.named_modules()``.
+        name: name in ``model.named_modules()``.
         rule: ``spike AC``, ``integer AC`` or ``analog MAC``; see `count_energy`.
-        density: share of the layer's inputs that are not 0.
-        acs, macs: operations counted; one of the two is 0.
-        twin_macs: the ANN twin's MACs: this layer on dense inputs, one time step.
-        inputs, twin_inputs: elements that it is given, over all time steps and in the twin.
-
-    A density of 0 means that all that the layer was ever given was silence: it cost nothing because it did nothing.
+        density: share of the layer's inputs that are not 0. It is 0 if the layer never got a spike; the layer then
+            costs nothing, but also does nothing.
+        acs, macs: numbers of accumulations and of multiply-accumulates; one of them is 0.
+        twin_macs: MACs of the ANN twin, which runs this layer on dense inputs for one time step.
+        inputs, twin_inputs: number of input elements over all time steps, and in the twin.
     """
 
     name: str
@@ -72,18 +71,19 @@ class LayerEnergy:
 
 @dataclass(frozen=True)
 class EnergyReport:
-    """What `count_energy` found; all numbers are means per image.
+    """The result of `count_energy`; all numbers are means per image.
 
     Attributes:
-        layers: in the order of first use; products of spikes in attention behind them, all in one.
+        layers: the layers in the order of their first calls, followed by one entry for all products of spikes in
+            attention.
         images: number of images counted.
-        T: the model's time steps.
-        neuron_updates: neurons times time steps; reported beside, not part of the energy.
-        uncounted_macs: dense MACs outside convolution and linear modules that are no products of spikes: of an ANN's
-            queries and keys, of deformable convolutions, which sample spikes between pixels; not part of the energy, on
-            neither side.
-        firing_rates: of the neurons, which may be silent; empty for an ANN.
-        remark: what else has to be known of the figures, for instance that the weights are random.
+        T: time steps of the model.
+        neuron_updates: neurons x time steps, which are reported but are not part of the energy.
+        uncounted_macs: dense MACs outside of convolutions and linear layers that are not products of spikes: products
+            of an ANN's queries and keys, and deformable convolutions, which interpolate spikes. They are part of
+            neither energy.
+        firing_rates: firing rates of the neurons; empty for an ANN.
+        remark: a further remark on the figures, for instance that the weights are random.
         levels: largest integer that a neuron emits (I-LIF's D).
     """
 
@@ -107,11 +107,11 @@ class EnergyReport:
 
     @property
     def comparison(self) -> Comparison | None:
-        """With memory accesses, and a quantised ANN beside; None for an ANN."""
+        """The comparison that includes memory accesses and a quantised ANN; None for an ANN."""
         return compare(self, self.levels) if self.firing_rates else None
 
     def as_dict(self) -> dict:
-        """Everything, ready for JSON."""
+        """All results in a form that JSON can hold."""
         return dict(
             images=self.images,
             T=self.T,
@@ -129,13 +129,13 @@ class EnergyReport:
     def table(self) -> Table:
         """The report for ``rich.print``: operations in millions, energy in microjoules, per image."""
         notes = [
-            f'45 nm: {MAC_PJ} pJ a MAC, {AC_PJ} pJ an AC. Energy {self.ratio:.3f} of the ANN twin. Not counted: norms '
-            f'(folded into convolutions), {self.neuron_updates / 1e6:.3f} M neuron updates, and '
+            f'45 nm: {MAC_PJ} pJ per MAC, {AC_PJ} pJ per AC. Energy {self.ratio:.3f} of the ANN twin. Not counted: '
+            f'norms (folded into convolutions), {self.neuron_updates / 1e6:.3f} M neuron updates, and '
             f'{self.uncounted_macs / 1e6:.3f} M dense MACs outside convolution and linear layers (products of '
             'analog values).'
         ]
         if self.firing_rates.warning():
-            notes.append(f'What costs nothing may do nothing: {self.firing_rates.warning()}')
+            notes.append(f'A layer may cost nothing because it does nothing: {self.firing_rates.warning()}')
         table = Table(
             title=f'Synaptic operations per image, T={self.T}, mean of {self.images} images',
             caption=' '.join(filter(None, [*notes, self.remark])),
@@ -160,7 +160,7 @@ class EnergyReport:
 
 @dataclass
 class _Tally:
-    """What the calls of one layer add up to. The rule is known only after the last one."""
+    """Sums over the calls of one layer; the rule is known only after the last call."""
 
     amplitudes: set = field(default_factory=set)
     two_valued: bool = True
@@ -178,7 +178,7 @@ class _Tally:
         size = x.abs()
         peak = size.max()
         on = x != 0
-        # a NaN is not 0 either, and makes the layer analog
+        # A NaN is not 0, and makes the layer analog.
         if peak != 0:
             amplitude = x.flatten()[size.argmax()]
             self.amplitudes.add(amplitude.item())
@@ -197,7 +197,7 @@ class _Tally:
             self.units += accumulations(layer, size, output).item()
 
     def result(self, name: str, images: int) -> LayerEnergy:
-        # zeros alone do not tell spikes from silent features; that the layer runs in time does
+        # If all inputs were 0, the layer counts as spiking if it ran on folded time steps.
         spiking = self.two_valued and (self.amplitudes or self.folded)
         rule = SPIKE if spiking else INTEGER if self.integer and self.amplitudes else ANALOG
         acs = {SPIKE: self.spikes, INTEGER: self.units, ANALOG: 0}[rule]
@@ -208,34 +208,34 @@ class _Tally:
 
 
 def count_energy(model: nn.Module, inputs: Batch | Iterable[Batch]) -> EnergyReport:
-    """Synaptic operations and energy per image, each layer by what it was really given.
+    """Count the synaptic operations and the energy per image, by the actual inputs of each layer.
 
-    - two-valued input, 0 and one other value: ``spike AC``, an accumulation for each output that a spike reaches;
-    - other integers (SEW's sums, I-LIF): ``integer AC``, as many accumulations as their absolute value;
-    - anything else (images, rates behind the readout, ReLU features): ``analog MAC``, all dense MACs.
+    - Inputs with two values, 0 and another one: ``spike AC``, one accumulation for each output that a spike reaches.
+    - Other integers (SEW's sums, I-LIF): ``integer AC``, as many accumulations as their absolute values.
+    - Anything else (images, firing rates after the readout, ReLU features): ``analog MAC``, all dense MACs.
 
-    One rule holds for all calls of a layer over all inputs. Integers above 127 count as analog (8-bit images); a layer
-    given nothing but zeros counts as spiking on ``[T*B, ...]`` (in a spiking network at T=1, everywhere), as analog on
-    ``[B, ...]``. What ran on ``[B, ...]`` is counted once an image, on ``[T*B, ...]`` T times. Norms are taken as
-    folded into convolutions, biases as free.
+    One rule applies to all calls of a layer over all inputs. Integers above 127 count as analog (8-bit images). A layer
+    whose inputs are all 0 counts as spiking on ``[T*B, ...]`` (at T=1 in a spiking network, everywhere) and as analog
+    on ``[B, ...]``. Layers that run on ``[B, ...]`` are counted once per image, and those on ``[T*B, ...]`` T times.
+    Norms are assumed to be folded into convolutions, and biases to cost nothing.
 
-    The ANN twin runs every layer once on dense inputs: the dense MACs of a call are divided by T where its first
-    dimension is T*B.
+    The ANN twin runs every layer once on dense inputs: the dense MACs of a call are divided by T if its first dimension
+    is T*B.
 
-    Products of spikes in attention are accumulations, as papers count them (`Products`), and MACs in the twin; they
-    stand in one row. Memory accesses, and a quantised ANN, are in the report's ``comparison``.
+    Products of spikes in attention count as accumulations, as in papers (`Products`), and as MACs in the twin; they
+    share one row. The report's ``comparison`` includes memory accesses and a quantised ANN.
 
-    To know before comparing with other counts: a layer behind average pooling is given fractions, and so costs all its
-    dense MACs; other counters take integers above 1 (SEW's sums) for analog.
+    Other counters may give other numbers: here a layer after average pooling gets fractions and costs all its dense
+    MACs, and sums of spikes above 1 (SEW) are not analog.
 
     Args:
-        model: any model, spiking or not; run in eval mode, its modes are restored.
+        model: any model, spiking or not; it runs in eval mode, and its modes are restored.
         inputs: images ``[B, C, H, W]``, event frames ``[B, T, C, H, W]``, a batch of a data loader (which goes through
             ``model.test_step``), or an iterable of either.
 
     Raises:
-        TypeError: an input is none of these.
-        ValueError: spiking modules with different T, no inputs, or no convolution or linear layer was called.
+        TypeError: an input has another form.
+        ValueError: spiking modules have different T, there are no inputs, or no convolution or linear layer was called.
     """
     T = get_time_steps(model)
     spiking = any(isinstance(m, TimeAware) for m in model.modules())

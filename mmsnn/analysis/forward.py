@@ -1,4 +1,4 @@
-"""Running a model over inputs while something watches."""
+"""Running a model on inputs while hooks observe its modules."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,16 +15,15 @@ Batch = Tensor | Mapping
 
 @contextmanager
 def watching(model: nn.Module, kinds: tuple[type, ...], hook) -> Iterator[None]:
-    """Eval mode, no gradients, and ``hook(name, module, x, output)`` after each call of a module of one of ``kinds``.
-
-    Modes are restored and the hooks removed at the end, whatever happens.
+    """Context with eval mode, no gradients, and a call of ``hook(name, module, x, output)`` after each call of a module
+    of ``kinds``. At its end the modes are restored and the hooks removed, also after errors.
     """
 
     def attach(name, module):
-        def after(_, args, kwargs, output):
+        def call_hook(_, args, kwargs, output):
             hook(name, module, args[0] if args else next(iter(kwargs.values())), output)
 
-        return module.register_forward_hook(after, with_kwargs=True)
+        return module.register_forward_hook(call_hook, with_kwargs=True)
 
     handles = [attach(name, m) for name, m in model.named_modules() if isinstance(m, kinds)]
     try:
@@ -36,9 +35,9 @@ def watching(model: nn.Module, kinds: tuple[type, ...], hook) -> Iterator[None]:
 
 
 def flop_counter() -> FlopCounterMode:
-    """PyTorch's counter, which here counts deformable convolutions, too: as ordinary ones, dense.
+    """PyTorch's counter of operations, which also counts deformable convolutions, as dense ordinary ones.
 
-    They are seen where torchvision's op or mmsnn's stand-in for mmcv's ops runs, not in mmcv's compiled ones.
+    It counts those of torchvision's op and of mmsnn's replacement of mmcv's ops, but not mmcv's compiled ops.
     """
     return FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deformable})
 
@@ -53,7 +52,7 @@ def as_batches(inputs: Batch | Iterable[Batch]) -> Iterable[Batch]:
 
 
 def images_in(batch: Batch) -> int:
-    """Number of images: dimension 0 of a tensor, the length of ``inputs`` in a batch of a data loader.
+    """Number of images: the first dimension of a tensor, or the length of ``inputs`` in a batch of a data loader.
 
     Raises:
         TypeError: ``batch`` is neither.

@@ -1,20 +1,20 @@
-"""What operations and memory accesses cost, for a spiking network, its ANN twin and a quantised ANN."""
+"""The energy of operations and memory accesses, for a spiking network, its ANN twin and a quantised ANN."""
 
 import math
 from dataclasses import asdict, dataclass
 
 from rich.table import Table
 
-# energy of one 32-bit floating-point operation in 45 nm (Horowitz, ISSCC 2014), in picojoules
+# Energy of one 32-bit floating-point operation in 45 nm (Horowitz, ISSCC 2014), in picojoules.
 MAC_PJ = 4.6
 AC_PJ = 0.9
-# the same for integers: an 8-bit multiplication and a 32-bit addition
+# The same for integers: an 8-bit multiplication and a 32-bit addition.
 MULTIPLY8_PJ = 0.2
 ADD32_PJ = 0.1
-# moving one bit to or from memory, as STEP (NeurIPS 2025) and SpikingJelly 2.0.0 take it
+# Energy of moving one bit to or from memory, the value of STEP (NeurIPS 2025) and SpikingJelly 2.0.0.
 BIT_PJ = 3.12
 STATE_BITS = 32
-# of what a layer is given
+# Bits of an input element of a layer.
 SPIKE_BITS, INTEGER_BITS, ANALOG_BITS = 1, 8, 32
 
 
@@ -23,9 +23,9 @@ class Arithmetic:
     """Costs of one kind of arithmetic.
 
     Attributes:
-        name: for tables.
-        weight_bits: of a weight in memory.
-        mac_pj, ac_pj: of one operation, in picojoules.
+        name: name in tables.
+        weight_bits: bits of a weight in memory.
+        mac_pj, ac_pj: energy of one multiply-accumulate and of one accumulation, in picojoules.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Arithmetic:
 
 
 def quantised(bits: int) -> Arithmetic:
-    """8-bit weights, ``bits``-bit activations: a multiplier's energy grows with the width of each factor."""
+    """Integer arithmetic with 8-bit weights and ``bits``-bit activations, whose energy is proportional to ``bits``."""
     return Arithmetic(f'8-bit weights, {bits}-bit activations', 8, MULTIPLY8_PJ * bits / 8 + ADD32_PJ, ADD32_PJ)
 
 
@@ -44,13 +44,13 @@ FP32 = Arithmetic('fp32', 32, MAC_PJ, AC_PJ)
 
 @dataclass(frozen=True)
 class Cost:
-    """Energy of one image in microjoules, and the bytes that it moves.
+    """Energy per image in microjoules, and the bytes moved per image.
 
     Attributes:
-        name: which network, and in which arithmetic.
-        compute: multiply-accumulates and accumulates.
-        weights, activations, membranes: of memory accesses.
-        bytes: of each of these three.
+        name: name of the network and its arithmetic.
+        compute: energy of multiply-accumulates and accumulations.
+        weights, activations, membranes: energy of the memory accesses for each of them.
+        bytes: bytes moved for each of these three.
     """
 
     name: str
@@ -62,26 +62,26 @@ class Cost:
 
     @property
     def total(self) -> float:
-        """Compute and memory."""
+        """Energy of computation and memory accesses."""
         return self.compute + self.weights + self.activations + self.membranes
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A spiking network beside its ANN twin, in floating point and quantised; energies per image.
+    """A spiking network (the student) compared with its ANN twin, in floating point and quantised; energies per image.
 
-    The rule for memory, for all of them: an operation reads its weight (nothing is kept in registers), a layer's input
-    is written once and read once, a membrane is read and written at every time step. Spikes have 1 bit, sums of spikes
-    8, other values 32 (8 in the 8-bit student, ``bits`` in the quantised ANN), membranes 32. Buffers, addresses and
-    caches are left out, as are zeros that the ANN's ReLU makes.
+    One model of memory applies to all: an operation reads its weight (nothing is kept in registers), the input of a
+    layer is written once and read once, and a membrane potential is read and written at every time step. Spikes have 1
+    bit, sums of spikes 8, membrane potentials 32, and other values 32 (8 in the 8-bit student, ``bits`` in the
+    quantised ANN). Buffers, addresses, caches, and the zeros of the ANN's ReLU are not modelled.
 
     Attributes:
-        bits: of the quantised ANN's activations, which have as many levels as the student can tell in T steps.
-        student, twin: in fp32.
-        student8, twin8: with 8-bit weights and integer arithmetic.
-        rate: the student's firing rate.
-        crossover, crossover8: the rate at which the student would cost as much as its twin, in fp32 and quantised, if
-            the spikes of all layers grew or shrank alike; None where it never would.
+        bits: bits of the quantised ANN's activations, which have as many levels as T steps of the student.
+        student, twin: costs in fp32.
+        student8, twin8: costs with 8-bit weights and integer arithmetic.
+        rate: firing rate of the student.
+        crossover, crossover8: the firing rate at which the student would cost as much as its twin, in fp32 and
+            quantised, if the spikes of all layers were scaled by one factor; None if there is no such rate.
     """
 
     bits: int
@@ -95,11 +95,11 @@ class Comparison:
 
     @property
     def costs(self) -> tuple[Cost, ...]:
-        """All four."""
+        """The costs of all four networks."""
         return self.student, self.twin, self.student8, self.twin8
 
     def as_dict(self) -> dict:
-        """Everything, ready for JSON."""
+        """All results in a form that JSON can hold."""
         costs = {c.name: asdict(c) | dict(total=c.total) for c in self.costs}
         return dict(
             bits=self.bits,
@@ -111,18 +111,18 @@ class Comparison:
         )
 
     def table(self, milliseconds: dict[str, float | None] | None = None) -> Table:
-        """For ``rich.print``.
+        """The comparison as a table for ``rich.print``.
 
         Args:
-            milliseconds: measured on this machine, by what ran; None stands for "not run".
+            milliseconds: measured times per image by name, for the caption; None as a time means "not run".
         """
         table = Table(
             title='Energy per image with memory accesses (µJ)',
             caption=' '.join(
                 [
-                    f"45 nm, {BIT_PJ} pJ a bit moved. An operation reads its weight, a layer's input is written and "
+                    f"45 nm, {BIT_PJ} pJ per bit moved. An operation reads its weight, a layer's input is written and "
                     "read once, a membrane is read and written at every step. Quantised: 8-bit weights; the ANN's "
-                    f'activations have {self.bits} bits, the levels that T steps can tell.',
+                    f'activations have {self.bits} bits, as many levels as T steps have.',
                     self._says(self.crossover, 'fp32'),
                     self._says(self.crossover8, 'quantised'),
                     *([_clock(milliseconds)] if milliseconds else []),
@@ -143,7 +143,7 @@ class Comparison:
         if not self.rate:
             return f'Crossover with the {kind} twin: none, there are no spikes.'
         where = 'at no firing rate' if crossover is None else f'at a firing rate of {crossover:.1%}'
-        return f'As dear as the {kind} twin {where} (now {self.rate:.1%}).'
+        return f'As expensive as the {kind} twin {where} (now {self.rate:.1%}).'
 
 
 def _clock(milliseconds: dict[str, float | None]) -> str:
@@ -152,12 +152,12 @@ def _clock(milliseconds: dict[str, float | None]) -> str:
 
 
 def levels_in_bits(levels: int) -> int:
-    """Bits that tell the integers 0 to ``levels``."""
+    """Number of bits that represent the integers 0 to ``levels``."""
     return max(1, math.ceil(math.log2(levels + 1)))
 
 
 def compare(report, levels: int = 1) -> Comparison:
-    """The four networks of an `EnergyReport`; ``levels`` of its neurons (I-LIF: D)."""
+    """The comparison for an `EnergyReport`; ``levels`` is the largest integer of its neurons (I-LIF's D)."""
     bits = levels_in_bits(report.T * levels)
     small = quantised(bits)
     rate = report.firing_rates.mean
@@ -172,7 +172,7 @@ def compare(report, levels: int = 1) -> Comparison:
 
 
 def _cost(name: str, compute_pj: float, weights: float, activations: float, membranes: float) -> Cost:
-    """From picojoules, and bits moved."""
+    """A `Cost` from picojoules of computation and numbers of bits moved."""
     bits = dict(weights=weights, activations=activations, membranes=membranes)
     energies = {key: value * BIT_PJ * 1e-6 for key, value in bits.items()}
     return Cost(name, compute_pj * 1e-6, **energies, bytes={key: value / 8 for key, value in bits.items()})
@@ -194,7 +194,7 @@ def _twin(report, kind: Arithmetic, bits: int) -> Cost:
 
 
 def _crossover(report, student: Cost, twin: Cost, kind: Arithmetic) -> float | None:
-    """By which factor the spikes would have to grow for the student to cost as much as its twin."""
+    """The factor on the number of spikes with which the student would cost as much as its twin; None without one."""
     events = report.total('acs') * (kind.ac_pj + kind.weight_bits * BIT_PJ) * 1e-6
     left = twin.total - (student.total - events)
     return left / events if events and left > 0 else None

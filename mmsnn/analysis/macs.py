@@ -1,4 +1,4 @@
-"""Multiply-accumulates by module: of the ANN twin, of one time step, and of all T."""
+"""Multiply-accumulates by module, for the ANN twin, for one time step and for all T."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ class ModuleMacs:
     """Multiply-accumulates of one image in a module and all that is in it.
 
     Attributes:
-        name: as in ``model.named_modules()``; '' is the model.
-        once: done once whatever T is: what a static image passes before time begins, and what lies behind the readout.
-        per_step: done again at every time step.
+        name: name in ``model.named_modules()``; '' is the model.
+        once: operations that run once whatever T is: those before a static image is repeated and after the readout.
+        per_step: operations that run at every time step.
         T: number of time steps.
     """
 
@@ -35,24 +35,24 @@ class ModuleMacs:
 
     @property
     def twin(self) -> int:
-        """The same layers without time, as in the ANN."""
+        """Operations of the same layers in the ANN."""
         return self.once + self.per_step
 
     @property
     def total(self) -> int:
-        """Over all time steps."""
+        """Operations over all time steps."""
         return self.once + self.T * self.per_step
 
 
 @dataclass(frozen=True)
 class MacReport:
-    """What `count_macs` found.
+    """The result of `count_macs`.
 
     Attributes:
-        modules: those with multiply-accumulates, in the order of ``model.named_modules()``, the model itself first.
-        shape: of the input.
-        spiking: whether there is an SNN beside the twin.
-        remark: what the count supposes.
+        modules: modules with multiply-accumulates, in the order of ``model.named_modules()``, the model itself first.
+        shape: shape of the input.
+        spiking: whether the model is an SNN.
+        remark: an assumption of the count.
     """
 
     modules: list[ModuleMacs]
@@ -69,13 +69,13 @@ class MacReport:
         return next(m for m in self.modules if m.name == name)
 
     def as_dict(self) -> dict:
-        """Everything, ready for JSON."""
+        """All results in a form that JSON can hold."""
         figures = {m.name: dict(twin=m.twin, once=m.once, per_step=m.per_step, total=m.total) for m in self.modules}
         model = figures.pop('')
         return dict(shape=self.shape, T=self.model.T, remark=self.remark, **model, modules=figures)
 
     def table(self, depth: int = 1) -> Table:
-        """The report for ``rich.print``, modules down to ``depth`` names."""
+        """The report as a table for ``rich.print``, with modules down to a depth of ``depth`` names."""
         unit, letter = (1e9, 'G') if self.model.twin >= 1e9 else (1e6, 'M')
         columns = {f'MACs ({letter})': 'twin'}
         if self.spiking:
@@ -99,23 +99,24 @@ class MacReport:
 def count_macs(model: nn.Module, size: tuple[int, int]) -> MacReport:
     """Multiply-accumulates (MACs, one multiplication and one addition) for one image, without post-processing.
 
-    Counted are convolutions, linear layers and matrix products (attention), all dense, padded zeros included, as papers
-    count them; sparsity is `count_energy`'s subject. Neurons are no MACs, and norms are folded into convolutions.
+    Convolutions, linear layers and matrix products (attention) are counted as dense, including padded zeros, as in
+    papers; `count_energy` takes sparsity into account. Neurons have no MACs, and norms are assumed to be folded into
+    convolutions.
 
-    The ANN twin is the same network at T=1. The model is run at T=1 and at its own T (2, if that is 1): what grows
-    belongs to every step, the rest is done once. So folded time, the stem that a static image passes once, per-step
-    heads and event frames count as they really run. The second stage of a detector gets as many boxes as the first may
-    propose (``test_cfg.rpn.max_per_img``), each a pooled map.
+    The ANN twin is the same network at T=1. The model runs at T=1 and at its own T (2 if that is 1). Operations that
+    grow belong to every step, and the others run once. So the stem that a static image passes once, heads that run at
+    every step, and event frames are counted as they run. The second stage of a detector gets as many boxes as the first
+    may propose (``test_cfg.rpn.max_per_img``).
 
     Args:
-        model: a task model or a bare backbone, spiking or not, on any device. Only shapes matter: on the ``meta``
-            device nothing is computed. It is run in eval mode; its modes and T are restored.
-        size: height and width of the image. It has as many channels as the narrowest convolution takes; with an
+        model: a task model or a backbone, spiking or not, on any device. Only shapes matter, so on the ``meta`` device
+            nothing is computed. It runs in eval mode; its modes and T are restored.
+        size: height and width of the image, whose channels are those of the first convolution; with an
             `EventDataPreprocessor` the input is event frames.
 
     Raises:
-        ValueError: no convolution, or modules with different T.
-        RuntimeError: from PyTorch, where the network does not take images of that size.
+        ValueError: there is no convolution, or modules have different T.
+        RuntimeError: from PyTorch, if the network does not accept images of that size.
     """
     channels, device = image_channels(model), next(model.parameters()).device
     spiking = any(isinstance(m, TimeAware) for m in model.modules())
@@ -134,19 +135,19 @@ def count_macs(model: nn.Module, size: tuple[int, int]) -> MacReport:
     finally:
         if spiking:
             set_time_steps(model, T)
-    found = []
+    modules = []
     for name, _ in model.named_modules():
         if twin[name]:
             per_step = (growth[name] - twin[name]) // (longer - 1)
-            found.append(ModuleMacs(name, twin[name] - per_step, per_step, T))
+            modules.append(ModuleMacs(name, twin[name] - per_step, per_step, T))
     boxes = _boxes(model)
-    remark = f'The second stage sees {boxes} boxes.' if boxes else ''
-    return MacReport(found, (1, *[T] * event, channels, *size), spiking, remark)
+    remark = f'The second stage gets {boxes} boxes.' if boxes else ''
+    return MacReport(modules, (1, *[T] * event, channels, *size), spiking, remark)
 
 
 def _measure(model: nn.Module, images: Tensor) -> Counter:
-    """MACs by name of module, those of its children included."""
-    found, begun, handles = Counter(), [], []
+    """MACs by the name of a module, including those of its children."""
+    macs, begun, handles = Counter(), [], []
     counter = flop_counter()
 
     def before(*_):
@@ -154,12 +155,12 @@ def _measure(model: nn.Module, images: Tensor) -> Counter:
 
     def after(name):
         def add(*_):
-            # the counter's flops are two for each multiply-accumulate
-            found[name] += (counter.get_total_flops() - begun.pop()) // 2
+            # The counter has two operations for each multiply-accumulate.
+            macs[name] += (counter.get_total_flops() - begun.pop()) // 2
 
         return add
 
-    # of attention only plain products are sure to be seen
+    # The counter may miss fused attention, so attention runs as plain matrix products.
     with watching(model, (), None), sdpa_kernel(SDPBackend.MATH), counter:
         try:
             for name, module in list(model.named_modules())[1:]:
@@ -169,19 +170,19 @@ def _measure(model: nn.Module, images: Tensor) -> Counter:
         finally:
             for handle in handles:
                 handle.remove()
-    # some are not called as modules: mmdet and mmseg call their heads' forward
+    # Some modules run without their hooks, because mmdet and mmseg call the forward of their heads directly.
     for name, module in reversed(list(model.named_modules())):
         prefix = f'{name}.' if name else ''
-        found[name] = max(found[name], sum(found[prefix + child] for child, _ in module.named_children()))
-    found[''] = counter.get_total_flops() // 2
-    return found
+        macs[name] = max(macs[name], sum(macs[prefix + child] for child, _ in module.named_children()))
+    macs[''] = counter.get_total_flops() // 2
+    return macs
 
 
 def _run(model: nn.Module, images: Tensor) -> None:
     if not isinstance(model, BaseModel):
         model(images)
     elif not _boxes(model):
-        # detection transformers mask what padding added
+        # Detection transformers need the shapes to mask padding.
         shape = tuple(images.shape[-2:])
         sample = DetDataSample(metainfo=dict(batch_input_shape=shape, img_shape=shape))
         model(images, [sample] * len(images) if isinstance(model, BaseDetector) else None, mode='tensor')
@@ -190,12 +191,12 @@ def _run(model: nn.Module, images: Tensor) -> None:
 
 
 def _boxes(model: nn.Module) -> int:
-    """Boxes that a second stage gets, 0 where there is none."""
+    """Number of boxes that the second stage gets; 0 without one."""
     return model.test_cfg['rpn']['max_per_img'] if getattr(model, 'roi_head', None) is not None else 0
 
 
 def _run_two_stages(model: nn.Module, images: Tensor) -> None:
-    """A two-stage detector; which boxes it would find depends on weights and image, what a box costs does not."""
+    """Run a two-stage detector with a fixed number of boxes, since the cost of a box does not depend on its place."""
     maps = model.extract_feat(images)
     model.rpn_head(maps)
     stage = model.roi_head

@@ -1,4 +1,4 @@
-"""Timings that hold on a busy machine: all sides in one run, one after the other, again and again."""
+"""Paired timings, which hold on a busy machine: all sides run in turn, many times, in one process."""
 
 import json
 import os
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def stopwatch(work: Callable[[], object], device: str = 'cpu') -> Callable[[], float]:
-    """``work`` as a function that runs it and returns its seconds, the device's included."""
+    """A function that runs ``work`` and returns its seconds, including the work of the device."""
 
     def run() -> float:
         if device != 'cpu':
@@ -35,22 +35,22 @@ def stopwatch(work: Callable[[], object], device: str = 'cpu') -> Callable[[], f
 
 
 def interleave(sides: dict[str, Callable[[], float]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of every side in every round; each round runs all of them, beginning with another one.
+    """Seconds of every side in every round; each round runs all sides and begins with another one.
 
-    The last of several runs counts: at first the threads of the side before, which spin for a while, share the cores.
+    Of several runs in a row the last one counts, because the threads of the previous side still spin during the first.
     """
     for _ in range(warm_up):
         for run in sides.values():
             run()
-    found = {name: [] for name in sides}
+    seconds = {name: [] for name in sides}
     names = list(sides)
     for i in range(rounds):
         for name in names[i % len(names) :] + names[: i % len(names)]:
             settled = time.monotonic() + SETTLE
             while sides[name]() and time.monotonic() < settled:
                 pass
-            found[name].append(sides[name]())
-    return found
+            seconds[name].append(sides[name]())
+    return seconds
 
 
 def compare(seconds: dict[str, list[float]], ours: str) -> dict[str, dict[str, float]]:
@@ -62,7 +62,7 @@ def compare(seconds: dict[str, list[float]], ours: str) -> dict[str, dict[str, f
     for name, values in seconds.items():
         ratios = [a / b for a, b in zip(values, seconds[ours])]
         row = dict(ratio=_quartiles(ratios), milliseconds=_quartiles([v * 1e3 for v in values]))
-        out[name] = {key: dict(zip(('low', 'median', 'high'), found)) for key, found in row.items()}
+        out[name] = {key: dict(zip(('low', 'median', 'high'), quartiles)) for key, quartiles in row.items()}
     return out
 
 
@@ -73,7 +73,7 @@ def _quartiles(values: list[float]) -> list[float]:
 
 
 def lines(table: dict[str, dict[str, float]]) -> list[str]:
-    """`compare` as text, ratios first."""
+    """The result of `compare` as lines of text, with ratios first."""
     out = []
     for name, row in table.items():
         ratio, ms = row['ratio'], row['milliseconds']
@@ -114,14 +114,14 @@ def save(path: Path, head: dict, results: list[dict]) -> None:
 
 
 class Peer:
-    """A script in a process of its own that answers JSON lines, for what cannot share this one.
+    """A script that runs in a process of its own and answers requests in JSON lines.
 
     Args:
-        script: reads one request a line from stdin and answers each by a line on stdout.
-        python: interpreter, of another environment perhaps.
+        script: a script that reads one request per line from stdin and answers each by a line on stdout.
+        python: the interpreter, which may belong to another environment.
 
     Raises:
-        RuntimeError: the process ended; its last words are in the message.
+        RuntimeError: the process ended; the message has its last line of output.
     """
 
     def __init__(self, script: Path, python: str = sys.executable):

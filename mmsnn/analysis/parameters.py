@@ -1,4 +1,4 @@
-"""Parameters by module, trainable and frozen, and those that only training needs."""
+"""Numbers of parameters by module: trainable ones, frozen ones, and those that only training needs."""
 
 from dataclasses import dataclass, field
 
@@ -10,7 +10,7 @@ from mmsnn.distill import Distiller
 
 @dataclass(frozen=True)
 class ModuleParameters:
-    """Number of parameters of a module and all that is in it; '' is the whole model."""
+    """Number of parameters of a module with its children; the name '' is the whole model."""
 
     name: str
     total: int
@@ -18,17 +18,17 @@ class ModuleParameters:
 
     @property
     def frozen(self) -> int:
-        """Those without ``requires_grad``."""
+        """Number of parameters without ``requires_grad``."""
         return self.total - self.trainable
 
 
 @dataclass(frozen=True)
 class ParameterReport:
-    """What `count_parameters` found.
+    """The result of `count_parameters`.
 
     Attributes:
-        modules: those with parameters, in the order of ``model.named_modules()``, the model itself first.
-        training_only: connectors and teachers of a distiller, which are in no checkpoint of the student.
+        modules: modules with parameters, in the order of ``model.named_modules()``, the model itself first.
+        training_only: connectors and teachers of a Distiller, which are not part of the student's checkpoints.
     """
 
     modules: list[ModuleParameters]
@@ -36,14 +36,14 @@ class ParameterReport:
 
     @property
     def model(self) -> ModuleParameters:
-        """The whole model, of a distiller the student."""
+        """The whole model; for a Distiller, the student."""
         return self.modules[0]
 
     def __getitem__(self, name: str) -> ModuleParameters:
         return next(m for m in (*self.modules, *self.training_only) if m.name == name)
 
     def as_dict(self) -> dict:
-        """Everything, ready for JSON."""
+        """All results in a form that JSON can hold."""
 
         def figures(m):
             return dict(total=m.total, trainable=m.trainable, frozen=m.frozen)
@@ -55,9 +55,9 @@ class ParameterReport:
         )
 
     def table(self, depth: int = 1) -> Table:
-        """The report for ``rich.print``, modules down to ``depth`` names."""
+        """The report as a table for ``rich.print``, with modules down to a depth of ``depth`` names."""
         keys = ('total', 'trainable', 'frozen')
-        table = Table(title='Parameters', caption='Statistics of norms and other buffers are no parameters')
+        table = Table(title='Parameters', caption='Statistics of norms and other buffers are not parameters')
         table.add_column('module', overflow='fold', min_width=20)
         for title in ('parameters', 'trainable', 'frozen'):
             table.add_column(title, justify='right', no_wrap=True)
@@ -77,9 +77,9 @@ class ParameterReport:
 
 
 def count_parameters(model: nn.Module) -> ParameterReport:
-    """Parameters of every module of ``model``; of a `Distiller` those of the student, and apart from them the rest.
+    """Parameters of every module of ``model``; for a `Distiller`, those of the student and separately the others.
 
-    A parameter that two modules share is one in each of them, and one in the total.
+    A parameter that two modules share counts in both of them, and once in the total.
     """
     rest = []
     if isinstance(model, Distiller):
@@ -91,6 +91,6 @@ def count_parameters(model: nn.Module) -> ParameterReport:
 
 
 def _count(name: str, module: nn.Module) -> ModuleParameters:
-    # parameters() gives a shared one once
+    # parameters() yields a shared parameter once.
     sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
     return ModuleParameters(name, sum(n for n, _ in sizes), sum(n for n, trainable in sizes if trainable))

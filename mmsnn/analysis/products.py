@@ -1,4 +1,4 @@
-"""Products of activations, as in attention: who multiplies whom, and how many accumulations it takes."""
+"""Counting matrix products of activations, as in attention, and their accumulations."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
-# where the two factors stand among the arguments
+# Positions of the two factors among the arguments.
 FACTORS = {
     aten.mm.default: (0, 1),
     aten.bmm.default: (0, 1),
@@ -20,18 +20,18 @@ FACTORS = {
 class Products(TorchDispatchMode):
     """Context that counts the matrix products in which no factor is a weight.
 
-    As papers on spiking transformers count them (Spikformer, ICLR 2023: rate times dense operations): where a factor is
-    two-valued, an accumulation for each of its spikes and each number that the spike selects in the other factor, of
-    two such factors by the sparser one. All others are dense multiply-accumulates.
+    They are counted as in papers on spiking transformers (Spikformer, ICLR 2023: firing rate times dense operations).
+    If a factor has two values, each of its spikes costs one accumulation for each number that it selects in the other
+    factor; if both have two values, the sparser one counts. All other products are dense multiply-accumulates.
 
     Args:
-        model: whose weights are left out.
+        model: the model whose weights are left out.
 
     Attributes:
         acs: accumulations of products with spikes.
-        spiking_macs: dense multiply-accumulates of these.
-        macs: dense multiply-accumulates of the others.
-        spikes, inputs: non-zero and all elements of the spiking factors.
+        spiking_macs: dense multiply-accumulates of products with spikes.
+        macs: dense multiply-accumulates of the other products.
+        spikes, inputs: numbers of non-zero and of all elements in the spiking factors.
     """
 
     model: nn.Module
@@ -55,16 +55,16 @@ class Products(TorchDispatchMode):
 
     def _add(self, left: Tensor, right: Tensor) -> None:
         dense = left.numel() * right.shape[-1]
-        # each element of a factor meets as many of the other's as that has columns, or rows
-        found = [
+        # An element of the left factor is multiplied with a row of the right one; one of the right with a column.
+        spiking = [
             (spikes * reach, spikes, factor.numel())
             for factor, reach in ((left, right.shape[-1]), (right, left.shape[-2]))
             if (spikes := _spikes(factor)) is not None
         ]
-        if not found:
+        if not spiking:
             self.macs += dense
             return
-        acs, spikes, inputs = min(found)
+        acs, spikes, inputs = min(spiking)
         self.acs += acs
         self.spiking_macs += dense
         self.spikes += spikes
@@ -72,7 +72,7 @@ class Products(TorchDispatchMode):
 
 
 def _spikes(x: Tensor) -> int | None:
-    """Number of spikes where ``x`` holds 0 and one other value, else None."""
+    """Number of spikes if ``x`` holds 0 and at most one other value; otherwise None."""
     on = x != 0
     count = int(on.sum())
     return None if count and not bool((x[on] == x[on][0]).all()) else count

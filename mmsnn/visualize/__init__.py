@@ -1,11 +1,11 @@
-"""Spikes to look at: rasters, membrane potentials, rates over images and over time, event frames, results.
+"""Drawing spike rasters, membrane potentials, firing rates over images and over time, event frames and predictions.
 
-Every function draws into matplotlib axes that it is given::
+Every function draws into given matplotlib axes::
 
-    with mmsnn.record(model, 'backbone.layer1.0.neuron1', what=('spikes', 'v')) as found:
+    with mmsnn.record(model, 'backbone.layer1.0.neuron1', what=('spikes', 'v')) as recorded:
         model(images)
     figure, axes = plt.subplots()
-    mmsnn.visualize.raster(axes, found['backbone.layer1.0.neuron1']['spikes'])
+    mmsnn.visualize.raster(axes, recorded['backbone.layer1.0.neuron1']['spikes'])
 """
 
 from .results import draw_boxes, draw_rates, draw_result

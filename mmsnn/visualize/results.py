@@ -1,12 +1,12 @@
-"""What task models see, and how often their neurons fire, drawn into matplotlib axes."""
+"""Drawing the predictions of task models and the firing rates of their neurons into matplotlib axes."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 
 def draw_boxes(axes, boxes, labels, scores=None, classes=None) -> None:
-    """Draw boxes ``[N, 4]`` (x1, y1, x2, y2 in pixels) with class and score, a colour a class, on a drawn image."""
-    # libraries sort by score: the best is drawn last, on top
+    """Draw boxes ``[N, 4]`` (x1, y1, x2, y2 in pixels) with class and score onto an image, one colour per class."""
+    # The libraries sort boxes by score; the best box is drawn last, on top of the others.
     for k, (x1, y1, x2, y2) in reversed(list(enumerate(boxes))):
         colour = plt.cm.tab10(int(labels[k]) % 10)
         axes.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.8))
@@ -17,16 +17,16 @@ def draw_boxes(axes, boxes, labels, scores=None, classes=None) -> None:
 
 
 def draw_result(axes, image: np.ndarray, sample, classes=None, score_thr: float = 0.3) -> None:
-    """Draw ``image`` (RGB, ``[H, W, 3]``) and the result of mmdet, mmseg or mmpretrain in ``sample`` on it."""
+    """Draw ``image`` (RGB, ``[H, W, 3]``) with the prediction in ``sample``, of mmdet, mmseg or mmpretrain."""
     axes.imshow(image)
     axes.axis('off')
     if 'pred_instances' in sample:
-        found = sample.pred_instances.cpu().numpy()
-        found = found[found.scores > score_thr]
-        for mask, label in zip(found.get('masks', ()), found.labels):
+        shown = sample.pred_instances.cpu().numpy()
+        shown = shown[shown.scores > score_thr]
+        for mask, label in zip(shown.get('masks', ()), shown.labels):
             axes.imshow(np.where(mask[..., None], plt.cm.tab10(int(label) % 10), 0.0), alpha=0.5)
-        draw_boxes(axes, found.bboxes, found.labels, found.scores, classes)
-        axes.set_title(f'{len(found)} detections above {score_thr:g}')
+        draw_boxes(axes, shown.bboxes, shown.labels, shown.scores, classes)
+        axes.set_title(f'{len(shown)} detections above {score_thr:g}')
     elif 'pred_sem_seg' in sample:
         semantic = sample.pred_sem_seg.data[0].cpu().numpy()
         axes.imshow(semantic, alpha=0.5, cmap='tab20', vmin=0, vmax=19, interpolation='nearest')
@@ -41,7 +41,7 @@ def draw_result(axes, image: np.ndarray, sample, classes=None, score_thr: float 
 
 
 def draw_rates(axes, rates: dict[str, float], T: int) -> None:
-    """Bars of the firing rates (spikes per neuron and time step), first layer on top."""
+    """Draw the firing rates (spikes per neuron and time step) as bars, with the first layer on top."""
     names = list(rates)
     axes.barh(range(len(names)), rates.values(), color=plt.cm.viridis(np.linspace(0.15, 0.8, len(names))))
     axes.set_yticks(range(len(names)), names, fontsize=7)

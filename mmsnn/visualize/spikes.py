@@ -1,6 +1,6 @@
-"""Spikes, potentials and rates, drawn into matplotlib axes.
+"""Drawing spikes, membrane potentials and firing rates into matplotlib axes.
 
-What is drawn is what `mmsnn.record` gives: ``[T, B, ...]`` for spikes and potentials, of which one sample is drawn.
+Spikes and potentials have the form ``[T, B, ...]``, as `mmsnn.record` returns them; one sample of the batch is drawn.
 """
 
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from torch import Tensor
 from torch.nn import functional as F
 
-# of events of both polarities
+# Colours of negative and positive events.
 OFF, ON = (0.84, 0.19, 0.15), (0.10, 0.44, 0.69)
 
 
 def _of_sample(values: Tensor, sample: int) -> Tensor:
-    """``[T, B, ...]`` to ``[T, ...]``; ValueError where there is no such sample or no time."""
+    """One sample ``[T, ...]`` of ``[T, B, ...]``; ValueError if it does not exist or ``values`` has another form."""
     if values.dim() < 3:
         raise ValueError(f'expected spikes or potentials [T, B, ...], got {tuple(values.shape)}')
     if not -values.shape[1] <= sample < values.shape[1]:
@@ -25,7 +25,7 @@ def _of_sample(values: Tensor, sample: int) -> Tensor:
 
 
 def choose(spikes: Tensor, count: int, sample: int = 0) -> Tensor:
-    """Indices of up to ``count`` neurons of a layer, spread evenly over those that fire, or over all if none does."""
+    """Indices of up to ``count`` neurons of a layer, evenly spaced among those that fire, or among all if none does."""
     flat = _of_sample(spikes, sample).flatten(1)
     firing = flat.any(0).nonzero().flatten()
     among = firing if len(firing) else torch.arange(flat.shape[1])
@@ -33,18 +33,18 @@ def choose(spikes: Tensor, count: int, sample: int = 0) -> Tensor:
 
 
 def raster(axes: Axes, spikes: Tensor, *, sample: int = 0, neurons: Tensor | None = None, count: int = 60) -> Axes:
-    """A raster: a row a neuron, a mark a spike.
+    """Draw a spike raster, with one row per neuron and one mark per spike.
 
     Args:
-        axes: to draw into.
+        axes: the axes to draw into.
         spikes: ``[T, B, ...]``.
-        sample: which of the batch.
-        neurons: indices into one sample's neurons; None for `choose`.
-        count: how many are chosen then.
+        sample: index of the sample in the batch.
+        neurons: indices of neurons in the flattened layer; None calls `choose`.
+        count: number of neurons that `choose` selects.
     """
     neurons = choose(spikes, count, sample) if neurons is None else neurons
     flat = _of_sample(spikes, sample).flatten(1)[:, neurons]
-    # time steps are numbered from 1, as T counts them
+    # Time steps are numbered from 1 to T.
     rows = [(1 + flat[:, k].nonzero().flatten()).tolist() for k in range(flat.shape[1])]
     axes.eventplot(rows, colors='black', linelengths=0.8, linewidths=1.5)
     axes.set(xlim=(0.5, len(flat) + 0.5), xlabel='time step', ylabel=f'{len(rows)} of {spikes[0, 0].numel()} neurons')
@@ -62,14 +62,14 @@ def membrane(
     neurons: Tensor | None = None,
     count: int = 4,
 ) -> Axes:
-    """Traces of membrane potentials before they fire, with the threshold; marks where the neuron fired.
+    """Draw membrane potentials before firing over time, with the threshold and a mark at each spike.
 
     Args:
-        axes: to draw into.
-        potentials: ``[T, B, ...]``, of `mmsnn.record` ``what='v'``.
-        v_threshold: of the neurons.
-        spikes: ``[T, B, ...]``, for the marks.
-        sample, neurons, count: as in `raster`; neurons that fire are chosen where ``spikes`` are given.
+        axes: the axes to draw into.
+        potentials: ``[T, B, ...]``, as `mmsnn.record` returns for ``what='v'``.
+        v_threshold: threshold of the neurons.
+        spikes: ``[T, B, ...]``, for the marks; None draws no marks.
+        sample, neurons, count: as in `raster`; with ``spikes``, neurons that fire are chosen.
     """
     if neurons is None:
         neurons = choose(potentials if spikes is None else spikes, count, sample)
@@ -91,13 +91,13 @@ def membrane(
 def rate_map(
     axes: Axes, spikes: Tensor, image: np.ndarray | None = None, *, sample: int = 0, alpha: float = 0.6
 ) -> Axes:
-    """Where a layer fires: spikes a neuron and time step, mean over channels, over an image.
+    """Draw a map of the firing rate of a layer (spikes per neuron and time step, mean over channels) onto an image.
 
     Args:
-        axes: to draw into.
+        axes: the axes to draw into.
         spikes: ``[T, B, C, H, W]``.
-        image: ``[h, w, 3]`` in RGB; the map is stretched to it.
-        sample: which of the batch.
+        image: ``[h, w, 3]`` in RGB, to whose size the map is interpolated; None draws the map alone.
+        sample: index of the sample in the batch.
         alpha: opacity of the map.
 
     Raises:
@@ -116,11 +116,11 @@ def rate_map(
 
 
 def rate_over_time(axes: Axes, spikes: Mapping[str, Tensor]) -> Axes:
-    """The firing rate of each layer in every time step, over the batch.
+    """Draw the firing rate of each layer at every time step, averaged over the batch.
 
     Args:
-        axes: to draw into.
-        spikes: by the layer's name, ``[T, B, ...]``.
+        axes: the axes to draw into.
+        spikes: by the name of the layer, ``[T, B, ...]``.
     """
     longest = 1
     for name, values in spikes.items():
@@ -135,14 +135,14 @@ def rate_over_time(axes: Axes, spikes: Mapping[str, Tensor]) -> Axes:
 
 
 def event_frames(axes: list[Axes], frames: Tensor) -> list[Axes]:
-    """Event frames, one a pair of axes: positive events blue, negative red, both on white.
+    """Draw event frames, one into each axes: positive events are blue, negative events red, on white.
 
     Args:
-        axes: as many as are drawn; frames are spread evenly over them.
-        frames: ``[T, 2, H, W]``, counts of events of a clip, negative ones first.
+        axes: a list of axes; as many frames are drawn, evenly spaced in time.
+        frames: ``[T, 2, H, W]``, counts of negative and of positive events.
 
     Raises:
-        ValueError: ``frames`` has not two polarities.
+        ValueError: ``frames`` has another form.
     """
     if frames.dim() != 4 or frames.shape[1] != 2:
         raise ValueError(f'expected event frames [T, 2, H, W], got {tuple(frames.shape)}')

@@ -187,4 +187,4 @@ def test_table(report):
     text = ' '.join(console.export_text().split())
     for words in ('SNN, T=4, fp32', '8-bit weights, 3-bit activations', 'dense 1.50 ms, events not run', 'MB moved'):
         assert words in text
-    assert f'As dear as the fp32 twin at a firing rate of {report.comparison.crossover:.1%}' in text
+    assert f'As expensive as the fp32 twin at a firing rate of {report.comparison.crossover:.1%}' in text

@@ -327,7 +327,7 @@ def test_models_stay_as_they_were(spiking, monkeypatch, label):
         assert report.layers == dict(teacher='backbone.layer2.0.bn2', student='backbone.layer3.0.bn1')
         assert report.flat('gradient') == dict(teacher=0, student=0)
     else:
-        with pytest.raises(ValueError, match='label=7: the teacher tells the classes 0 to 4 apart'):
+        with pytest.raises(ValueError, match='label=7: the teacher has the classes 0 to 4'):
             compare(teacher, student, x, label=7, layer='backbone.layer3.0.bn1')
     assert (state(teacher), state(student)) == before
 
@@ -495,15 +495,15 @@ class TestErrors:
         [
             (dict(top=0), 'top is a percentage between 0 and 100, got 0'),
             (dict(boxes=0), 'boxes must be at least 1'),
-            (dict(label=-1), 'label=-1: the teacher tells the classes 0 to 4 apart'),
+            (dict(label=-1), 'label=-1: the teacher has the classes 0 to 4'),
             (dict(layer='backbone.layer9'), "student tap 'backbone.layer9'.*backbone has conv1, .*layer4"),
             (dict(teacher_layer='trunk'), "teacher tap 'trunk'.*the model has backbone, head"),
             (dict(layer='backbone[7]'), r'student layer backbone\[7\] gives 4 outputs'),
             (dict(layer='head'), r'student layer head gives a tensor \(1, 5\)'),
-            (dict(layer='backbone|head'), 'asks for something else'),
+            (dict(layer='backbone|head'), 'is something else'),
             (dict(layer='a b'), 'a tap is written'),
             (dict(layer='unused'), 'student layer unused ran 0 times'),
-            (dict(layer='beside'), 'student layer beside has no part in the answer'),
+            (dict(layer='beside'), 'student layer beside does not affect the output'),
         ],
     )
     def test_arguments(self, spiking, arguments, message):

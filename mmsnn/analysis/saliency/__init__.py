@@ -1,6 +1,7 @@
-"""Saliency consistency: do a student and its teacher look at the same pixels? (Hu, Li, Deng, NCE 2025)
+"""Saliency consistency: whether a student and its teacher use the same pixels (Hu, Li, Deng, NCE 2025).
 
-A reconstruction: the paper's own figures could not be had. It is a measurement and no loss.
+It is reconstructed from the paper and not compared with the paper's own figures, which are not available. It is a
+measurement, not a loss.
 """
 
 from .compare import compare

@@ -1,4 +1,4 @@
-"""Two networks look at the same images."""
+"""Comparing the saliency of two networks on the same images."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,37 +26,36 @@ def compare(
     boxes: int = 20,
     names: Sequence[str] = (),
 ) -> SaliencyReport:
-    """Gradient x input and Grad-CAM of two task models on the same images, and how far they agree.
+    """Compute gradient x input and Grad-CAM of two task models on the same images, and measure their agreement.
 
-    What the maps explain, chosen on the intact image and kept when pixels are erased:
+    The maps explain a quantity that is chosen on the intact image and stays the same when pixels are erased:
 
     - classification: the logit of the teacher's class;
-    - segmentation: the logits of the teacher's most frequent class, mean over the pixels where the teacher sees it;
-    - detection: the class logits of the network's own ``boxes`` most probable boxes, their mean: of the dense head
-      (without centerness or objectness), of the second stage on its proposals, or of the RPN where a cascade follows.
-      There is no suppression: boxes of several priors on one object count singly.
+    - segmentation: the logits of the teacher's most frequent class, averaged over the pixels to which it is assigned;
+    - detection: the mean class logit of the network's own ``boxes`` most probable boxes. They are boxes of the dense
+      head (without centerness or objectness), of the second stage on its proposals, or of the RPN if a cascade follows.
+      There is no non-maximum suppression, so several priors on one object count separately.
 
-    What erasing costs is measured in probabilities (softmax for classes and pixels). Erased pixels are 0 after
-    normalisation, each network's mean colour. Both models are left as they were: modes, ``requires_grad``, gradients,
-    hooks.
+    The effect of erasing is measured in probabilities (softmax for classes and pixels). Erased pixels are 0 after
+    normalisation, which is the mean colour. Both models keep their modes, ``requires_grad``, gradients and hooks.
 
     Args:
         teacher: a task model of mmpretrain, mmdet or mmseg, spiking or not.
-        student: another one of the same task. Of a `Distiller`, the student inside.
-        images: a batch of a data loader, as the student's data preprocessor takes it; or images ``[B, C, H, W]`` as it
-            has made them; or an iterable of either. The teacher sees them in its own normalisation.
-        label: class to explain instead.
-        layer: module of the student at which Grad-CAM looks, e.g. ``backbone.layer3``, or ``neck[0]`` for an item of
-            what it returns; of several maps otherwise the last. The default is the backbone's last map.
-        teacher_layer: the same of the teacher, default ``layer``.
-        top: percent of the pixels that count as top.
-        boxes: how many boxes of a detector are explained.
-        names: of the images, default their numbers.
+        student: another model for the same task; for a `Distiller`, its student is used.
+        images: a batch of a data loader for the student's data preprocessor, images ``[B, C, H, W]`` as this
+            preprocessor returns them, or an iterable of either. They are normalised anew for the teacher.
+        label: class to explain instead of the teacher's.
+        layer: module of the student for Grad-CAM, e.g. ``backbone.layer3``, or ``neck[0]`` for an item of its output.
+            If there are several maps, the last one is taken. The default is the backbone's last map.
+        teacher_layer: the same for the teacher; by default ``layer``.
+        top: percentage of the pixels that count as top pixels.
+        boxes: number of explained boxes of a detector.
+        names: names of the images; by default their numbers.
 
     Raises:
-        TypeError: ``images`` is none of these, or a model is of no known task.
-        ValueError: ``top``, ``boxes`` or ``label`` out of range, no images, a layer that does not exist or gives no
-            maps, or models of different tasks or classes.
+        TypeError: ``images`` has another form, or a model belongs to no known task.
+        ValueError: ``top``, ``boxes`` or ``label`` is out of range, there are no images, a layer does not exist or
+            returns no maps, or the models have different tasks or classes.
     """
     if not 0 < top < 100:
         raise ValueError(f'top is a percentage between 0 and 100, got {top!r}')
@@ -66,14 +65,14 @@ def compare(
     teacher = read_network('teacher', teacher, teacher_layer or layer, boxes)
     if teacher.task != student.task:
         raise ValueError(f'a teacher for {teacher.task} and a student for {student.task} have nothing to compare')
-    found = []
+    results = []
     with _untouched(teacher.model), _untouched(student.model):
         for x, shape in _split(images, student.model):
-            name = names[len(found)] if len(found) < len(names) else str(len(found))
-            found.append(_compare_image(teacher, student, x, shape, label, top, name))
-    if not found:
+            name = names[len(results)] if len(results) < len(names) else str(len(results))
+            results.append(_compare_image(teacher, student, x, shape, label, top, name))
+    if not results:
         raise ValueError('there are no images to compare')
-    return SaliencyReport(found, top, {n.role: str(n.tap) for n in (teacher, student)})
+    return SaliencyReport(results, top, {n.role: str(n.tap) for n in (teacher, student)})
 
 
 def _compare_image(teacher, student, x: Tensor, shape, label, top: float, name: str) -> ImageSaliency:
@@ -100,9 +99,9 @@ def _compare_image(teacher, student, x: Tensor, shape, label, top: float, name: 
 
 @contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
-    """Eval mode, gradients for inputs alone, no activation checkpointing; afterwards everything is as before."""
+    """Context with eval mode, gradients only for inputs and no activation checkpointing; all is restored at its end."""
     learning = [p for p in model.parameters() if p.requires_grad]
-    # reentrant checkpointing refuses autograd.grad
+    # Reentrant checkpointing does not support autograd.grad.
     checkpointed = {m: m.with_cp for m in model.modules() if 'with_cp' in vars(m)}
     try:
         for parameter in learning:
@@ -119,7 +118,7 @@ def _untouched(model: nn.Module) -> Iterator[None]:
 
 
 def _split(images: Batch | Iterable[Batch], student: nn.Module) -> Iterator[tuple[Tensor, tuple[int, int]]]:
-    """One preprocessed image ``[1, ...]`` after the other, and its height and width without padding."""
+    """Yield each preprocessed image ``[1, ...]`` with its height and width without padding."""
     for batch in as_batches(images):
         samples = [None] * images_in(batch)
         if isinstance(batch, Mapping):

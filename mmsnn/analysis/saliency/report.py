@@ -1,4 +1,4 @@
-"""What two networks look at in each image, and how far they agree: numbers, JSON, a table."""
+"""The report of a saliency comparison, as numbers, JSON and a table."""
 
 import math
 from dataclasses import asdict, dataclass, field, fields
@@ -14,14 +14,14 @@ ROLES = ('teacher', 'student')
 
 @dataclass(frozen=True)
 class Figures:
-    """How far two maps of one image agree; NaN where a map is flat, which leaves the figure without meaning.
+    """Measures of the agreement of two maps of one image; NaN if a map is flat and a measure is undefined.
 
     Attributes:
         cosine: cosine similarity of the maps.
-        spearman: Spearman's rank correlation, tied pixels with their mean rank.
+        spearman: Spearman's rank correlation; equal pixels get their mean rank.
         iou: intersection over union of the top pixels.
         student_drop: probability that the student loses when the teacher's top pixels are erased.
-        teacher_drop: the other way round.
+        teacher_drop: probability that the teacher loses when the student's top pixels are erased.
     """
 
     cosine: float
@@ -31,26 +31,26 @@ class Figures:
     teacher_drop: float
 
     def as_dict(self) -> dict:
-        """The figures, ``'flat'`` for NaN, which JSON does not know."""
+        """The figures, with ``'flat'`` for NaN, which JSON cannot hold."""
         return {name: 'flat' if math.isnan(value) else value for name, value in asdict(self).items()}
 
     def cells(self) -> list[str]:
-        """The figures as text; drops with their sign."""
+        """The figures as text; drops have a sign."""
         signs = ['+' if name.endswith('drop') else '' for name in asdict(self)]
         return [v if v == 'flat' else f'{v:{sign}.3f}' for v, sign in zip(self.as_dict().values(), signs)]
 
 
 @dataclass(frozen=True)
 class ImageSaliency:
-    """One image seen by both networks.
+    """The comparison of both networks on one image.
 
     Attributes:
-        name: of the image.
-        label: class that is explained, None for the best boxes of any class.
-        explained: the same in words.
-        probability: by role, what erasing may cost: of the class, mean over the explained pixels or boxes.
-        maps: by kind and role, ``[H, W]`` in pixels of the image without padding.
-        figures: by kind.
+        name: name of the image.
+        label: the explained class; None for the best boxes of any class.
+        explained: the explained quantity in words.
+        probability: by role, the probability of the explained class, averaged over the explained pixels or boxes.
+        maps: by kind and role, a map ``[H, W]`` in pixels of the image without padding.
+        figures: by kind, the measures of agreement.
     """
 
     name: str
@@ -63,12 +63,12 @@ class ImageSaliency:
 
 @dataclass(frozen=True)
 class SaliencyReport:
-    """What `compare` found.
+    """The result of `compare`.
 
     Attributes:
-        images: in the order they came.
-        top: percent of the pixels that count as top.
-        layers: where Grad-CAM looked, by role.
+        images: results of the images, in their order.
+        top: percentage of the pixels that count as top pixels.
+        layers: by role, the layer of Grad-CAM.
     """
 
     images: list[ImageSaliency]
@@ -81,16 +81,16 @@ class SaliencyReport:
         return [value for value in every if not math.isnan(value)]
 
     def mean(self, kind: str) -> Figures:
-        """Mean over the images, flat maps left out; NaN where all are flat."""
-        found = {f.name: self.values(kind, f.name) for f in fields(Figures)}
-        return Figures(**{name: sum(v) / len(v) if v else math.nan for name, v in found.items()})
+        """Mean over the images without flat maps; NaN if all are flat."""
+        values = {f.name: self.values(kind, f.name) for f in fields(Figures)}
+        return Figures(**{name: sum(v) / len(v) if v else math.nan for name, v in values.items()})
 
     def flat(self, kind: str) -> dict[str, int]:
-        """Number of flat maps, by role: constant, so without top pixels, or not finite."""
+        """Number of flat maps by role: maps that are constant, and so have no top pixels, or not finite."""
         return {role: sum(not m.max() > m.min() for m in (i.maps[kind][role] for i in self.images)) for role in ROLES}
 
     def as_dict(self) -> dict:
-        """Everything but the maps, ready for JSON."""
+        """All results except the maps, in a form that JSON can hold."""
         return dict(
             top=self.top,
             layers=self.layers,
@@ -108,14 +108,14 @@ class SaliencyReport:
         )
 
     def table(self) -> Table:
-        """The report for ``rich.print``."""
+        """The report as a table for ``rich.print``."""
         flat = [f"{n} of the {r}'s {title}" for kind, title in KINDS.items() for r, n in self.flat(kind).items() if n]
         table = Table(
             title=f'Saliency of teacher and student, {len(self.images)} images',
             caption=(
-                f'p: probability of what is explained. Drop: what a network loses of it when the top {self.top:g} % of '
-                f"the other network's pixels are erased. Grad-CAM at {self.layers['teacher']} of the teacher and "
-                f'{self.layers["student"]} of the student. Maps that are flat, and count in no mean: '
+                f'p: probability of the explained class. Drop: how much a network loses of it when the top '
+                f"{self.top:g} % of the other network's pixels are erased. Grad-CAM at {self.layers['teacher']} of the "
+                f'teacher and {self.layers["student"]} of the student. Flat maps, which are left out of the means: '
                 + (', '.join(flat) or 'none')
             ),
         )

@@ -1,4 +1,4 @@
-"""Classifiers, segmentors and detectors, asked what they see in one image and where."""
+"""Computing saliency maps of one image for classifiers, segmentors and detectors."""
 
 import logging
 import math
@@ -20,9 +20,13 @@ from .maps import grad_cam, gradient_x_input
 
 @dataclass(frozen=True)
 class Look:
-    """What one network saw in one image: what was explained, how probable it is, and the maps on the CPU.
+    """The result of one network for one image.
 
-    ``size`` is the length of the whole answer: classes, or priors.
+    Attributes:
+        target: the explained quantity, in the form of the task.
+        size: number of classes or priors in the network's output.
+        probability: probability of the explained quantity.
+        maps: the maps by kind, on the CPU.
     """
 
     target: object
@@ -32,26 +36,26 @@ class Look:
 
 
 class Network:
-    """A task model that is asked about one image at a time; subclasses know the task.
+    """A task model that processes one image at a time; subclasses implement the tasks.
 
-    ``answer`` is what the model says; ``choose`` picks in it what is explained; ``score`` (whose gradient makes the
-    maps) and ``probability`` read that out of the answer to any image.
+    ``answer`` runs the model, and ``choose`` selects the quantity in its output that is to be explained. ``score``,
+    whose gradient gives the maps, and ``probability`` compute this quantity from the output for any image.
     """
 
     task = ''
-    # whether the student explains what the teacher has chosen
+    # Whether the student explains the quantity that the teacher has chosen.
     shares_target = True
 
     def __init__(self, role: str, model: nn.Module, layer: str, boxes: int):
         self.role, self.model, self.boxes = role, model, boxes
         self.tap = Tap.parse(layer)
         if self.tap != Tap(self.tap.module, self.tap.index):
-            raise ValueError(f'Grad-CAM looks at what a module returns, {role} layer {layer!r} asks for something else')
+            raise ValueError(f'Grad-CAM needs the output of a module, but {role} layer {layer!r} is something else')
         self.module = resolve(model, self.tap, role)
         self.T = get_time_steps(model)
 
     def look(self, x: Tensor, shape, label: int | None, target=None) -> Look:
-        """Both maps of the image ``x`` and what they explain: ``target``, or what the network chooses itself."""
+        """Both maps of the image ``x`` for ``target``, or for the quantity that the network chooses itself."""
         x = x.detach().clone().requires_grad_()
         with self._kept() as kept:
             answer = self.answer(x, shape)
@@ -64,21 +68,23 @@ class Network:
         score, probability = self.score(answer, target), self.probability(answer, target)
         gradients = torch.autograd.grad(score, (x, kept[0]), allow_unused=True)
         if gradients[1] is None:
-            raise ValueError(f'{self.role} layer {self.tap} has no part in the answer: name one on the way to the head')
+            raise ValueError(
+                f'{self.role} layer {self.tap} does not affect the output: name one that leads to the head'
+            )
         if gradients[0] is None:
-            # Poisson encoding: the spikes carry none
+            # The spikes of Poisson encoding carry no gradient.
             print_log(f'no gradient reaches the image of the {self.role}', 'current', logging.WARNING)
             gradients = torch.zeros_like(x), gradients[1]
         cam = grad_cam(kept[0], gradients[1])[None, None]
         cam = F.interpolate(cam, x.shape[-2:], mode='bilinear', align_corners=False)[0, 0]
         maps = dict(gradient=gradient_x_input(x, gradients[0]), grad_cam=cam)
-        # padding is no part of the image
+        # Padding is removed.
         maps = {kind: m[: shape[0], : shape[1]].detach().float().cpu() for kind, m in maps.items()}
         return Look(target, len(answer), probability.item(), maps)
 
     @torch.no_grad()
     def drop(self, x: Tensor, shape, look: Look, erased: Tensor) -> float:
-        """How much less probable what ``look`` explains is without the pixels in ``erased``; NaN if there are none."""
+        """The decrease of the explained probability when the pixels in ``erased`` are erased; NaN without pixels."""
         if not erased.any():
             return math.nan
         h, w = erased.shape
@@ -88,7 +94,7 @@ class Network:
 
     @contextmanager
     def _kept(self) -> Iterator[list[Tensor]]:
-        """The maps ``[T or 1, C, h, w]`` that the layer returns meanwhile, with a gradient."""
+        """Context that collects the maps ``[T or 1, C, h, w]`` that the layer returns, with gradients."""
         kept, index = [], self.tap.index
 
         def keep(_module, _inputs, out):
@@ -105,7 +111,7 @@ class Network:
             if not feature.requires_grad:
                 feature = feature.detach().requires_grad_()
             kept.append(feature)
-            # a copy goes on: an addition in place would change what is kept
+            # The network continues with a copy, because an addition in place would change the kept map.
             outs[i] = feature.clone()
             return type(out)(outs) if isinstance(out, (tuple, list)) else outs[i]
 
@@ -116,13 +122,13 @@ class Network:
             handle.remove()
 
     def one(self, x: Tensor) -> Tensor:
-        """The only image of a batch; time steps that are left are averaged."""
+        """The single image of a batch; remaining time steps are averaged."""
         return x.mean(0)
 
     def check_classes(self, label: int, classes: int) -> None:
-        """ValueError unless ``label`` is one of so many classes."""
+        """Raise ValueError unless ``label`` is a number below ``classes``."""
         if not 0 <= label < classes:
-            raise ValueError(f'label={label}: the {self.role} tells the classes 0 to {classes - 1} apart')
+            raise ValueError(f'label={label}: the {self.role} has the classes 0 to {classes - 1}')
 
 
 class Classifier(Network):
@@ -133,7 +139,7 @@ class Classifier(Network):
         return self.one(self.model(x, mode='tensor'))
 
     def choose(self, logits: Tensor, label: int | None) -> int:
-        """A class."""
+        """The predicted class, or ``label``."""
         return int(logits.argmax()) if label is None else label
 
     def score(self, logits: Tensor, target: int) -> Tensor:
@@ -154,12 +160,12 @@ class Segmentor(Network):
         """Logits ``[K, H, W]`` of the whole image, without padding."""
         size = tuple(x.shape[-2:])
         logits = self.one(self.model.encode_decode(x, [dict(img_shape=size, pad_shape=size, ori_shape=size)]))
-        # one sigmoid as the two classes that it tells apart
+        # A single sigmoid output is converted to logits of two classes.
         logits = torch.cat([-logits / 2, logits / 2]) if len(logits) == 1 else logits
         return logits[:, : shape[0], : shape[1]]
 
     def choose(self, logits: Tensor, label: int | None) -> tuple[int, Tensor]:
-        """A class and its pixels; all pixels where it is seen nowhere."""
+        """The most frequent class, or ``label``, with its pixels; all pixels if the class is predicted nowhere."""
         seen = logits.argmax(0)
         label = int(seen.flatten().bincount().argmax()) if label is None else label
         where = seen == label
@@ -178,7 +184,7 @@ class Segmentor(Network):
 
 class DenseDetector(Network):
     task = 'detection'
-    # the priors of two detectors need not be the same
+    # Two detectors may have different priors.
     shares_target = False
 
     def __init__(self, role, model, layer, boxes):
@@ -186,8 +192,8 @@ class DenseDetector(Network):
         self.head = getattr(model, 'bbox_head', None) or getattr(model, 'rpn_head', None)
         if not hasattr(self.head, 'cls_out_channels') or hasattr(model, 'forward_transformer'):
             raise TypeError(
-                f'the {role}, a {type(model).__name__}, has no dense head with a score for each prior and class; '
-                'RetinaNet, FCOS, Faster R-CNN and their like have'
+                f'the {role}, a {type(model).__name__}, has no dense head with a score for each prior and class, as '
+                'RetinaNet, FCOS and Faster R-CNN have'
             )
 
     def answer(self, x: Tensor, shape) -> Tensor:
@@ -197,11 +203,11 @@ class DenseDetector(Network):
         return torch.cat([self.one(z).unflatten(0, (-1, width)).movedim(1, -1).flatten(0, -2) for z in levels])
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """By sigmoid, or by softmax, whose last class is the background."""
+        """Probabilities by a sigmoid, or by a softmax whose last class is the background."""
         return logits.sigmoid() if getattr(self.head, 'use_sigmoid_cls', True) else logits.softmax(-1)[:, :-1]
 
     def choose(self, logits: Tensor, label: int | None) -> tuple[Tensor, Tensor]:
-        """Rows and columns of the largest probabilities, of one class or of any."""
+        """Rows and columns of the largest probabilities, of the class ``label`` or of all classes."""
         p = self.probabilities(logits)
         rows, classes = p.shape
         if label is not None:
@@ -222,10 +228,10 @@ class DenseDetector(Network):
 
 
 class RegionDetector(DenseDetector):
-    """Two stages: the boxes are proposals, found on the intact image."""
+    """A two-stage detector; its boxes are the proposals for the intact image."""
 
     def answer(self, x: Tensor, shape) -> tuple:
-        """Feature maps, and the size of the image."""
+        """The feature maps and the size of the image."""
         return self.model.extract_feat(x), shape
 
     def logits(self, answer: tuple, proposals: Tensor) -> Tensor:
@@ -236,7 +242,7 @@ class RegionDetector(DenseDetector):
         return logits.softmax(-1)[:, :-1]
 
     def choose(self, answer: tuple, label: int | None) -> tuple[Tensor, Tensor]:
-        """The best proposals, and the classes that they show."""
+        """The proposals with the largest probabilities, and their classes."""
         from mmdet.structures import DetDataSample
 
         feats, shape = answer
@@ -254,7 +260,7 @@ class RegionDetector(DenseDetector):
 
 
 def read_network(role: str, model: nn.Module, layer: str, boxes: int) -> Network:
-    """The model with the questions of its task; TypeError if that is none of the three."""
+    """The `Network` for the task of ``model``; TypeError for other tasks."""
     model = model.student if isinstance(model, Distiller) else model
     roi_head = getattr(model, 'roi_head', None)
     if hasattr(model, 'encode_decode'):
@@ -267,7 +273,7 @@ def read_network(role: str, model: nn.Module, layer: str, boxes: int) -> Network
         kind = Classifier
     else:
         raise TypeError(
-            f'the {role}, a {type(model).__name__}, is no classifier of mmpretrain, detector of mmdet or segmentor of '
-            'mmseg'
+            f'the {role}, a {type(model).__name__}, is not a classifier of mmpretrain, detector of mmdet or segmentor '
+            'of mmseg'
         )
     return kind(role, model, layer, boxes)
