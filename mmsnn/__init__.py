@@ -7,7 +7,7 @@ from .version import __version__
 
 import_hook.install()
 
-# what `import mmsnn` offers, by the module that holds it: imported when it is asked for
+# Public names and the modules that hold them; a module is imported when one of its names is first used.
 NAMES = dict(
     event_driven='inference',
     event_report='inference',

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .shipped import home
 
-# what `mmsnn env` and `mmsnn completion` do is written here
+# The commands that this file implements itself, with their help.
 OWN = dict(
     completion='Print a shell\'s completion: eval "$(mmsnn completion bash)" (or zsh), mmsnn completion fish | source.',
     env='Print the versions a report of a problem should name.',
@@ -16,13 +16,13 @@ OWN = dict(
 
 
 def scripts() -> dict[str, Path]:
-    """The Python files under ``tools`` and ``demo`` that can be run, by name without suffix."""
-    found = [*sorted((home() / 'tools').rglob('*.py')), *sorted((home() / 'demo').glob('*.py'))]
-    return {path.stem: path for path in found if '__main__' in path.read_text(encoding='utf-8')}
+    """The Python files under ``tools`` and ``demo`` that can be run, by their names without the suffix."""
+    files = [*sorted((home() / 'tools').rglob('*.py')), *sorted((home() / 'demo').glob('*.py'))]
+    return {path.stem: path for path in files if '__main__' in path.read_text(encoding='utf-8')}
 
 
 def listing() -> str:
-    """One line a command: the first line of its docstring."""
+    """The list of commands, each with the first line of its docstring."""
     lines = ['mmsnn COMMAND ...', '', *[f'  {name:<24}{said}' for name, said in OWN.items()]]
     for name, path in scripts().items():
         doc = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''
@@ -31,7 +31,7 @@ def listing() -> str:
 
 
 def options(path: Path) -> list[str]:
-    """The long options of a tool, as its source names them; those that the tools share come from theirs."""
+    """The long options of a tool, read from its source and from the source of the options that all tools share."""
     shared = {'add_arguments(': 'cli.py', 'add_cfg_options(': 'options.py'}
     texts = [path.read_text(encoding='utf-8')]
     for call, file in shared.items():
@@ -46,20 +46,20 @@ def completion(shell: str) -> str:
     """Code for ``shell`` that completes commands, their options, and files.
 
     Raises:
-        SystemExit: with a message, for other shells than bash, zsh and fish.
+        SystemExit: ``shell`` is not bash, zsh or fish.
     """
     known = {name: options(path) for name, path in scripts().items()}
     commands = [*OWN, *known]
     if shell == 'fish':
         lines = ['complete -c mmsnn -f -n __fish_use_subcommand -a "' + ' '.join(commands) + '"']
-        for name, found in known.items():
-            lines += [f"complete -c mmsnn -n '__fish_seen_subcommand_from {name}' -l {o[2:]}" for o in found]
+        for name, flags in known.items():
+            lines += [f"complete -c mmsnn -n '__fish_seen_subcommand_from {name}' -l {o[2:]}" for o in flags]
         return '\n'.join(lines)
     if shell not in ('bash', 'zsh'):
-        raise SystemExit(f'completion is there for bash, zsh and fish, not for {shell!r}')
+        raise SystemExit(f'completion exists for bash, zsh and fish, not for {shell!r}')
     known['list'] = ['models', 'configs', 'losses', 'neurons', '--help']
-    cases = '\n'.join(f'    {name}) options="{" ".join(found)}" ;;' for name, found in known.items())
-    # zsh knows bash's way
+    cases = '\n'.join(f'    {name}) options="{" ".join(flags)}" ;;' for name, flags in known.items())
+    # zsh can run bash's completions.
     first = 'autoload -U +X bashcompinit && bashcompinit\n' if shell == 'zsh' else ''
     return f"""{first}_mmsnn() {{
   local word="${{COMP_WORDS[COMP_CWORD]}}" options=""
@@ -80,10 +80,10 @@ complete -o filenames -F _mmsnn mmsnn"""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command named first in ``arguments`` (default: the command line) with what follows it.
+    """Run the command that is the first of ``arguments`` (default: the command line) with the others.
 
     Raises:
-        SystemExit: with a message, if there is no such command.
+        SystemExit: there is no such command; the message lists all commands.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ('-h', '--help'):
@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         if quick_help.show(path, rest):
             return
-    # What `python FILE` does too: scripts may import their neighbours.
+    # As with `python FILE`, scripts may import modules of their own folder.
     sys.path.insert(0, str(path.parent))
     sys.argv = [str(path), *rest]
     runpy.run_path(str(path), run_name='__main__')

@@ -1,4 +1,4 @@
-"""A config's file, its model, and the size of its images, without its data."""
+"""Reading configs and building their models, without data."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from .shipped import find_config
 
-# H, W of data sets whose pipelines need not say it
+# Heights and widths of data sets whose pipelines may leave them out.
 SIZES = {
     'MNIST': (28, 28),
     'FashionMNIST': (28, 28),
@@ -25,10 +25,10 @@ SIZES = {
 
 
 def read(name: str) -> Config:
-    """The config called ``name``: a file, or ``mmsnn::PATH`` for one that came with mmsnn (``mmdet::PATH`` ...).
+    """The config called ``name``: the path of a file, or ``mmsnn::PATH`` (``mmdet::PATH`` ...) for one of a package.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such config.
     """
     shipped = find_config(name)
     if '::' in name and shipped is None:
@@ -42,13 +42,13 @@ def is_distiller(model: dict) -> bool:
 
 
 def type_name(cfg: dict) -> str:
-    """What a config dict's ``type`` is called, without its scope; empty where there is none."""
+    """The name of a config dict's ``type`` without its scope; empty if there is no type."""
     kind = cfg.get('type', '')
     return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).rpartition('.')[2]
 
 
 def use_student(cfg: Config) -> Config:
-    """Make of a distillation config that of its student, in place; any other stays as it is. Returns ``cfg``."""
+    """Turn a distillation config into that of its student, in place; leave others unchanged. Returns ``cfg``."""
     if is_distiller(cfg.get('model') or {}):
         cfg.model = model_config(cfg)
         hooks = cfg.get('custom_hooks') or []
@@ -57,7 +57,7 @@ def use_student(cfg: Config) -> Config:
 
 
 def model_config(cfg: Config, student: bool = True) -> ConfigDict:
-    """The config of the model, its data preprocessor included; of a distillation config the student's, if wanted."""
+    """The config of the model with its data preprocessor; ``student`` takes the student's in a distillation config."""
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
     model = ConfigDict(cfg.model.student if student and is_distiller(cfg.model) else cfg.model)
     if preprocessor:
@@ -66,19 +66,19 @@ def model_config(cfg: Config, student: bool = True) -> ConfigDict:
 
 
 def build_model(cfg: Config, student: bool = True) -> nn.Module:
-    """The model of `model_config`, not initialised and without weights."""
+    """Build the model of `model_config`, without initialising it or loading weights."""
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         return MODELS.build(model_config(cfg, student))
 
 
 def image_size(cfg: Config) -> tuple[int, int]:
-    """Height and width of the images that the model is tested with, padding included.
+    """Height and width of the images with which the model is tested, including padding.
 
-    It is the preprocessor's ``size`` (segmentors), or else that of the last crop or resizing of the test pipeline, as
-    if every image had its aspect ratio, or else the data set's own.
+    The size is taken from the preprocessor's ``size`` (segmentors), from the last crop or resizing of the test pipeline
+    (as if every image had its aspect ratio), or from the type of the data set, in this order.
 
     Raises:
-        ValueError: none of these is known.
+        ValueError: none of them gives a size.
     """
     preprocessor = model_config(cfg).get('data_preprocessor') or {}
     if preprocessor.get('size'):
@@ -101,7 +101,7 @@ def _last_size(pipeline: list[dict]) -> tuple[int, int] | None:
             size = step['size']
             return (size, size) if isinstance(size, int) else tuple(size)
         if type_name(step) in ('CenterCrop', 'Resize'):
-            # mmcv's are width, height
+            # mmcv's sizes are (width, height).
             size = step.get('crop_size', step.get('scale'))
             return (size, size) if isinstance(size, int) else tuple(size)[::-1]
     return None

@@ -1,6 +1,6 @@
-"""Mends for the libraries mmsnn stands on, applied by `mmsnn.import_hook` when they are imported.
+"""Patches of OpenMMLab's libraries, which `mmsnn.import_hook` applies when their modules are imported.
 
-A mend is given the module that was loaded. Nothing heavy is imported before it is needed.
+Each patch is a function of the imported module. Heavy imports happen inside of the functions, only when needed.
 """
 
 import copy
@@ -16,7 +16,7 @@ from .shipped import find_config
 
 CONFIG_FILES = ('.py', '.json', '.yaml', '.yml')
 
-# what a name implies that the arguments of a ResNet say in mmsnn
+# Arguments of mmsnn's ResNets that the names of mmdet's and mmseg's variants imply.
 RESNET_VARIANTS = {'ResNetV1c': dict(deep_stem=True), 'ResNetV1d': dict(deep_stem=True, avg_down=True)}
 RESNETS = ('SEWResNet', 'SpikingResNet')
 
@@ -24,20 +24,20 @@ RESNETS = ('SEWResNet', 'SpikingResNet')
 def name_packages(utils) -> None:
     """Let ``_base_ = 'mmseg::...'`` and ``'mmsnn::...'`` find their configs (mmengine.config.utils).
 
-    mmengine looks for a distribution called mmsegmentation, which OneDL's is not, and knows no mmsnn. By the import
-    name it finds either.
+    mmengine looks for a distribution called mmsegmentation, while OneDL's has another name, and it does not know mmsnn.
+    It finds both by their import names.
     """
     utils.MODULE2PACKAGE.update(mmseg='mmseg', mmsnn='mmsnn')
 
 
 def find_bases(config) -> None:
-    """Let a base named ``mmsnn::PATH`` mean what it means by its path (mmengine.config.config).
+    """Make a base ``mmsnn::PATH`` equivalent to the path of its file (mmengine.config.config).
 
-    mmengine writes ``_scope_='mmsnn'`` into what comes from such a base, and then looks for all of its types in mmsnn's
-    registries. But mmsnn's configs are configs of mmdet, mmseg or mmpretrain, which they name as ``default_scope``;
-    what is mmsnn's own in them says so: ``type='mmsnn.SEWResNet'``.
+    mmengine adds ``_scope_='mmsnn'`` to everything from such a base, and then looks for all types in mmsnn's
+    registries. But mmsnn's configs are configs of mmdet, mmseg or mmpretrain, which they name as ``default_scope``, and
+    they write mmsnn's own types in full: ``type='mmsnn.SEWResNet'``.
 
-    mmengine also reads all metafiles of a package before it looks for a base by its path, which takes seconds.
+    This also saves seconds, because mmengine reads all metafiles of a package before it looks for a base by its path.
     """
     find = config.Config._get_cfg_path
 
@@ -51,10 +51,10 @@ def find_bases(config) -> None:
 
 
 def keep_variants(config) -> None:
-    """Let a spiking ResNet that replaces a ResNetV1c or V1d in a config keep its shape (mmengine.config.config).
+    """Make a spiking ResNet that replaces a ResNetV1c or V1d in a config keep its shape (mmengine.config.config).
 
-    These two say ``deep_stem=True`` (and ``avg_down=True``) by their names, which merging another ``type`` over them
-    would lose. What the child config says itself counts; ``_delete_=True`` inherits nothing.
+    The names of these two imply ``deep_stem=True`` (and ``avg_down=True``), which would be lost when another ``type``
+    replaces them. Keys that the child config sets take precedence, and ``_delete_=True`` inherits nothing.
     """
     merge = config.Config._merge_a_into_b
 
@@ -98,16 +98,16 @@ def infer_with_students(infer) -> None:
 
 
 def read_students(apis) -> None:
-    """The same for ``init_detector``, ``init_model`` and mmpretrain's ``get_model`` (the libraries' ``apis``)."""
+    """Let ``init_detector``, ``init_model`` and mmpretrain's ``get_model`` run the student of a distillation config."""
     for name in ('init_detector', 'init_model', 'get_model'):
         if hasattr(apis, name):
             setattr(apis, name, for_student(getattr(apis, name)))
 
 
 def tell_classes(datasets) -> None:
-    """Let mmseg's confusion_matrix.py and browse_dataset.py see classes that a config names.
+    """Let mmseg's confusion_matrix.py and browse_dataset.py find classes that a config names.
 
-    They read ``METAINFO``, which a data set that only a config describes lacks (mmseg.datasets.basesegdataset).
+    They read ``METAINFO`` of the class, which is empty if only the config has it (mmseg.datasets.basesegdataset).
     """
     initialise = datasets.BaseSegDataset.__init__
 
@@ -123,7 +123,7 @@ def tell_classes(datasets) -> None:
 def visualize_inherited(visualizer) -> None:
     """Let mmpretrain's browse_dataset.py take an inherited visualizer (mmpretrain.visualization.visualizer).
 
-    It unpacks the config by hand, the ``_scope_`` that mmengine wrote there included.
+    It passes the whole config as arguments, including the ``_scope_`` that mmengine adds.
     """
     cls = visualizer.UniversalVisualizer
     initialise = cls.__init__
@@ -136,7 +136,7 @@ def visualize_inherited(visualizer) -> None:
 
 
 def for_student(function):
-    """``function``, such that its argument ``config`` or ``model`` may be a distillation config, or ``mmsnn::PATH``."""
+    """``function`` with an argument ``config`` or ``model`` that may be a distillation config or ``mmsnn::PATH``."""
     signature = inspect.signature(function)
     name = 'config' if 'config' in signature.parameters else 'model'
 
@@ -151,7 +151,7 @@ def for_student(function):
 
 
 def student_of(config):
-    """The config of a distillation config's student, read from a file where one is named; all else as it is."""
+    """The student's config of a distillation config, which may be a file; anything else is returned unchanged."""
     from mmengine.config import Config, ConfigDict
 
     from mmsnn.building import read, use_student
@@ -160,13 +160,13 @@ def student_of(config):
     if is_name and ('::' in str(config) or (Path(config).suffix in CONFIG_FILES and Path(config).is_file())):
         config = read(str(config))
     elif isinstance(config, (Config, ConfigDict)):
-        # what is the caller's stays as it is
+        # The caller's config is not changed.
         config = copy.deepcopy(config)
     return use_student(config) if isinstance(config, (Config, ConfigDict)) else config
 
 
 def warn_of_misfit_torchvision(mmengine=None) -> None:
-    """Warn where a CPU torch stands beside a CUDA torchvision, before the import fails with a riddle."""
+    """Warn if torch is a CPU build and torchvision a CUDA build, because the import then fails unclearly."""
     import torch
 
     if torch.version.cuda is None and '+cu' in torchvision_version():
@@ -174,21 +174,21 @@ def warn_of_misfit_torchvision(mmengine=None) -> None:
 
 
 def torchvision_version() -> str:
-    """Version with its local part (``0.26.0+cu130``), 'none' or 'unknown'; read, since the import may fail."""
+    """Version of torchvision (``0.26.0+cu130``), 'none' or 'unknown'; read from a file, since the import may fail."""
     spec = importlib.util.find_spec('torchvision')
     if spec is None:
         return 'none'
     file = Path(spec.origin).with_name('version.py')
-    found = re.search(r"__version__ = '(.+)'", file.read_text()) if file.exists() else None
-    return found[1] if found else 'unknown'
+    match = re.search(r"__version__ = '(.+)'", file.read_text()) if file.exists() else None
+    return match[1] if match else 'unknown'
 
 
 def torchvision_hint() -> str:
-    """What to do where torchvision does not fit torch ("operator torchvision::nms does not exist")."""
+    """The remedy if torchvision does not fit torch ("operator torchvision::nms does not exist")."""
     import torch
 
     return (
-        f'torch {torch.__version__} and torchvision {torchvision_version()} do not work together: they must be of '
-        'one release and of one build (both +cpu, or the same +cu...). Uninstall both, then install both by one '
+        f'torch {torch.__version__} and torchvision {torchvision_version()} do not work together: they must belong to '
+        'the same release and build (both +cpu, or the same +cu...). Uninstall both, then install both by one '
         'command from one index: pip install -c constraints.txt torch torchvision'
     )

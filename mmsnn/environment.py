@@ -1,4 +1,4 @@
-"""What is installed here, and which parts of it are active."""
+"""The installed versions, and the parts that are active."""
 
 import importlib.metadata
 import platform
@@ -12,17 +12,17 @@ from .ops import extension
 
 
 def version(module: str) -> str:
-    """The version of a module, or why it cannot be imported."""
+    """The version of a module, or the error that its import raises."""
     try:
-        found = importlib.import_module(module)
-        return getattr(found, '__version__', None) or importlib.metadata.version(module)
+        loaded = importlib.import_module(module)
+        return getattr(loaded, '__version__', None) or importlib.metadata.version(module)
     # A library that is broken must not hide the versions of the others.
     except Exception as error:
         return f'{type(error).__name__}: {error}'.splitlines()[0]
 
 
 def versions() -> dict[str, str]:
-    """Versions, GPU, and where mmcv's ops come from, by name."""
+    """Versions, the GPU and the source of mmcv's ops, by name."""
     rows = {'python': platform.python_version(), 'torch': version('torch'), 'torchvision': torchvision_version()}
     rows |= {name: version(name) for name in ('mmsnn', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')}
     rows['mmcv ops'] = "mmsnn's stand-in" if mmcv_ops.active() else 'compiled' if mmcv_full_available() else 'none'

@@ -1,7 +1,7 @@
-"""Mends OpenMMLab's libraries at the moment they are imported, so that importing mmsnn costs nothing until then.
+"""Patches OpenMMLab's libraries when they are imported, so that importing mmsnn is cheap.
 
-Only the standard library is used here: the start-up hook of an installed mmsnn (``mmsnn.pth``, written by setup.py)
-brings this module into every process that imports mmcv or mmengine.
+This module uses only the standard library, because the start-up hook of an installed mmsnn (``mmsnn.pth``, written by
+setup.py) loads it in every process that imports mmcv or mmengine.
 """
 
 import importlib
@@ -12,7 +12,7 @@ import warnings
 
 STANDIN = 'mmcv._ext'
 SWITCH = 'MMSNN_MMCV_STANDIN'
-# what is done to a module once it is loaded: functions of mmsnn.compat, which are given the module
+# By module, the functions of mmsnn.compat that patch it after it is loaded.
 MENDS = {
     'mmengine.config.utils': ('name_packages',),
     'mmengine.config.config': ('find_bases', 'keep_variants'),
@@ -28,9 +28,9 @@ MENDS = {
 
 
 class Finder:
-    """Finds the modules in ``MENDS`` as Python does, and has them mended when they are loaded.
+    """Import finder that finds the modules in ``MENDS`` as Python does and patches them after loading.
 
-    Where mmcv has no compiled ops, it finds mmsnn's stand-in for them (`mmsnn.mmcv_ops`) as ``mmcv._ext``, unless the
+    If mmcv has no compiled ops, it provides mmsnn's replacement of them (`mmsnn.mmcv_ops`) as ``mmcv._ext``, unless the
     environment variable ``MMSNN_MMCV_STANDIN`` is 0.
     """
 
@@ -47,17 +47,17 @@ class Finder:
 
 
 class StandInLoader:
-    """Loads mmsnn's stand-in for mmcv's compiled ops."""
+    """Loads mmsnn's replacement of mmcv's compiled ops."""
 
     def create_module(self, spec: importlib.machinery.ModuleSpec):
         return importlib.import_module('mmsnn.mmcv_ops.standin').StandIn(spec.name)
 
     def exec_module(self, module) -> None:
-        """Nothing is left to do."""
+        """Do nothing, because `create_module` returns the complete module."""
 
 
 def install() -> None:
-    """Mend what is imported already, and from here on what will be. Calling twice does no harm."""
+    """Patch modules that are imported already, and those that will be. It may be called several times."""
     if any(isinstance(finder, Finder) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, Finder())
@@ -79,6 +79,6 @@ def _mend(module) -> None:
     try:
         for mend in MENDS[module.__name__]:
             getattr(importlib.import_module('mmsnn.compat'), mend)(module)
-    # whatever is wrong with mmsnn must not keep others from their libraries
+    # An error in mmsnn must not prevent the import of other libraries.
     except Exception as error:
-        warnings.warn(f'mmsnn could not mend {module.__name__}: {type(error).__name__}: {error}', stacklevel=2)
+        warnings.warn(f'mmsnn could not patch {module.__name__}: {type(error).__name__}: {error}', stacklevel=2)

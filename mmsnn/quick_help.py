@@ -1,8 +1,9 @@
 """``mmsnn COMMAND --help`` without the imports of the command, which take seconds.
 
-A tool's parser needs none of torch. So its file is run with stand-ins for all that it imports but the standard library
-and the options that the tools share, and its ``parse_args`` is called. A stand-in whose value would be seen, in a
-text, a condition or a loop, raises `Seen`, and then the command runs as it is: what is printed is never invented.
+The parser of a tool does not need torch. So the file of the tool is run with placeholders for everything that it
+imports, except for the standard library and the options that the tools share, and its ``parse_args`` is called. A
+placeholder raises `Seen` as soon as its value matters, in a text, a condition or a loop. The command then runs with its
+real imports, so that the printed help is always right.
 """
 
 import argparse
@@ -12,13 +13,13 @@ import sys
 import types
 from pathlib import Path
 
-# these are read as they are; they add options
+# These modules are imported as usual, because they add options.
 SHARED = ('mmsnn', 'mmsnn.engine', 'mmsnn.engine.cli', 'mmsnn.engine.options', 'mmsnn.shipped')
 PLAIN = {*sys.stdlib_module_names, 'yaml'}
 
 
 class Seen(Exception):
-    """A stand-in's value is asked for."""
+    """The value of a placeholder is needed."""
 
 
 def _refuse(*_, **__):
@@ -26,12 +27,12 @@ def _refuse(*_, **__):
 
 
 class _Kind(type):
-    """Metaclass of what stands in for anything: class, function, decorator, constant."""
+    """Metaclass of the placeholder for any name: a class, function, decorator or constant."""
 
     def __getattr__(cls, name: str):
         if name.startswith('__'):
             raise AttributeError(name)
-        # the one that the options of argparse need
+        # argparse needs this one as a real class.
         return argparse._StoreAction if name == 'DictAction' else StandIn
 
     def __call__(cls, *args, **kwargs):
@@ -48,7 +49,7 @@ class _Kind(type):
 
 
 class StandIn(metaclass=_Kind):
-    """Stands in for every name of a module that is not imported."""
+    """Placeholder for every name of a module that is not imported."""
 
 
 class _Module(types.ModuleType):
@@ -74,14 +75,14 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def show(path: Path, arguments: list[str]) -> bool:
-    """Print the help of the tool at ``path`` and return True; or print nothing and return False.
+    """Print the help of the tool at ``path`` and return True, or print nothing and return False.
 
     Args:
         path: a file with a function ``parse_args(argv)``.
-        arguments: of the command line, ``--help`` among them.
+        arguments: the arguments of the command line, including ``--help``.
     """
     before, finder, argv = dict(sys.modules), _Finder(), sys.argv
-    # importing a stand-in binds it in its package
+    # The import of a placeholder module sets an attribute of its package, which is undone at the end.
     namespaces = {name: dict(vars(before[name])) for name in SHARED if name in before}
     held = [name for name in before if name.partition('.')[0] not in PLAIN and name not in SHARED and '.' in name]
     try:
@@ -97,7 +98,7 @@ def show(path: Path, arguments: list[str]) -> bool:
         module.parse_args(arguments)
     except SystemExit as ended:
         return ended.code in (0, None)
-    # a stand-in was seen, or does not do what the file wants of it: the command itself can
+    # A placeholder cannot do what the file needs, so the command has to run with its real imports.
     except Exception:
         return False
     finally:

@@ -1,4 +1,4 @@
-"""Where the files are that come with mmsnn (configs, tools and demos), and the commit that they are of."""
+"""The files that come with mmsnn (configs, tools and demos), and their commit."""
 
 import importlib.util
 import shutil
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def find_config(name: str) -> Path | None:
-    """The file of the config ``PACKAGE::PATH``; None where there is none, or ``name`` is no such name."""
+    """The file of the config ``PACKAGE::PATH``; None if there is none, or if ``name`` has another form."""
     package, there, path = name.partition('::')
     spec = importlib.util.find_spec(package) if there and package.isidentifier() else None
-    # a path that leads out of the package names no config of it
+    # A path that leaves the folder of the package is refused.
     if spec is None or spec.origin is None or Path(path).is_absolute() or '..' in Path(path).parts:
         return None
     folder = home() if package == 'mmsnn' else Path(spec.origin).parent / '.mim'
@@ -19,13 +19,13 @@ def find_config(name: str) -> Path | None:
 
 
 def home() -> Path:
-    """The folder that holds ``configs``, ``tools`` and ``demo``: ``.mim`` where mmsnn is installed, else the clone."""
+    """The folder with ``configs``, ``tools`` and ``demo``: ``.mim`` in an installed mmsnn, or else the clone."""
     mim = Path(__file__).parent / '.mim'
     return mim if mim.is_dir() else mim.parents[1]
 
 
 def commit() -> str | None:
-    """The commit of the clone, with a plus where files are changed; None where mmsnn is no clone, or git is missing."""
+    """The commit of the clone, with a plus if files are changed; None without a clone or without git."""
     root = Path(__file__).parents[1]
     if not (root / '.git').exists() or not shutil.which('git'):
         return None

@@ -45,7 +45,7 @@ def test_mended_when_it_is_loaded(library, monkeypatch):
 
 
 def test_what_cannot_be_mended_is_imported_all_the_same(library):
-    with pytest.warns(UserWarning, match='mmsnn could not mend library_to_mend: AttributeError'):
+    with pytest.warns(UserWarning, match='mmsnn could not patch library_to_mend: AttributeError'):
         assert importlib.import_module(library).value == 1
 
 

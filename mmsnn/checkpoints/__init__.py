@@ -1,1 +1,1 @@
-"""Checkpoints, our own and those of others: read safely, matched with a model, converted, and refused by name."""
+"""Reading checkpoints safely, matching them with models, converting those of other codebases, refusing misfits."""

@@ -1,4 +1,4 @@
-"""Files that claim to hold more than they do, refused before memory is asked for."""
+"""Refusing files that claim to hold more data than they do, before memory is allocated."""
 
 import io
 import zipfile
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-# how much larger than its file the content of a checkpoint may be; torch does not compress, and weights hardly shrink
+# Largest ratio of a checkpoint's content to its file; torch does not compress, and weights hardly compress.
 INFLATION = 10
-# bytes of tensors that may be views of less, as expanded ones are
+# Largest number of bytes by which tensors may exceed their storage, as expanded tensors do.
 UNHELD = 1 << 28
 
 
 def stand_in(path: str | Path) -> str:
-    """What a file that cannot be read is instead, as downloads leave it; empty where it is nothing of that kind."""
+    """What a failed download left in place of a checkpoint, with the remedy; empty if nothing is recognised."""
     with open(path, 'rb') as file:
         start = file.read(64).lstrip()
     marks = {
@@ -26,13 +26,13 @@ def stand_in(path: str | Path) -> str:
 
 
 def check_archive(source: Path | io.BytesIO) -> int:
-    """Refuse a zip archive, as torch writes, whose records are much larger than itself; other files pass.
+    """Refuse a zip archive (as torch writes) whose records are much larger than the file; accept other files.
 
     Returns:
         The size of the file in bytes.
 
     Raises:
-        ValueError: with both sizes.
+        ValueError: the records are too large; the message has both sizes.
     """
     size = source.getbuffer().nbytes if isinstance(source, io.BytesIO) else Path(source).stat().st_size
     if not zipfile.is_zipfile(source):
@@ -41,7 +41,7 @@ def check_archive(source: Path | io.BytesIO) -> int:
         with zipfile.ZipFile(source) as archive:
             claimed = sum(record.file_size for record in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError):
-        # who reads it says what is wrong
+        # Reading the file will raise the right error.
         return size
     if claimed > INFLATION * size:
         raise ValueError(f'it has {size} bytes and claims to hold {claimed}')
@@ -49,23 +49,23 @@ def check_archive(source: Path | io.BytesIO) -> int:
 
 
 def check_tensors(content, size: int) -> None:
-    """Refuse tensors that claim far more numbers than a file of ``size`` bytes holds for them.
+    """Refuse tensors whose shapes claim far more numbers than a file of ``size`` bytes can hold.
 
     Raises:
-        ValueError: with the name and the shape of the first.
+        ValueError: there are such tensors; the message has the name and the shape of one.
     """
     unheld, total, seen = 0, 0, set()
     for name, tensor in _tensors(content):
         try:
             storage = tensor.untyped_storage()
             held, key = storage.nbytes(), storage.data_ptr()
-        # sparse ones hold their indices and values
+        # Sparse tensors have no storage of their own.
         except (RuntimeError, NotImplementedError):
             continue
         unheld += max(0, tensor.numel() * tensor.element_size() - held)
         total += 0 if key in seen else held
         seen.add(key)
-        # a file may make room and leave it empty
+        # A file may allocate memory and leave it empty.
         if unheld + max(0, total - INFLATION * size) > UNHELD:
             raise ValueError(
                 f'{name} claims the shape {tuple(tensor.shape)}, and the file holds {min(held, size)} bytes of it'
@@ -73,7 +73,9 @@ def check_tensors(content, size: int) -> None:
 
 
 def _tensors(value, name: str = '', seen: set[int] | None = None) -> Iterator[tuple[str, Tensor]]:
-    """The tensors in ``value``, each container once: lists that hold each other twice would have no end."""
+    """The tensors in ``value``, with their names; each container is visited once, since containers may be nested
+    recursively or exponentially.
+    """
     seen = set() if seen is None else seen
     if isinstance(value, Tensor):
         yield name, value

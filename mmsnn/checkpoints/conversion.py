@@ -1,4 +1,4 @@
-"""Checkpoints of other codebases under the names of mmsnn and OpenMMLab: ``backbone.*``, ``head.fc.*``."""
+"""Converting checkpoints of other codebases to the names of mmsnn and OpenMMLab: ``backbone.*``, ``head.fc.*``."""
 
 import re
 from collections.abc import Mapping
@@ -12,18 +12,18 @@ from .matching import Match, compare, plain_name, some
 
 @dataclass
 class ConversionReport:
-    """What `convert_state` did. Names on the left are mmsnn's, ``spare`` and ``unused`` the source's.
+    """The report of `convert_state`. Names are mmsnn's; those in ``spare`` and ``unused`` are the source's.
 
     Attributes:
-        layout: the source's.
-        names: what was written, and what it was called.
-        reshaped: shapes before and after of what became a 1x1 convolution.
-        merged: what is the mean of two of the source's tensors.
-        folded: biases that went into running means.
-        added: biases that only mmsnn has, 0.
-        spare: entries known to have no use.
+        layout: the layout of the source.
+        names: by new name, the name in the source.
+        reshaped: shapes before and after, for weights that became those of 1x1 convolutions.
+        merged: tensors that are the mean of two tensors of the source.
+        folded: biases that were merged into running means.
+        added: biases of 0 that only mmsnn has.
+        spare: entries that are known to have no use.
         unused: entries that the layout does not know.
-        fit: how the result fits a model, where it was compared with one.
+        fit: how the result fits a model; None if it was not compared with one.
     """
 
     layout: Layout
@@ -62,17 +62,16 @@ class ConversionReport:
 def convert_state(state: Mapping[str, Tensor], layout: str | None = None) -> tuple[dict[str, Tensor], ConversionReport]:
     """A state dict under mmsnn's names, ready for a task model with a ``backbone`` and a ``head``.
 
-    Linear layers and 1-d convolutions of tokens (``[C', C]``, ``[C', C, 1]``) become 1x1 convolutions; q, k and v that
-    are one tensor are parted. Where
-    Spike-driven Transformer V2 has a second head, whose answers its release averages, the head is the mean of both.
+    Linear layers and 1-d convolutions of tokens (``[C', C]``, ``[C', C, 1]``) become 1x1 convolutions. A tensor that
+    holds q, k and v together is split. Spike-driven Transformer V2 may have a second head, with which its release
+    averages predictions; the converted head is then the mean of both.
 
     Args:
-        state: as `load_state` gives it; what DDP, ``torch.compile`` and FSDP put into names is
-            dropped.
-        layout: name of one of ``LAYOUTS``; found by itself.
+        state: a state dict, as from `load_state`; parts of names that DDP, ``torch.compile`` and FSDP add are dropped.
+        layout: name of one of ``LAYOUTS``; None detects it.
 
     Raises:
-        ValueError: unknown layout, no backbone in it, or two entries for one name.
+        ValueError: the layout is unknown, the state has no backbone of this layout, or two entries get the same name.
     """
     state = {plain_name(key): value for key, value in state.items()}
     report = ConversionReport(find_layout(state, layout))
@@ -109,7 +108,7 @@ def _merge_heads(state: Mapping, converted: dict, report: ConversionReport) -> N
 
 
 def _parts(name: str, value: Tensor) -> list[tuple[str, Tensor]]:
-    """``{q,k,v}_conv`` as three names, each with its third of ``value``; counters are the same for all."""
+    """Split ``value`` among the names in braces: ``{q,k,v}_conv`` gives thirds of it; all get the same counters."""
     braces = re.search(r'\{(.*?)\}', name)
     if braces is None:
         return [(name, value)]
@@ -131,16 +130,16 @@ def _fit_biases(converted: dict, report: ConversionReport) -> None:
 
 
 def check_fit(state: Mapping[str, Tensor], model: nn.Module) -> Match:
-    """Compare a converted state dict with a task model; its head may differ, its backbone may not.
+    """Compare a converted state dict with a task model. Heads may differ, backbones must agree.
 
     Raises:
-        ValueError: something in the backbone is missing, has another shape, or has no place in the model.
+        ValueError: an entry of the backbone is missing, has another shape, or does not exist in the model.
     """
     report = compare(state, model.state_dict())
-    astray = [k for k in (*report.missing, *report.mismatched, *report.unused) if k.startswith('backbone.')]
-    if astray:
+    differing = [k for k in (*report.missing, *report.mismatched, *report.unused) if k.startswith('backbone.')]
+    if differing:
         raise ValueError(
-            f'{len(astray)} entries of the backbone do not fit {type(model).__name__}: is the config that of the '
+            f'{len(differing)} entries of the backbone do not fit {type(model).__name__}: is the config that of the '
             f"source (depth or arch, stem, widths, the neuron's type)?\n{report}"
         )
     return report

@@ -1,12 +1,12 @@
-"""How other codebases name what mmsnn has, too.
+"""Layouts: the names that other codebases give to the weights of networks that mmsnn has.
 
-No released file was at hand. Checked against the other side's own modules, with equal logits: SpikingJelly 2.0.0
-(``resnet``, ``ms_resnet``, ``vgg``, ``jelly_spikformer``, ``jelly_qkformer``) and torchvision (``resnet``,
-``torchvision_vit``). Only read in the authors' code, never tried on a file of theirs: the containers of SEW's ImageNet
-code, SAKD, Spikformer, Spikingformer, QKFormer, Spike-driven Transformer V2, and timm's ViTs.
+No released checkpoint was available for tests. These layouts are checked with the modules of their own libraries, with
+equal logits: SpikingJelly 2.0.0 (``resnet``, ``ms_resnet``, ``vgg``, ``jelly_spikformer``, ``jelly_qkformer``) and
+torchvision (``resnet``, ``torchvision_vit``). These are written after the authors' code and never tried on one of their
+files: SEW's ImageNet code, SAKD, Spikformer, Spikingformer, QKFormer, Spike-driven Transformer V2, and timm's ViTs.
 
-SEW's networks for CIFAR10-DVS and DVS128 Gesture are no ResNets (seven stages of one block, linear layers behind
-flattened maps); mmsnn has no such backbone, and they are refused by name.
+SEW's networks for CIFAR10-DVS and DVS128 Gesture are not ResNets (they have seven stages of one block, and linear
+layers on flattened maps). mmsnn has no such backbone and refuses them by name.
 """
 
 import re
@@ -16,21 +16,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Layout:
-    """How a codebase names what mmsnn has, too.
+    """The names that a codebase gives to the weights of networks that mmsnn has.
 
     Attributes:
-        name: for the command line.
-        about: whose files these are.
-        marks: regexes, each found in some name of every such file; of several layouts the first counts.
-        renames: regexes and what takes their place, one after the other; ``{q,k,v}_`` stands for three tensors that
-            the source holds as one.
-        backbone: regex; names that begin with it belong to the backbone, those with ``head.`` to the head. What is
-            neither has no use.
-        spare: regex of what is known to have no use.
-        zero_bias: regex of weights whose biases only mmsnn has; they are 0.
-        fold: regex of biases that only the source has; they go into the running means of the norms behind them.
-        remark: what the config needs, so that the numbers come out the same.
-        caution: where they differ all the same.
+        name: name of the layout on the command line.
+        about: the codebases that write such files.
+        marks: regexes; a file has this layout if each of them matches one of its names. The first layout whose marks
+            match is taken.
+        renames: regexes with their replacements, applied one after the other; ``{q,k,v}_`` stands for three tensors
+            that the source stores as one.
+        backbone: regex that matches the beginnings of renamed names in the backbone. Names that begin with ``head.``
+            belong to the head. Other entries are not used.
+        spare: regex of entries that are known to have no use.
+        zero_bias: regex of weights to which a bias of 0 is added, because mmsnn has one and the source does not.
+        fold: regex of biases that only the source has; they are merged into the running means of the following norms.
+        remark: settings that the config needs to compute the same outputs.
+        caution: remaining differences of the outputs.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Layout:
     caution: str = ''
 
     def rename(self, key: str) -> str | None:
-        """The name in mmsnn, None for what has no use."""
+        """The name in mmsnn; None for an entry without use."""
         for pattern, replacement in self.renames:
             key = re.sub(pattern, replacement, key)
         if key.startswith('head.'):
@@ -56,7 +57,7 @@ class Layout:
 HEAD = (r'^head\.', 'head.fc.')
 
 
-# two layouts of SEW's containers of a convolution and a norm; learnt time constants (PLIF)
+# SEW's two ways to store a convolution with its norm, and learned time constants (PLIF).
 RESNET = (
     (r'\.conv(\d)\.(?:module\.)?0\.', r'.conv\1.'),
     (r'\.conv(\d)\.(?:module\.)?1\.', r'.bn\1.'),
@@ -80,7 +81,7 @@ ATTENTION = (
 )
 
 
-# LayerNorms that nothing calls
+# LayerNorms that the releases never call.
 NORMS = r'\.norm[12]\.'
 
 
@@ -115,7 +116,7 @@ LAYOUTS = (
         (r'^layer1\.0\.conv1\.',),
         (*RESNET, (r'^(fc|linear)\.', 'head.fc.')),
         STAGES,
-        # SAKD's projectors
+        # These are SAKD's projectors.
         spare=r'^transform\d\.',
         remark="for SNNs, their neuron: SEW's type='IF', detach_reset=True; SAKD's type='LIF', decay_input=False",
     ),
@@ -199,8 +200,8 @@ LAYOUTS = (
         ((r'\.ssa\.', '.attn.'), (r'\.mlp([12])_', r'.fc\1_'), HEAD),
         r'(patch_embed[123]|stage[123]\.\d+\.(attn|tssa|mlp))\.',
         spare=NORMS,
-        caution='the release lets the membrane of proj_lif pass from one image of a batch to the next, ours does '
-        'not: the answers are the same for one image at a time, and the accuracy is not quite the published one',
+        caution='in the release, membrane potentials of proj_lif pass from one image of a batch to the next, and here '
+        'they do not: outputs are the same for one image at a time, and the accuracy differs slightly from the paper',
     ),
     Layout(
         'meta_spikeformer',
@@ -249,7 +250,7 @@ LAYOUTS = (
 )
 
 
-# SEW's networks for event data: conv.0.0.module.0, conv.1.conv.0.0.module.0
+# Names in SEW's networks for event data: conv.0.0.module.0, conv.1.conv.0.0.module.0.
 SEVEN_BLOCKS = r'^conv\.\d+\.(conv\.\d+\.)?0\.(module\.)?[01]\.'
 
 
@@ -257,7 +258,7 @@ def find_layout(state: Mapping, name: str | None = None) -> Layout:
     """The layout called ``name``, or the one that ``state`` is in.
 
     Raises:
-        ValueError: unknown layout; the message names those there are.
+        ValueError: the layout is unknown; the message lists the known ones.
     """
     known = '\n'.join(f'  {layout.name}: {layout.about}' for layout in LAYOUTS)
     for layout in LAYOUTS:
@@ -267,7 +268,7 @@ def find_layout(state: Mapping, name: str | None = None) -> Layout:
         raise ValueError(f'no layout {name!r}; there are\n{known}')
     if any(re.search(SEVEN_BLOCKS, key) for key in state):
         raise ValueError(
-            "this is SEW's network for event data (CIFAR10-DVS, DVS128 Gesture), which is no ResNet: mmsnn has no such "
-            'backbone; train SEWResNet with in_channels=2 instead'
+            "this is SEW's network for event data (CIFAR10-DVS, DVS128 Gesture), which is not a ResNet: mmsnn has no "
+            'such backbone; train SEWResNet with in_channels=2 instead'
         )
     raise ValueError(f'unknown layout, with names such as {", ".join(list(state)[:3])}; known are\n{known}')

@@ -1,4 +1,4 @@
-"""The doors by which mmengine lets weights in: read safely, and checked before they are loaded."""
+"""Safe reading and checking of all weights that mmengine loads."""
 
 import functools
 import glob
@@ -21,12 +21,12 @@ from .fitting import below, fit, unwrapped
 from .matching import compare, is_spiking, is_wrapper, misfit, plain_name, some
 from .reading import download, find_state, load_file, safely
 
-# whether ANNs are checked as well, which the tools switch on, and what mmengine read last
+# Whether the weights of ANNs are checked as well (the tools switch this on), and the file that mmengine read last.
 _checks = SimpleNamespace(of_anns=False, read='')
 
 
 def check_source(cfg: Mapping) -> None:
-    """FileNotFoundError where the file that ``load_from`` names is not there; the message lists those beside it."""
+    """Raise FileNotFoundError if the file in ``load_from`` does not exist; the message lists checkpoints beside it."""
     path = cfg.get('load_from')
     if not path or '://' in path or osp.isfile(osp.expanduser(path)):
         return
@@ -38,7 +38,7 @@ def check_source(cfg: Mapping) -> None:
 
 
 class CheckMatch(Hook):
-    """Checks what a runner loads before it is loaded, and converts what can be converted; see `fit`."""
+    """Checks the weights that a runner is about to load, and converts those of known layouts; see `fit`."""
 
     priority = 'VERY_HIGH'
 
@@ -52,17 +52,17 @@ class CheckMatch(Hook):
             absent += [name for name in ('optimizer',) if name not in checkpoint]
             if absent:
                 raise ValueError(
-                    f'{key}: {source} holds no {" and no ".join(absent)}, so no training can go on from it. To begin '
-                    f'one from its weights, leave {key} out and set load_from={source}'
+                    f'{key}: {source} holds no {" and no ".join(absent)}, so no training can continue from it. To '
+                    f'begin one from its weights, leave {key} out and set load_from={source}'
                 )
         checkpoint['state_dict'] = fit(runner.model, checkpoint['state_dict'], source, door, key, _whole(runner))
 
 
 def _whole(runner) -> dict | None:
-    """Names and shapes of weights that are shared out, on every process; None where they are not."""
+    """Names and shapes of weights that FSDP shards, on every process; None for other models."""
     if not isinstance(runner.model, FSDP):
         return None
-    # only the first process has them; connectors are loaded by their own hook
+    # Only the first process has the whole state dict; connectors are loaded by their own hook.
     shapes = {k: v.shape for k, v in runner.strategy.model_state_dict().items() if not k.startswith('connectors.')}
     shared = [shapes]
     broadcast_object_list(shared)
@@ -70,16 +70,17 @@ def _whole(runner) -> dict | None:
 
 
 def load_pretrained(module: nn.Module, source: str, prefix: str | None = None) -> None:
-    """What ``init_cfg=dict(type='Pretrained', checkpoint=source, prefix=prefix)`` means, checked; see `fit`.
+    """Load weights as ``init_cfg=dict(type='Pretrained', checkpoint=source, prefix=prefix)`` does, checked by `fit`.
 
     Args:
-        module: backbone, neck, head or whole model.
-        source: a file or an address, as mmengine reads them.
-        prefix: of the entries that are meant, with or without the dot behind it.
+        module: a backbone, neck, head or whole model.
+        source: a file or an address that mmengine can read.
+        prefix: prefix of the entries to load, with or without a dot at its end.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: no such address, nothing below ``prefix``, the file could run code, or it does not fit.
+        FileNotFoundError: there is no such file.
+        ValueError: there is no such address, no entry has the ``prefix``, the file could run code, or the weights do
+            not fit.
     """
     key = f'{_role(module)}init_cfg.checkpoint'
     try:
@@ -94,7 +95,7 @@ def load_pretrained(module: nn.Module, source: str, prefix: str | None = None) -
     except ImportError as error:
         raise ImportError(f'{key}: {error}') from None
     except OSError as error:
-        raise OSError(f'{key}={source!r} could not be fetched ({error}): download it, and give the file') from error
+        raise OSError(f'{key}={source!r} could not be downloaded ({error}): download it and give the file') from error
     state = find_state(content, source)
     if prefix:
         lead = prefix if prefix.endswith('.') else f'{prefix}.'
@@ -110,7 +111,7 @@ def load_pretrained(module: nn.Module, source: str, prefix: str | None = None) -
 
 
 def pretrained_from(init_cfg) -> str | None:
-    """The checkpoint that an ``init_cfg`` names, be it a dict or a list of them, by name or by class."""
+    """The checkpoint that an ``init_cfg``, a dict or a list of dicts, names; None if it names none."""
     for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
         if isinstance(cfg, Mapping) and cfg.get('type') in ('Pretrained', PretrainedInit):
             return cfg.get('checkpoint')
@@ -118,10 +119,11 @@ def pretrained_from(init_cfg) -> str | None:
 
 
 def init_inner(backbone: nn.Module) -> None:
-    """``backbone.init_weights()``, for backbones of others: some read their checkpoint themselves, and in silence.
+    """Call ``backbone.init_weights()`` and check that its checkpoint was loaded, since some backbones load it
+    themselves and report nothing.
 
     Raises:
-        ValueError: it has a pretrained ``init_cfg`` that left most of its kernels as they were.
+        ValueError: the backbone has a pretrained ``init_cfg``, but most of its kernels did not change.
     """
     source = pretrained_from(getattr(backbone, 'init_cfg', None))
     if not source:
@@ -130,23 +132,23 @@ def init_inner(backbone: nn.Module) -> None:
     kernels = {name: p for name, p in backbone.named_parameters() if p.dim() > 1}
     before = {name: p.detach().clone() for name, p in kernels.items()}
     said, kind = f'backbone.init_cfg.checkpoint: {source}', type(backbone).__name__
-    remedy = f'Give a file in the layout that {kind}.init_weights reads, or set backbone.init_cfg=None to start afresh.'
+    remedy = f'Give a file in the layout that {kind}.init_weights reads, or start without: backbone.init_cfg=None.'
     try:
         with safe_reading():
             backbone.init_weights()
-    # what its own code stumbles over
+    # These errors come from the backbone's own code for loading.
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f'{said} was not loaded by {kind} ({type(error).__name__}: {error}). {remedy}') from error
     left = [name for name, p in kernels.items() if torch.equal(p, before[name])]
     if 2 * len(left) > len(kernels):
         raise ValueError(
             f'{said} fills {len(kernels) - len(left)} of {len(kernels)} kernels of {kind}, which reads its checkpoints '
-            f'itself; random would stay {some(left)}. {remedy}'
+            f'itself; the following would stay random: {some(left)}. {remedy}'
         )
 
 
 def _role(module: nn.Module) -> str:
-    """The part of a config that a module is built from, as far as its class tells."""
+    """The config key, with a dot, of the part that a module is, as far as its class shows it."""
     if hasattr(module, 'backbone') and not is_wrapper(module):
         return 'model.'
     home = type(module).__module__.split('.')
@@ -157,17 +159,17 @@ def _role(module: nn.Module) -> str:
 
 
 def load_from_local(filename: str, map_location=None) -> dict:
-    """The content of a checkpoint file, on the CPU whatever ``map_location``; its state dict under ``state_dict``.
+    """The content of a checkpoint file with its state dict under ``state_dict``, always on the CPU.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is damaged, holds objects that could run code, or no state dict.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, holds objects that could run code, or has no state dict.
     """
     path = osp.expanduser(filename)
     if not osp.isfile(path):
         raise FileNotFoundError(f'there is no checkpoint at {filename!r}')
     content = load_file(path)
-    # where there are two sets of weights, it says which is read
+    # `find_state` logs which weights are read if a file holds two sets of them.
     state = find_state(content, filename)
     if 'state_dict' not in content:
         content = {'state_dict': state}
@@ -176,14 +178,14 @@ def load_from_local(filename: str, map_location=None) -> dict:
 
 def _without_config(content):
     if isinstance(content, Mapping) and isinstance(content.get('meta'), dict):
-        # resuming would execute it
+        # mmengine would execute the config when it resumes.
         content['meta'].pop('config', None)
     return content
 
 
 @contextmanager
 def safe_reading() -> Iterator[None]:
-    """Inside, mmengine reads every checkpoint with ``weights_only=True``, without its fallback to running pickles."""
+    """Context in which mmengine reads all checkpoints with ``weights_only=True``, without a fallback to pickles."""
     before = mmengine_checkpoint.load_url, mmengine_checkpoint._safe_torch_load
     schemes = CheckpointLoader._schemes.copy()
     _make_safe()
@@ -195,7 +197,7 @@ def safe_reading() -> Iterator[None]:
 
 
 def install_safe_loading() -> None:
-    """From here on all is as inside `safe_reading` and `anns_are_checked`. Calling twice does no harm."""
+    """Make `safe_reading` and `anns_are_checked` permanent in this process. It may be called several times."""
     _make_safe()
     _checks.of_anns = True
 
@@ -203,7 +205,7 @@ def install_safe_loading() -> None:
 def _make_safe() -> None:
     CheckpointLoader.register_scheme('', load_from_local, force=True)
     mmengine_checkpoint.load_url = _load_url
-    # what the other schemes read files with
+    # The other schemes read files with this function.
     mmengine_checkpoint._safe_torch_load = _load_file
 
 
@@ -217,7 +219,7 @@ def _load_file(source, map_location=None) -> Mapping:
 
 @contextmanager
 def anns_are_checked() -> Iterator[None]:
-    """Inside, `load_pretrained` fills ANNs, too, as it does in the tools: those that a spiking network depends on."""
+    """Context in which `load_pretrained` also loads the weights of ANNs, such as teachers, as it does in the tools."""
     before, _checks.of_anns = _checks.of_anns, True
     try:
         yield
@@ -226,10 +228,10 @@ def anns_are_checked() -> Iterator[None]:
 
 
 def check_what_mmengine_loads() -> None:
-    """Have mmengine fill spiking modules by `load_pretrained` and `fit`, whoever calls it; ANNs are left to it.
+    """Make mmengine load the weights of spiking modules by `load_pretrained` and `fit`; ANNs are left to mmengine.
 
-    That are ``init_cfg``, and the inferencers and tools of the task libraries. What they load has to be what a training
-    could start from; files that need it are converted.
+    This covers ``init_cfg``, and the inferencers and tools of the task libraries. The weights must fit as for the start
+    of a training; files of known layouts are converted.
     """
     if not hasattr(mmengine_checkpoint.load_state_dict, '__wrapped__'):
         PretrainedInit.__call__ = _checked_init(PretrainedInit.__call__)

@@ -1,4 +1,4 @@
-"""Reading checkpoints of others: never a pickle that may run code."""
+"""Reading checkpoints without ever running code from them."""
 
 import argparse
 import functools
@@ -16,21 +16,21 @@ from torch import _weights_only_unpickler
 from .claims import check_archive, check_tensors, stand_in
 from .standins import INSTEAD, safe_globals
 
-# where files of training scripts keep the weights, and where those that keep two kinds keep their moving averages
+# Keys under which training scripts store weights, and keys of moving averages in files that hold both.
 STATES = ('state_dict', 'model', 'model_state_dict', 'net', 'network', 'weights')
 AVERAGES = ('state_dict_ema', 'ema_state_dict', 'model_ema', 'ema')
 
 
 def load_state(source: str | Path, key: str | None = None) -> dict:
-    """State dict of a checkpoint on the CPU.
+    """The state dict of a checkpoint, on the CPU.
 
     Args:
         source: a file, a URL, ``torchvision://NAME`` or ``torchvision://NAME.WEIGHTS`` (``resnet50.imagenet1k_v1``),
-            ``timm://NAME``, ``mmpretrain://NAME`` (a model of its zoo).
-        key: entry that holds the state dict, for instance ``state_dict_ema``; by default the usual ones are tried.
+            ``timm://NAME``, or ``mmpretrain://NAME`` (a model of its zoo).
+        key: key of the state dict in the file, for example ``state_dict_ema``; None tries the usual keys.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: there is no such file.
         ImportError: timm or safetensors is needed and not installed.
         ValueError: the file holds more than tensors and plain containers, is damaged, or has no state dict; or there
             are no weights of that name.
@@ -53,22 +53,22 @@ def load_state(source: str | Path, key: str | None = None) -> dict:
 
 
 def load_file(path: str | Path) -> Mapping:
-    """The content of a checkpoint file, whatever its suffix: torch's, read with ``weights_only=True``, or safetensors.
+    """The content of a checkpoint file: safetensors by its suffix, or else torch's format with ``weights_only=True``.
 
     Raises:
-        ValueError: the file is damaged, no checkpoint, or could run code.
-        ImportError: a safetensors file without the package that reads it.
+        ValueError: the file is damaged, is not a checkpoint, or could run code.
+        ImportError: the file needs the package safetensors, which is not installed.
     """
     path = Path(path).expanduser()
     if path.suffix == '.safetensors':
         return _safetensors(path)
     if what := stand_in(path):
-        raise ValueError(f'{path} is no checkpoint but {what}')
+        raise ValueError(f'{path} is not a checkpoint but {what}')
     try:
         return safely(path)
     except ValueError:
         if tarfile.is_tarfile(path):
-            raise ValueError(f'{path} is no checkpoint but a tar archive: unpack it first') from None
+            raise ValueError(f'{path} is not a checkpoint but a tar archive: unpack it first') from None
         raise
 
 
@@ -82,15 +82,15 @@ def _safetensors(path: Path) -> Mapping:
     except OSError:
         raise
     except Exception as error:
-        raise ValueError(f'{path} was not loaded: it is damaged or no safetensors file ({error})') from error
+        raise ValueError(f'{path} was not loaded: it is damaged, or not a safetensors file ({error})') from error
 
 
 def download(url: str, folder: str | None = None, progress: bool = True) -> Mapping:
-    """The content of a checkpoint at an address; the file lies in ``folder``, by default torch's, and is fetched once.
+    """The content of a checkpoint at an address, which is downloaded once into ``folder`` (by default torch's).
 
     Raises:
-        ValueError: as `load_file`, or the address names no file.
-        OSError: it could not be fetched.
+        ValueError: as in `load_file`, or the address names no file.
+        OSError: the download failed.
     """
     name = Path(urlparse(url).path).name
     if not name:
@@ -107,10 +107,10 @@ def download(url: str, folder: str | None = None, progress: bool = True) -> Mapp
 
 
 def safely(source: Path | io.BytesIO, **settings) -> Mapping:
-    """What ``torch.load`` reads of a file with ``weights_only=True`` on the CPU; ValueError where that is refused."""
-    # besides tensors, mmengine keeps its log buffers and numpy scalars in a checkpoint, others their command line
+    """The result of ``torch.load`` on the CPU with ``weights_only=True``; ValueError for unsafe or damaged files."""
+    # Besides tensors, mmengine's checkpoints hold log buffers and numpy scalars, and others hold their command line.
     allowed = [slice, argparse.Namespace, *safe_globals()]
-    # what torch lets a file call by itself
+    # The functions that torch itself allows a file to call.
     own = getattr(_weights_only_unpickler, '_get_allowed_globals', dict)()
     try:
         size = check_archive(source)
@@ -123,19 +123,19 @@ def safely(source: Path | io.BytesIO, **settings) -> Mapping:
     except OSError:
         raise
     except Exception as error:
-        # torch says first how to run the code
+        # torch's message begins with instructions to run the code, which are left out.
         reason = str(error).rpartition('WeightsUnpickler error: ')[2].strip().partition('\n')[0]
         raise ValueError(
             f'{source} was not loaded: it is damaged, or holds objects that could run code ({type(error).__name__}: '
-            f'{reason}). Only tensors and plain containers are read: where you trust the file, save its state dict '
-            'alone with the code that wrote it'
+            f'{reason}). Only tensors and plain containers are read: if you trust the file, save its state dict alone '
+            'with the code that wrote it'
         ) from error
 
 
 def find_state(content, source: str, key: str | None = None) -> dict:
     """The state dict in a checkpoint's content, under ``key`` or a usual one; ValueError if there is none.
 
-    A file that holds moving averages beside it is mentioned: which are read, and how to have the others.
+    If the file also holds moving averages, the log says which weights are read, and how to get the others.
     """
     if key is not None and not (isinstance(content, Mapping) and isinstance(content.get(key), Mapping)):
         there = ', '.join(map(str, content)) if isinstance(content, Mapping) else 'nothing with names'
@@ -156,7 +156,7 @@ def _mention_average(content: Mapping, read: str, source: str) -> None:
     if not others:
         return
     kind, other = 'the last weights', 'moving averages'
-    # mmengine's EMAHook exchanges the two, so that what is read are the averages
+    # mmengine's EMAHook exchanges the two when it saves, so state_dict holds the averages.
     if others == ['ema_state_dict'] and 'message_hub' in content:
         kind, other = other, kind
     _say_once(

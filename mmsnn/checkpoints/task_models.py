@@ -1,4 +1,4 @@
-"""A trained task model for single images, without data loaders and runners."""
+"""Loading a trained task model for single images, without data loaders and runners."""
 
 from pathlib import Path
 
@@ -13,19 +13,19 @@ from .reading import find_state, load_file
 
 
 def load_model(config: str | Config, checkpoint: str | None, device: str = 'cpu'):
-    """Build the task model of a config and fill in its weights; a distillation config gives its plain student.
+    """Build the task model of a config and load its weights; a distillation config gives its student.
 
     Args:
-        config: a config, the path of its file, or ``mmsnn::PATH`` for one that came with mmsnn.
-        checkpoint: path of the weights, read with ``weights_only=True``; None leaves random ones.
-        device: as torch names it.
+        config: a config, the path of its file, or ``mmsnn::PATH`` for a config of mmsnn.
+        checkpoint: path of the weights, read with ``weights_only=True``; None keeps random weights.
+        device: name of a torch device.
 
     Returns:
-        The model in eval mode with the config as ``cfg`` and a list of class names, or None, as ``classes``.
+        The model in eval mode. Its attribute ``cfg`` is the config, and ``classes`` a list of class names or None.
 
     Raises:
         FileNotFoundError: there is no such config or checkpoint.
-        ValueError: the checkpoint holds more than tensors and plain containers, no weights, or others than the model's.
+        ValueError: the checkpoint holds more than tensors and plain containers, has no weights, or does not fit.
     """
     cfg = use_student(read(config) if isinstance(config, str) else config)
     init_default_scope(cfg.get('default_scope', 'mmdet'))

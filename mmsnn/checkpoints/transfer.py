@@ -1,4 +1,4 @@
-"""Level 1 of SAKD: an SNN starts from the weights of the ANN of the same architecture, nothing rescaled."""
+"""Level 1 of SAKD: an SNN starts from the weights of an ANN of the same architecture, without rescaling them."""
 
 import logging
 import re
@@ -17,18 +17,18 @@ from mmsnn.checkpoints.reading import find_state, load_state
 
 
 class TransferReport(Match):
-    """What `transfer_weights` copied and what it did not; names are the SNN's, in ``unused`` the ANN's."""
+    """The result of `transfer_weights`; names are the SNN's, and those in ``unused`` are the ANN's."""
 
 
 def _remedy(report: TransferReport) -> str:
-    """What to change where a backbone does not get its weights; the keys by which ResNetV1c and V1d differ."""
+    """The remedy for a refused transfer; it names the keys by which ResNetV1c and ResNetV1d differ, where they do."""
     wanted, spare = (*report.missing, *report.mismatched), report.unused
 
     def other(ours: str, theirs: str) -> bool:
         return any(re.search(ours, k) for k in wanted) and any(re.search(theirs, k) for k in spare)
 
     stems = r'^(backbone\.)?conv1\.weight', r'^(backbone\.)?stem\.0\.weight'
-    # pooling moves a shortcut's norm from place 1 to 2
+    # With pooling, the norm of a shortcut has the index 2 instead of 1.
     shortcuts = r'downsample\.1\.running_mean', r'downsample\.2\.running_mean'
     keys = [
         f'backbone.{key}={value}'
@@ -38,10 +38,10 @@ def _remedy(report: TransferReport) -> str:
     ]
     if keys:
         return (
-            'The source has another stem or other shortcuts (by its name a ResNetV1c implies deep_stem, a V1d avg_down '
-            f'too): set {" and ".join(keys)} in the student, or transfer=False.'
+            'The source has another stem or other shortcuts (a ResNetV1c has deep_stem, and a ResNetV1d also has '
+            f'avg_down): set {" and ".join(keys)} in the student, or transfer=False.'
         )
-    return 'Is the teacher of the same architecture (depth, base_channels, stem)? Otherwise set transfer=False.'
+    return 'Does the teacher have the same architecture (depth, base_channels, stem)? Otherwise set transfer=False.'
 
 
 def transfer_weights(
@@ -51,22 +51,22 @@ def transfer_weights(
     min_match: float = 0.9,
     verbose: bool = True,
 ) -> TransferReport:
-    """Copy every same-named tensor of an ANN (convolutions, norms with their statistics, linear layers) into an SNN.
+    """Copy the tensors of an ANN (convolutions, norms with their statistics, linear layers) into an SNN, by name.
 
     Args:
-        ann_state: a model, its state dict, a checkpoint's content, or where to load one from (a file, a URL,
+        ann_state: a model, its state dict, the content of a checkpoint, or its source (a file, a URL,
             ``torchvision://resnet34``, ``timm://resnet34``).
-        snn_model: changed in place; a whole task model or a bare backbone.
-        scope: copy only what lies below this module of ``snn_model``, e.g. ``backbone``.
-        min_match: smallest share of the tensors outside the backbone that must match.
-        verbose: log the report.
+        snn_model: a whole task model or a backbone, which is changed in place.
+        scope: name of a module of ``snn_model``, e.g. ``backbone``; only its tensors are copied.
+        min_match: smallest share of the tensors outside of the backbone that must match.
+        verbose: whether to log the report.
 
     Returns:
-        What matched and what did not.
+        The tensors that were copied and those that were not.
 
     Raises:
-        ValueError: a convolution or norm of the backbone has no match, the source has more of them in the same stages,
-            or fewer than ``min_match`` of the rest match; nothing is copied then.
+        ValueError: a convolution or norm of the backbone has no counterpart, the source has more convolutions in the
+            same stages, or less than ``min_match`` of the other tensors match. Nothing is copied then.
     """
     if isinstance(ann_state, (str, Path)):
         ann_state = load_state(ann_state)
@@ -84,17 +84,17 @@ def transfer_weights(
             strict |= {k for k in names if whole or k.startswith('backbone.')}
 
     own = snn_model.state_dict()
-    found = match(ann_state, snn_model, own)
+    best = match(ann_state, snn_model, own)
     learned = learned_by_neurons(snn_model)
     target = {k: v for k, v in own.items() if k not in learned and (scope is None or k.startswith(f'{scope}.'))}
     report = TransferReport(
-        matched=[k for k in found.matched if k in target],
-        missing=[k for k in found.missing if k in target],
-        mismatched={k: shapes for k, shapes in found.mismatched.items() if k in target},
-        state=found.state,
-        reading=found.reading,
+        matched=[k for k in best.matched if k in target],
+        missing=[k for k in best.missing if k in target],
+        mismatched={k: shapes for k, shapes in best.mismatched.items() if k in target},
+        state=best.state,
+        reading=best.reading,
     )
-    report.unused = [k for k in found.state if k not in report.matched]
+    report.unused = [k for k in best.state if k not in report.matched]
 
     lost = [k for k in (*report.missing, *report.mismatched) if k in strict]
     counted = [k for k in target if k not in strict and not k.endswith(COUNTERS)]
@@ -104,9 +104,9 @@ def transfer_weights(
             f'weight transfer refused: {len(lost)} tensors of convolutions and norms of the backbone have no '
             f'counterpart (first: {lost[:3]}). {_remedy(report)}\n{report}'
         )
-    # a deeper ANN has all the names of a shallower SNN, and more blocks in the same stages
+    # A deeper ANN has all names of a shallower SNN, and more blocks in the same stages.
     stages = {_stage(k) for k in report.matched if k in strict}
-    deeper = [k for k in found.unused if found.state[k].dim() == 4 and _stage(k) in stages]
+    deeper = [k for k in best.unused if best.state[k].dim() == 4 and _stage(k) in stages]
     if deeper:
         raise ValueError(
             f'weight transfer refused: the source has {len(deeper)} more convolutions in the stages of the backbone '
@@ -120,7 +120,7 @@ def transfer_weights(
         )
     with torch.no_grad():
         for name in report.matched:
-            own[name].copy_(found.state[name])
+            own[name].copy_(best.state[name])
     if verbose:
         print_log(f'weight transfer: {report}', logger='current', level=logging.INFO)
     return report

@@ -174,12 +174,12 @@ class TestSpikingBackbone:
         """The classifier of an ANN has no use; that is one line and no warning."""
         state = state_of(backbone)
         same(fit(backbone, {**state, 'fc.weight': torch.rand(2, 2)}, 'torchvision://resnet18', 'start'), state)
-        assert [level for level, _ in said] == ['INFO'] and 'holds without use: fc.weight' in said[0][1]
+        assert [level for level, _ in said] == ['INFO'] and 'has unused entries: fc.weight' in said[0][1]
 
     def test_ann_has_no_time_constants(self, backbone, said):
         model = build(neuron=dict(type='PLIF'))
         same(fit(model, state_of(backbone), 'file.pth', 'start'), state_of(backbone))
-        assert 'not what neurons learn' in said[0][1] and 'neuron1.w' in said[0][1]
+        assert 'lacks parameters of neurons' in said[0][1] and 'neuron1.w' in said[0][1]
         # tested, it has to be the network that was trained
         task = MODELS.build(classifier(True, neuron=dict(type='PLIF')))
         with pytest.raises(ValueError, match='lacks weights of the backbone of ImageClassifier: backbone.neuron1.w'):
@@ -260,7 +260,7 @@ class TestDoors:
     def test_resuming_is_exact(self, whole):
         state = {**state_of(whole), 'neck.x': torch.rand(1)}
         fit(whole, state, 'file.pth', 'teacher')
-        with pytest.raises(ValueError, match='no place for: neck.x.*load_from=file.pth'):
+        with pytest.raises(ValueError, match='holds entries that .* does not have: neck.x.*load_from=file.pth'):
             fit(whole, state, 'file.pth', 'resume', '--resume')
         bare = {k.removeprefix('backbone.'): v for k, v in state_of(whole).items()}
         with pytest.raises(ValueError, match='--resume: file.pth lacks weights'):

@@ -142,7 +142,7 @@ class TestInitCfg:
         [
             ('gone.pth', FileNotFoundError, "there is no checkpoint at 'gone.pth'"),
             ('torchvision://vgg99', ValueError, "no weights of the name 'vgg99'"),
-            ('https://127.0.0.1:9/x.pth', OSError, 'could not be fetched .*: download it'),
+            ('https://127.0.0.1:9/x.pth', OSError, 'could not be downloaded .*: download it'),
         ],
     )
     def test_sources_that_are_not_there(self, source, kind, message):

@@ -101,7 +101,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
             load_file(file)
     with tarfile.open(file, 'w') as archive:
         archive.add(__file__, 'inside.py')
-    with pytest.raises(ValueError, match='file.pth is no checkpoint but a tar archive: unpack it'):
+    with pytest.raises(ValueError, match='file.pth is not a checkpoint but a tar archive: unpack it'):
         load_file(file)
 
 

@@ -388,7 +388,7 @@ class TestTeacher:
         assert build(dict(loss_kl=LOGITS), transfer=dict(scope='backbone')).teacher is not None
 
     def test_level_1_of_another_architecture(self):
-        with pytest.raises(ValueError, match='Is the teacher of the same architecture'):
+        with pytest.raises(ValueError, match='Does the teacher have the same architecture'):
             build(transfer=True, teacher=classifier(False), student=classifier(True, depth=34))
 
     def test_building_it_touches_no_random_numbers(self):

@@ -432,7 +432,7 @@ class TestTransformers:
 
         arch = dict(STEPS, stem='cifar') if cifar else STEPS
         report = self.check(QKFormer(arch, T=2), change, 'qkformer')
-        assert 'beware: the release lets the membrane of proj_lif pass from one image' in str(report)
+        assert 'beware: in the release, membrane potentials of proj_lif pass from one image' in str(report)
         assert len(report.reshaped) == 3 + 3 + 4
 
     def test_meta_spikeformer(self):

@@ -399,9 +399,9 @@ class TestWeightsOfOthers:
             (lambda c: c['state_dict'].pop('head.fc.bias'), 'lacks weights of ImageClassifier: head.fc.bias'),
             (
                 lambda c: c['state_dict'].update({'neck.x': torch.rand(1)}),
-                'holds what ImageClassifier has no place for: neck.x',
+                'holds entries that ImageClassifier does not have: neck.x',
             ),
-            (lambda c: c.pop('optimizer'), 'holds no optimizer, so no training can go on'),
+            (lambda c: c.pop('optimizer'), 'holds no optimizer, so no training can continue'),
             (lambda c: c.pop('meta'), 'holds no epoch and no iter'),
         ],
     )
