@@ -1,1 +1,1 @@
-"""What runs around a model."""
+"""Training and testing around a model: configs and their checks, hooks, loops, logging and safety."""

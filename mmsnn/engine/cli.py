@@ -1,4 +1,4 @@
-"""What the command lines of tools/train.py and tools/test.py share."""
+"""The options that tools with a runner share, such as tools/train.py and tools/test.py."""
 
 import argparse
 import os
@@ -20,24 +20,24 @@ from .unreadable import NamesImages
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that every tool with a runner has."""
+    """Add the options that every tool with a runner has."""
     parser.add_argument('--work-dir', help='folder of logs and results; default: work_dirs/NAME_OF_CONFIG')
     add_cfg_options(parser)
     parser.add_argument(
-        '--verbose', action='store_true', help='environment, config and hooks on the console, not in the log file alone'
+        '--verbose', action='store_true', help='show environment, config and hooks on the console, not only in the log'
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    # torch.distributed.launch passes it; torchrun sets LOCAL_RANK instead
+    # torch.distributed.launch passes this option; torchrun sets LOCAL_RANK instead.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
 def read_config(args: argparse.Namespace) -> Config:
-    """The config ``args.config`` (a file, or ``mmsnn::...``) with the shared options worked in.
+    """Read the config ``args.config`` (a file, or ``mmsnn::...``) and apply the shared options to it.
 
     Raises:
-        FileNotFoundError: no such config.
-        ValueError: FSDP is asked for where it cannot work, or ``sync_bn`` where nothing reads it.
-        RuntimeError: a distributed launch that this machine cannot serve.
+        FileNotFoundError: there is no such config.
+        ValueError: FSDP is set without FlexibleRunner, or ``sync_bn`` with a FlexibleRunner, which does not read it.
+        RuntimeError: this machine does not support the launcher.
     """
     read_annotations_safely()
     cfg = read(args.config)
@@ -64,9 +64,9 @@ def read_config(args: argparse.Namespace) -> Config:
 
 
 def build_runner(cfg: Config, verbose: bool = False) -> Runner:
-    """The runner of ``cfg``, which reads checkpoints safely and refuses those that do not fit.
+    """Build the runner of ``cfg``, which reads checkpoints safely and refuses those that do not fit.
 
-    Unless ``verbose``, environment, config and hooks go to the log file alone.
+    Unless ``verbose``, environment, config and hooks are written only to the log file.
 
     Raises:
         FileNotFoundError: there is no file at ``load_from``.
@@ -81,7 +81,7 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
 
 
 def _launch_on_cpu(cfg: Config) -> None:
-    """Start gloo, because mmengine's launchers ask for a GPU even where the backend needs none."""
+    """Start gloo, because mmengine's launchers need a GPU even if the backend does not."""
     if cfg.launcher != 'pytorch':
         raise RuntimeError(f'--launcher {cfg.launcher} needs a GPU: on CPUs use torchrun and --launcher pytorch')
     if not is_distributed():
@@ -101,10 +101,10 @@ def complete_loaders(cfg: Config) -> None:
         if not loader:
             continue
         if cfg.get('default_scope') == 'mmpretrain':
-            # its configs leave these to its tools
+            # mmpretrain's configs leave these settings to its tools.
             loader.setdefault('collate_fn', dict(type='default_collate'))
             loader.setdefault('pin_memory', torch.cuda.is_available())
             loader.setdefault('persistent_workers', True)
         if loader.get('num_workers', 0) == 0:
-            # torch refuses to keep workers that do not exist; bases ask for it
+            # torch refuses persistent workers without workers, but base configs may set them.
             loader.persistent_workers = False

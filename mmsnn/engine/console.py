@@ -1,4 +1,4 @@
-"""What a run says on the console before it begins: warnings, and a summary. All the rest is in the log file."""
+"""The console output of a run before its first iteration: warnings and a summary. All else goes to the log file."""
 
 import logging
 from pathlib import Path
@@ -16,21 +16,21 @@ from mmsnn import __version__
 from mmsnn.layers import get_time_steps
 from mmsnn.ops import extension
 
-# the folders of mmengine whose files describe environment, config and hooks in hundreds of lines
+# Folders of mmengine whose files log environment, config and hooks in hundreds of lines.
 DESCRIBERS = ('runner', '_strategy')
 
 
 class Quiet(logging.Filter):
-    """Keeps off the console what mmengine says of itself, until ``over`` is set.
+    """Hides long messages and deprecation warnings of mmengine from the console, until ``over`` is set.
 
-    That is environment, config and order of hooks, and that names in its own libraries will go. Single lines, warnings
-    and whatever comes from elsewhere pass.
+    The long messages are the environment, the config and the order of hooks. Single lines, other warnings, and messages
+    from elsewhere are shown.
     """
 
     over = False
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether ``record`` passes."""
+        """Whether ``record`` is shown."""
         text = record.getMessage().strip()
         source = Path(record.pathname).parent
         if record.levelno == logging.WARNING:
@@ -39,35 +39,35 @@ class Quiet(logging.Filter):
         return self.over or not (long and source.parent.name == 'mmengine' and source.name in DESCRIBERS)
 
     def attach(self, logger: logging.Logger) -> None:
-        """Filter what ``logger`` writes to the console, and not what it writes to files."""
+        """Filter what ``logger`` writes to the console, but not what it writes to files."""
         for handler in logger.handlers:
             if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
                 handler.addFilter(self)
 
 
 class QuietRunner:
-    """What is added to a runner's class, so that its logger is quiet as soon as it exists."""
+    """Mixin for a runner's class that attaches the filter to its logger as soon as this exists."""
 
     quiet: Quiet
 
     def build_logger(self, *args, **kwargs):
-        """Where an ordinary runner makes its logger."""
+        """Build the logger of an ordinary runner."""
         logger = super().build_logger(*args, **kwargs)
         self.quiet.attach(logger)
         return logger
 
     def build_strategy(self, *args, **kwargs):
-        """Where a FlexibleRunner makes it."""
+        """Build the strategy of a FlexibleRunner, which has the logger."""
         strategy = super().build_strategy(*args, **kwargs)
         self.quiet.attach(strategy.logger)
         return strategy
 
 
 class Opening(Hook):
-    """Says what begins, and ends the quiet with the first iteration.
+    """Hook that logs a summary at the beginning, and switches the filter off at the first iteration.
 
     Args:
-        quiet: of the runner's logger.
+        quiet: the filter of the runner's logger.
     """
 
     priority = 'VERY_HIGH'
@@ -77,15 +77,15 @@ class Opening(Hook):
         self.said = False
 
     def before_train(self, runner) -> None:
-        """After model and data are built."""
+        """Log the summary of a training."""
         self._say(runner, 'training', ('train', 'val'))
 
     def before_val(self, runner) -> None:
-        """Alone, or as a part of training."""
+        """Log the summary of a validation, unless it is part of a training."""
         self._say(runner, 'validating', ('val',))
 
     def before_test(self, runner) -> None:
-        """After model and data are built."""
+        """Log the summary of a test."""
         self._say(runner, 'testing', ('test',))
 
     def _say(self, runner, what: str, parts: tuple[str, ...]) -> None:
@@ -98,10 +98,10 @@ class Opening(Hook):
 
 
 def build(cfg: Config, verbose: bool = False) -> Runner:
-    """The runner of ``cfg``, quiet on the console until its first iteration unless ``verbose``."""
+    """Build the runner of ``cfg``, which writes little to the console before its first iteration unless ``verbose``."""
     kind = RUNNERS.get(cfg.get('runner_type', 'Runner'))
     if kind is None:
-        # says what is wrong
+        # This raises the proper error.
         return RUNNERS.build(cfg)
     quiet = Quiet()
     quiet.over = verbose
@@ -131,7 +131,7 @@ def summary(runner, what: str, parts: tuple[str, ...]) -> str:
 
 
 def model_line(model: nn.Module) -> str:
-    """Names of the model and its backbone, and T; of a Distiller those of the student and of its teachers."""
+    """The types of the model and its backbone, and T; for a Distiller, those of the student and of its teachers."""
     student = getattr(model, 'student', model)
     backbone = getattr(student, 'backbone', None)
     inner = [] if backbone is None else [type(backbone).__name__]
@@ -141,14 +141,14 @@ def model_line(model: nn.Module) -> str:
 
 
 def data_line(loader) -> str:
-    """Size of a loader's dataset, and of a batch."""
+    """The size of a loader's dataset and of a batch."""
     processes = get_world_size()
     line = f'{len(loader.dataset)} samples in batches of {loader.batch_sampler.batch_size}'
     return line + (f' on each of {processes} processes' if processes > 1 else '')
 
 
 def device_line(device: torch.device) -> str:
-    """The device, and which kernels serve the neurons on it; a warning of the ops says why they are not compiled."""
+    """The device and the kernels of the neurons on it; if they are not compiled, a warning of the ops says why."""
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type.upper()
     line = extension.serving(device.type)
     return f'{name}; neurons: {line if line.startswith("compiled") else "plain PyTorch"}'

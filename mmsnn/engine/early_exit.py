@@ -1,4 +1,4 @@
-"""Inference step by step, in which an image that is sure of its class takes no further step."""
+"""Early exit: inference step by step, in which an image leaves as soon as its class is certain enough."""
 
 from contextlib import contextmanager
 
@@ -11,24 +11,24 @@ from mmsnn.neurons import ILIF, Neuron
 
 
 class EarlyExit:
-    """Predictions of a classifier that adds time steps only for images that are not sure yet.
+    """A classifier that runs further time steps only for images whose class is not yet certain.
 
-    The network runs one step at a time, and every neuron's membrane goes on from the step before. After each, the head
-    sees the mean of the backbone's output so far; an image whose largest score reaches ``confidence`` leaves the batch,
-    with its prediction. The last step decides for those that are left, which is then what all T steps say at once. What
-    precedes time in other runs (the stem on a static image) is computed again at every step.
+    The network runs one time step at a time, and membrane potentials carry over from one step to the next. After each
+    step the head gets the mean of the backbone's outputs so far; an image whose largest score reaches ``confidence``
+    leaves the batch with its prediction. Images that are left after T steps get the prediction of all T steps. The stem
+    of a static image, which otherwise runs once, is computed again at every step.
 
-    As SEENN (Li et al., NeurIPS 2023) and DT-SNN (Li et al., DAC 2023) do, with the largest score as confidence.
+    This follows SEENN (Li et al., NeurIPS 2023) and DT-SNN (Li et al., DAC 2023), with the largest score as confidence.
 
     Args:
         model: an mmpretrain classifier with a spiking backbone.
-        confidence: between 0 and 1; above 1 no image leaves.
+        confidence: score from which on an image leaves, between 0 and 1; above 1 no image leaves early.
 
     Attributes:
-        steps: time steps that each image took so far, in the order of the predictions.
+        steps: number of time steps of each image so far, in the order of the predictions.
 
     Raises:
-        ValueError: the model is no classifier, or has layers whose steps cannot be run one by one.
+        ValueError: the model is not a classifier, or has layers whose steps cannot be run one by one.
     """
 
     def __init__(self, model: nn.Module, confidence: float):
@@ -39,28 +39,28 @@ class EarlyExit:
 
     @torch.no_grad()
     def test_step(self, data: dict) -> list:
-        """As the model's: a batch of a data loader to its data samples with predictions."""
+        """As the model's ``test_step``: the data samples of a batch with their predictions."""
         data = self.model.data_preprocessor(data, False)
         images, samples = data['inputs'], data.get('data_samples')
         left = torch.arange(len(images))
-        found, total = [None] * len(images), None
+        results, total = [None] * len(images), None
         with stepwise(self.model) as membranes:
             for t in range(1, self.T + 1):
-                # event frames have an image for every step
+                # Event frames have an image for every step.
                 outs = self.model.backbone(images[:, t - 1 : t] if images.dim() == 5 else images)
                 total = outs if total is None else tuple(a + b for a, b in zip(total, outs, strict=True))
                 answers = self._answer(tuple(x / t for x in total), [samples[i] for i in left] if samples else None)
                 sure = torch.tensor([bool(a.pred_score.max() >= self.confidence) or t == self.T for a in answers])
                 for i, answer, leaves in zip(left.tolist(), answers, sure.tolist(), strict=True):
                     if leaves:
-                        found[i] = answer, t
+                        results[i] = answer, t
                 if sure.all():
                     break
                 keep = (~sure).to(images.device)
                 left, images, total = left[~sure], images[keep], tuple(x[keep] for x in total)
                 membranes.keep(keep)
-        self.steps += [t for _, t in found]
-        return [answer for answer, _ in found]
+        self.steps += [t for _, t in results]
+        return [answer for answer, _ in results]
 
     def _answer(self, feats: tuple[Tensor, ...], samples: list | None) -> list:
         if self.model.with_neck:
@@ -73,8 +73,9 @@ def check(model: nn.Module) -> None:
     head = getattr(model, 'head', None)
     if not hasattr(head, 'predict') or not hasattr(model, 'backbone') or hasattr(model, 'bbox_head'):
         raise ValueError(
-            f'--exit-confidence: {type(model).__name__} is no classifier. Boxes and pixels of one image are sure at '
-            'different times, so detectors and segmentors run all of their steps; --T 1 2 4 compares numbers of steps'
+            f'--exit-confidence: {type(model).__name__} is not a classifier. Boxes and pixels of one image become '
+            'certain at different times, so detectors and segmentors run all time steps; --T 1 2 4 compares numbers of '
+            'steps'
         )
     reason = None
     for name, module in model.named_modules():
@@ -96,7 +97,7 @@ def check(model: nn.Module) -> None:
 
 
 class Membranes:
-    """The potentials of all neurons between two time steps, in the order of the calls of a step."""
+    """The membrane potentials of all neurons between two time steps, in the order of their calls."""
 
     def __init__(self):
         self.before: dict[Neuron, list[Tensor]] = {}
@@ -107,20 +108,20 @@ class Membranes:
         self.before, self.now = self.now, {}
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with some images of the batch."""
-        self.now = {m: [_rows(v, rows) for v in found] for m, found in self.now.items()}
+        """Keep only some images of the batch."""
+        self.now = {m: [_rows(v, rows) for v in potentials] for m, potentials in self.now.items()}
 
     def fire(self, neuron: Neuron, forward, x: Tensor, norm: nn.Module | None = None) -> Tensor:
-        """One time step of ``neuron``, from where it stood."""
-        found = self.now.setdefault(neuron, [])
+        """Run one time step of ``neuron`` from its last membrane potential."""
+        potentials = self.now.setdefault(neuron, [])
         before = self.before.get(neuron)
-        spikes, v = forward(x, v_init=before[len(found)] if before else None, return_v=True, norm=norm)
-        found.append(v)
+        spikes, v = forward(x, v_init=before[len(potentials)] if before else None, return_v=True, norm=norm)
+        potentials.append(v)
         return spikes
 
 
 def _rows(v: Tensor, rows: Tensor) -> Tensor:
-    # a neuron may see several rows an image, windows of an attention for instance
+    # A neuron may have several rows per image, for instance windows of an attention.
     each = v.shape[0] // len(rows)
     return v[rows.repeat_interleave(each)] if each > 1 else v[rows]
 

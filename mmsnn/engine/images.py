@@ -1,4 +1,4 @@
-"""Images that cannot be read: named, and told from whatever else may fail in a pipeline."""
+"""Errors for images that cannot be read, which name the file and differ from other errors of a pipeline."""
 
 import os
 from pathlib import Path
@@ -7,16 +7,16 @@ from mmcv.transforms import BaseTransform, LoadImageFromFile
 
 from mmsnn.checkpoints.claims import stand_in
 
-# pixels of the smallest side: a file of one is what downloads leave in the place of an image
+# Smallest side of an image in pixels; images of one pixel are placeholders of failed downloads.
 LEAST = 2
 
 
 class UnreadableImage(ValueError):
-    """An image file that cannot be trained or tested with.
+    """An image file that cannot be used for training or testing.
 
     Attributes:
-        path: of the file.
-        reason: what is wrong with it.
+        path: path of the file.
+        reason: its fault.
     """
 
     def __init__(self, path: str, reason: str):
@@ -28,18 +28,18 @@ class UnreadableImage(ValueError):
 
 
 class NamedImages(BaseTransform):
-    """A transform that loads images, whose failures name the file.
+    """A transform that loads images by another one and raises errors that name the file.
 
     Args:
-        load: mmcv's LoadImageFromFile, or one of its kind.
-        notice: whether to keep what is noticed, for one who asks (`noticed`) now and then.
+        load: mmcv's LoadImageFromFile or a transform derived from it.
+        notice: whether to collect images whose size differs from their annotation, for `noticed`.
 
     Attributes:
-        noticed: paths and reasons of images that are used, although their annotation gives them another size.
+        noticed: paths and reasons of such images, which are used nevertheless.
 
     Raises:
-        UnreadableImage: the file is missing, empty, damaged, no image, larger than the decoder allows, or smaller than
-            two pixels.
+        UnreadableImage: the file is missing, empty, damaged, not an image, larger than the decoder allows, or smaller
+            than two pixels.
     """
 
     def __init__(self, load: BaseTransform, notice: bool = False):
@@ -52,31 +52,31 @@ class NamedImages(BaseTransform):
         return getattr(self.load, name)
 
     def transform(self, results: dict) -> dict | None:
-        """What ``load`` makes of ``results``."""
+        """The result of ``load`` for ``results``."""
         path = results.get('img_path')
         given = results.get('width'), results.get('height')
         try:
-            found = self.load.transform(results)
-        # whatever a decoder or a file system makes of it
+            loaded = self.load.transform(results)
+        # Decoders and file systems raise errors of many kinds.
         except Exception as error:
             if not isinstance(path, str):
                 raise
             raise UnreadableImage(path, why(path, error)) from error
-        if not isinstance(path, str) or not isinstance(found, dict) or 'img_shape' not in found:
-            return found
-        height, width = found['img_shape'][:2]
+        if not isinstance(path, str) or not isinstance(loaded, dict) or 'img_shape' not in loaded:
+            return loaded
+        height, width = loaded['img_shape'][:2]
         if min(height, width) < LEAST:
-            raise UnreadableImage(path, f'it is {width}x{height} pixels, as what stands in for an image is')
+            raise UnreadableImage(path, f'it has {width}x{height} pixels, like a placeholder of an image')
         if self.notice and all(isinstance(n, int) for n in given) and given != (width, height):
             self.noticed.append((path, f'it is {width}x{height} pixels, its annotation says {given[0]}x{given[1]}'))
-        return found
+        return loaded
 
     def __repr__(self) -> str:
         return repr(self.load)
 
 
 def why(path: str, error: Exception) -> str:
-    """What is wrong with an image file."""
+    """The fault of an image file."""
     if '://' not in path:
         if os.path.isdir(path):
             return 'it is a folder'
@@ -91,12 +91,12 @@ def why(path: str, error: Exception) -> str:
         if what:
             return f'it is {what}'
     if 'MAX_IMAGE_PIXELS' in str(error) or type(error).__name__ == 'DecompressionBombError':
-        return 'it claims to be larger than images are'
-    return f'{Path(path).suffix or "it"} is damaged or no image ({type(error).__name__})'
+        return 'it claims to have more pixels than an image may have'
+    return f'{Path(path).suffix or "it"} is damaged or not an image ({type(error).__name__})'
 
 
 def name_images(dataset, notice: bool = False) -> None:
-    """Put `NamedImages` around what loads images in the pipelines of a dataset and of those that it wraps."""
+    """Wrap the transforms that load images in `NamedImages`, in the pipelines of a dataset and its inner datasets."""
     for inner in (getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())):
         if inner is not None and inner is not dataset:
             name_images(inner, notice)
@@ -107,14 +107,14 @@ def name_images(dataset, notice: bool = False) -> None:
 
 
 def noticed(dataset) -> list[tuple[str, str]]:
-    """What `NamedImages` noticed since it was asked last."""
-    found = []
+    """The images that `NamedImages` has noticed since the last call."""
+    images = []
     for inner in (getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())):
         if inner is not None and inner is not dataset:
-            found += noticed(inner)
+            images += noticed(inner)
     transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', None)
     for transform in transforms if isinstance(transforms, list) else ():
         if isinstance(transform, NamedImages):
-            found += transform.noticed
+            images += transform.noticed
             transform.noticed = []
-    return found
+    return images

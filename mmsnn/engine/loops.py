@@ -1,9 +1,9 @@
 """Training loops whose resumed run equals the uninterrupted one, batch by batch and bit by bit.
 
-What is random in iteration i depends on the seed of the run, the process and i alone: dropout and mixup draw from a
-generator that is seeded before every iteration, and each sample's augmentation from one that is seeded with the
-sample's place in the order of the training, in whichever worker it is loaded. So a checkpoint needs no states of
-random generators, neither of the processes nor of their workers, and the number of workers makes no difference.
+The random numbers of iteration i depend only on the seed of the run, the process and i. Dropout and mixup use a
+generator that is seeded before every iteration, and the augmentation of a sample uses one that is seeded with the
+sample's position in the order of the training, whichever worker loads it. So a checkpoint needs no states of random
+generators, neither of processes nor of workers, and the number of workers makes no difference.
 """
 
 import atexit
@@ -24,7 +24,7 @@ from mmsnn.registry import LOOPS
 from .images import UnreadableImage, name_images, noticed
 from .unreadable import Unreadable
 
-# streams of random numbers: of the model, and of the data
+# Streams of random numbers: one for the model, and one for the data.
 MODEL, DATA = 0, 1
 
 
@@ -33,7 +33,7 @@ def seed_everything(*key: int, devices: bool = True) -> None:
 
     Args:
         key: the integers.
-        devices: whether torch's generators of other devices than the CPU are seeded, too, which takes longer.
+        devices: whether to seed torch's generators of all devices, which takes longer, instead of only the CPU's.
     """
     words = np.random.SeedSequence([k % 2**32 for k in key]).generate_state(3)
     random.seed(int(words[0]))
@@ -42,7 +42,7 @@ def seed_everything(*key: int, devices: bool = True) -> None:
 
 
 class Place(int):
-    """The index of a sample, and where in the order of the training it stands: round, batch, position."""
+    """The index of a sample with its position in the order of the training: round, batch, place in the batch."""
 
     place: tuple[int, int, int]
 
@@ -56,14 +56,14 @@ class Place(int):
 
 
 class PlacedBatches:
-    """A batch sampler whose indices know their place, and which can start behind batches that are done.
+    """A batch sampler whose indices are `Place`, and which can skip batches that are done.
 
     Args:
-        batch_sampler: the one that chooses the samples.
+        batch_sampler: the batch sampler that chooses the samples.
 
     Attributes:
-        round: of the data, from 0; the epoch in a loop by epochs.
-        done: batches that are still to be passed over.
+        round: number of the round over the data, from 0; in a loop by epochs, the epoch.
+        done: number of batches that are still to be skipped.
     """
 
     def __init__(self, batch_sampler):
@@ -88,14 +88,14 @@ class PlacedBatches:
 
 
 class SeededDataset(Dataset):
-    """A dataset whose sample is seeded by its `Place`; to everybody else it is the dataset inside.
+    """A dataset that seeds random numbers by the `Place` of a sample; in all else it acts as the inner dataset.
 
-    Where an image cannot be read, the next sample takes its place, in this round as in every other.
+    If an image cannot be read, the next sample replaces it, in every round.
 
     Args:
         inner: the dataset.
-        seed: of the training.
-        unreadable: where such images are written down; without one, the first ends the training.
+        seed: seed of the training.
+        unreadable: the list of images that cannot be read; None ends the training at the first one.
     """
 
     def __init__(self, inner: Dataset, seed: int, unreadable: Unreadable | None = None):
@@ -131,26 +131,27 @@ class SeededDataset(Dataset):
             for path, reason in noticed(self._inner):
                 self._unreadable.add(path, reason, kept=True)
             return sample
-        raise ValueError('train_dataloader: not one image can be read')
+        raise ValueError('train_dataloader: none of the images can be read')
 
 
 @functools.cache
 def _leaving() -> torch.Tensor:
-    """Whether this process is ending, in memory that its workers see."""
+    """A flag, in memory that the workers share, that is True when this process is ending."""
     flag = torch.zeros(1, dtype=torch.bool).share_memory_()
-    # before Python ends the workers that are left, by SIGTERM, and waits for them
+    # Python ends the remaining workers by SIGTERM and waits for them after this handler has run.
     atexit.register(flag.fill_, True)
     return flag
 
 
 class PatientWorker:
-    """Start of a worker that loads data: it outlives the first SIGTERM, which ends the training and not its workers.
+    """Initialises a worker that loads data so that it ignores the first SIGTERM, which is meant for the training.
 
-    Slurm and `kill -- -GROUP` send it to every process. A worker that dies of it takes the training along before that
-    has saved (`InterruptHook`). Once the training's process is ending, the first one ends its workers, too.
+    Slurm and `kill -- -GROUP` send SIGTERM to every process. If a worker died of it, the training would fail before it
+    has saved a checkpoint (`InterruptHook`). When the process of the training is ending, the first SIGTERM ends its
+    workers as well.
 
     Args:
-        then: what the loader was to call in the worker, with the worker's number; None for nothing.
+        then: a function that is called with the number of the worker; None for none.
     """
 
     def __init__(self, then=None):
@@ -181,7 +182,7 @@ def seeded_loader(loader: DataLoader, seed: int, unreadable: Unreadable | None =
 
 
 class _Seeded:
-    """What both loops share."""
+    """Mixin of both loops."""
 
     def __init__(self, runner, dataloader, **kwargs):
         super().__init__(runner, dataloader, **kwargs)
@@ -191,9 +192,9 @@ class _Seeded:
 
     @property
     def batches(self) -> PlacedBatches | None:
-        """The batch sampler; None where the data have no order that could be repeated."""
-        found = self.dataloader.batch_sampler
-        return found if isinstance(found, PlacedBatches) else None
+        """The batch sampler; None for data without an order that can be repeated."""
+        sampler = self.dataloader.batch_sampler
+        return sampler if isinstance(sampler, PlacedBatches) else None
 
     def _seed_iteration(self) -> None:
         if self.unreadable is not None:
@@ -203,14 +204,14 @@ class _Seeded:
 
 @LOOPS.register_module()
 class EpochBasedTrainLoop(_Seeded, EpochBase):
-    """mmengine's loop by epochs, resumed exactly, also from a checkpoint in the middle of an epoch.
+    """mmengine's loop by epochs with exact resuming, also from a checkpoint in the middle of an epoch.
 
     Raises:
-        ValueError: in the middle of an epoch, where the data have no order (iterable datasets).
+        ValueError: resuming in the middle of an epoch with data that have no order (iterable datasets).
     """
 
     def run_epoch(self) -> None:
-        """Iterate one epoch, without what of it is done."""
+        """Run one epoch, without the iterations that are done already."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         done = max(0, self._iter - self._epoch * len(self.dataloader))
@@ -218,9 +219,9 @@ class EpochBasedTrainLoop(_Seeded, EpochBase):
             self.batches.round, self.batches.done = self._epoch, done
         elif done:
             raise ValueError(
-                f'the checkpoint stands {done} iterations behind the beginning of epoch {self._epoch + 1}, and '
-                'train_dataloader has no batch sampler that could go on from there: resume from a checkpoint of the '
-                'end of an epoch'
+                f'the checkpoint was saved {done} iterations after the beginning of epoch {self._epoch + 1}, and '
+                'train_dataloader has no batch sampler that could continue from there: resume from a checkpoint of '
+                'the end of an epoch'
             )
         for index, batch in enumerate(self.dataloader, start=done):
             self._seed_iteration()
@@ -231,20 +232,20 @@ class EpochBasedTrainLoop(_Seeded, EpochBase):
 
 @LOOPS.register_module()
 class IterBasedTrainLoop(_Seeded, IterBase):
-    """mmengine's loop by iterations, resumed exactly."""
+    """mmengine's loop by iterations with exact resuming."""
 
     def __init__(self, runner, dataloader, **kwargs):
         super().__init__(runner, dataloader, **kwargs)
         self.dataloader_iterator = _Endless(self)
 
     def run_iter(self, data_batch) -> None:
-        """Iterate one batch."""
+        """Run one iteration."""
         self._seed_iteration()
         super().run_iter(data_batch)
 
 
 class _Endless:
-    """Batches without an end: a loader that has come to its end starts again, in the next round's order."""
+    """An endless iterator over batches, which starts the loader again at its end, in the order of the next round."""
 
     def __init__(self, loop: IterBasedTrainLoop):
         self.loop = loop
@@ -255,13 +256,13 @@ class _Endless:
         return self
 
     def skip_iter(self, count: int) -> None:
-        """Go on behind the first ``count`` batches, without loading them."""
+        """Skip the first ``count`` batches without loading them."""
         batches = self.loop.batches
         if batches is None:
             for _ in range(count):
                 next(self)
             return
-        # those of whole rounds included: a sampler's length does not tell whether it ends
+        # Whole rounds are skipped in the same way, because the length of a sampler does not tell whether it ends.
         batches.done = count
 
     def __next__(self):

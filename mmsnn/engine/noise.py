@@ -1,4 +1,4 @@
-"""Batches of noise with labels, as a data loader gives them, for any model of mmdet, mmseg and mmpretrain."""
+"""Batches of noise with labels in the form of a data loader, for any model of mmdet, mmseg and mmpretrain."""
 
 import copy
 
@@ -10,22 +10,22 @@ from mmengine.registry import TRANSFORMS
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
-# objects in an image
+# Number of objects in an image.
 OBJECTS = 3
 
 
 def noise_batch(cfg: Config, model: nn.Module, batch_size: int = 3, size: int = 64) -> dict:
-    """``batch_size`` images of noise with labels that ``model`` can be trained and tested on.
+    """``batch_size`` images of noise with labels, for training and testing ``model``.
 
-    Call under the config's default scope. Detectors get boxes, masks, a semantic map and proposals; segmentors label
-    images; classifiers a class, or several where their head takes several; self-supervised models what the config's
-    own training pipeline makes of noise.
+    Call it in the config's default scope. Detectors get boxes, masks, a semantic map and proposals; segmentors get
+    label images; classifiers get a class, or several if their head takes several. Self-supervised models get the output
+    of the config's own training pipeline for noise.
 
     Args:
         cfg: the whole config.
-        model: what was built from it.
-        batch_size: number of images (of pairs, where the model follows objects over time).
-        size: height and width; of a self-supervised pipeline's crops, where they are larger.
+        model: the model of the config.
+        batch_size: number of images, or of pairs of images for models that track objects.
+        size: height and width of the images, and largest size of crops in a self-supervised pipeline.
     """
     kind = cfg.model.get('data_preprocessor', cfg.get('data_preprocessor') or {}).get('type', '')
     kind = kind if isinstance(kind, str) else kind.__name__
@@ -53,7 +53,7 @@ def _batch(make, model: nn.Module, batch_size: int, size: int) -> dict:
 
 
 def channels(model: nn.Module) -> int:
-    """Channels of the images that a task model is given: as many as its preprocessor has means, else 3."""
+    """Number of channels of a task model's images: the number of its preprocessor's means, or 3."""
     mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
     return 3 if mean is None else mean.numel()
 
@@ -63,9 +63,9 @@ def _image(size: int, channels: int = 3) -> torch.Tensor:
 
 
 def _classes(model: nn.Module, *names: str) -> int:
-    """The fewest classes that one of the modules called ``names`` tells apart; one class alone (an RPN's) if none."""
-    found = [_number(m) for n, m in model.named_modules() if any(name in n.split('.') for name in names)]
-    return min([n for n in found if n], default=1)
+    """The smallest number of classes of the modules called ``names``; 1 (as for an RPN) if none has classes."""
+    numbers = [_number(m) for n, m in model.named_modules() if any(name in n.split('.') for name in names)]
+    return min([n for n in numbers if n], default=1)
 
 
 def _number(module: nn.Module) -> int | None:
@@ -102,7 +102,7 @@ def _detection(model: nn.Module, size: int, index: int):
     instances = _instances(size, classes)
     none = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
     stuff = _classes(model, 'semantic_head', 'panoptic_head')
-    # a semantic branch may want its labels smaller than the image, as its pipeline's SegRescale makes them
+    # A semantic branch may need labels smaller than the image, which SegRescale in its pipeline makes.
     scale = next((m.seg_scale_factor for m in model.modules() if hasattr(m, 'seg_scale_factor')), 1)
     scale = (
         1 / 8 if hasattr(getattr(getattr(model, 'roi_head', None), 'semantic_head', None), 'fusion_level') else scale
@@ -134,10 +134,10 @@ def _classification(model: nn.Module, size: int, index: int):
     from mmpretrain.structures import DataSample
 
     head = getattr(model, 'head', None)
-    # LeNet's and VGG's own last layer is the backbone's
+    # In LeNet and VGG the last layer belongs to the backbone.
     classes = _classes(model, 'head', 'backbone')
     layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    # where nothing tells (InceptionV3), the last layer does
+    # Without num_classes (InceptionV3), the last layer gives the number.
     classes = layers[-1].out_features if classes == 1 and layers else classes
     if 'CSRA' in type(head).__name__:
         classes = head.csra_heads[0].head.out_channels
@@ -155,7 +155,7 @@ def _identities(batch_size: int, size: int) -> dict:
 
 
 def _videos(model: nn.Module, batch_size: int, size: int) -> dict:
-    """Pairs of a key frame and another one."""
+    """Pairs of a key frame and a reference frame."""
     from mmdet.structures import TrackDataSample
 
     samples = []
@@ -171,7 +171,7 @@ def _videos(model: nn.Module, batch_size: int, size: int) -> dict:
 
 
 def _views(cfg: Config, batch_size: int, size: int) -> dict:
-    """What the training pipeline of a self-supervised model makes of noise; views and masks are made there."""
+    """The output of a self-supervised model's training pipeline for noise; the pipeline makes views and masks."""
     dataset = copy.deepcopy(cfg.train_dataloader.dataset)
     while 'pipeline' not in dataset:
         dataset = dataset['dataset']
@@ -186,7 +186,7 @@ def _views(cfg: Config, batch_size: int, size: int) -> dict:
 
 
 def _crop(pipeline, size: int) -> None:
-    """Let random crops be no larger than ``size``, in all views."""
+    """Limit the size of random crops to ``size`` in all views."""
     if isinstance(pipeline, dict):
         if 'Crop' in str(pipeline.get('type')) and isinstance(pipeline.get('scale'), int):
             pipeline['scale'] = min(size, pipeline['scale'])

@@ -1,4 +1,4 @@
-"""``--cfg-options``: worked into a config, and a warning for each key that nothing reads."""
+"""Applying ``--cfg-options`` to a config, with a warning for each key that has no effect."""
 
 import argparse
 import difflib
@@ -17,55 +17,55 @@ from mmsnn.building import is_distiller
 
 from .trust import check_options
 
-# the entries of a config that the tools read beside the runners
+# Top-level keys of a config that tools read, besides those that runners read.
 READ_BY_TOOLS = {'model', 'work_dir', 'runner_type', 'tta_model', 'tta_pipeline'}
-# whose sources are searched for the name of a key, besides those of the task library and what the config imports
+# Packages whose sources are searched for the name of a key, besides the task library and the config's imports.
 READERS = 'mmengine', 'mmcv', 'mmsnn', 'torch.optim', 'torch.utils.data'
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
-    """The option ``--cfg-options`` of every tool that reads a config."""
+    """Add the option ``--cfg-options``, which every tool that reads a config has."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
         metavar='KEY=VALUE',
-        help='override the config, e.g. model.backbone.T=2 or key="[(a,b),(c,d)]"; of a distillation config, '
-        "model.KEY is the student's unless it is the Distiller's own",
+        help='override the config, e.g. model.backbone.T=2 or key="[(a,b),(c,d)]"; in a distillation config, '
+        'model.KEY means the student unless the Distiller has this key',
     )
 
 
 def apply_options(cfg: Config, options: dict) -> None:
-    """Work ``options`` (``{'model.backbone.T': 2}``) into ``cfg``, in place.
+    """Apply ``options`` (``{'model.backbone.T': 2}``) to ``cfg``, in place.
 
-    In a distillation config, ``model.KEY`` means the student's where the Distiller has no such argument; one line says
-    so. Keys that nothing reads are named in warnings.
+    In a distillation config, ``model.KEY`` means the student's key if the Distiller has no such argument; the log says
+    so. Warnings name keys that have no effect.
 
     Raises:
-        ValueError: an option would have code run; see `mmsnn.engine.trust`.
+        ValueError: an option would make code run; see `mmsnn.engine.trust`.
     """
     check_options(cfg, options)
     options = _meant_for_student(cfg, options)
     for key in options:
-        found = unread(cfg, key)
-        if found:
-            print_log(f'--cfg-options {key}: {found}', logger='current', level=logging.WARNING)
+        reason = unread(cfg, key)
+        if reason:
+            print_log(f'--cfg-options {key}: {reason}', logger='current', level=logging.WARNING)
     cfg.merge_from_dict(options)
 
 
 def unread(cfg: Config, key: str) -> str | None:
-    """Why nothing would read the dotted ``key``, added to ``cfg`` or changed in it; None where something may.
+    """The reason why setting the dotted ``key`` in ``cfg`` would have no effect; None if it may have one.
 
-    The first name of a key must be one that the runners or the tools read: variables of a config file have done their
-    work when the file has been read. A name further down, if it is new, must occur somewhere in the sources of those
-    who could read it.
+    The first name of a key must be one that runners or tools read, because variables of a config file have no effect
+    after the file has been read. A later name that the config does not have yet must occur somewhere in the sources of
+    the libraries that could read it.
     """
     first, *rest = key.split('.')
     if first not in read_by_runners():
         if first in cfg:
             places = _places(cfg, first)
-            where = f'it went into {", ".join(places)}. Set those' if places else 'set what it went into'
-            return f'nothing reads {first}, a variable that the config file used up: {where}'
+            where = f'its value was used in {", ".join(places)}. Set those' if places else 'set the keys that used it'
+            return f'nothing reads {first}, which is only a variable of the config file: {where}'
         return f'nothing reads {first}' + _suggestion(first, {*cfg, *read_by_runners()}, '', rest)
     node, above = cfg.get(first), first
     for i, name in enumerate(rest):
@@ -87,13 +87,13 @@ def unread(cfg: Config, key: str) -> str | None:
 
 
 def _meant_for_student(cfg: Config, options: dict) -> dict:
-    """``options``, with those that a Distiller does not take moved to its student."""
+    """``options`` in which keys that a Distiller does not have are moved to its student."""
     if not is_distiller(cfg.get('model') or {}):
         return options
     from mmsnn.distill import Distiller
 
     own = {'type', '_delete_', *inspect.signature(Distiller).parameters} - {'unknown'}
-    # of these two the student's are what counts, unless the config sets them outside
+    # These two keys mean the student's, unless the config sets them for the Distiller.
     own -= {'data_preprocessor', 'init_cfg'} - cfg.model.keys()
     moved = {}
     for key in options:
@@ -107,7 +107,7 @@ def _meant_for_student(cfg: Config, options: dict) -> dict:
 
 
 def read_by_runners() -> set[str]:
-    """The entries of a config that a runner or a tool reads."""
+    """The top-level keys of a config that a runner or a tool reads."""
     names = set(READ_BY_TOOLS)
     for runner in (Runner, FlexibleRunner):
         names |= {*inspect.signature(runner).parameters} - {'cfg'}
@@ -121,20 +121,20 @@ def _suggestion(name: str, known: set[str], above: str, rest: list[str]) -> str:
 
 
 def _places(cfg: Config, variable: str) -> list[str]:
-    """Where what stands in a ``variable`` of the config file stands in what is read; three of them at most."""
+    """The keys in which the value of a ``variable`` of the config file was used; at most three of them."""
     value = cfg[variable]
     telling = isinstance(value, (str, list, tuple, dict)) and bool(value)
-    found = []
+    paths = []
     for key in read_by_runners() & cfg.keys():
         for path, name, node in _nodes(cfg[key], key):
             begins = isinstance(value, str) and isinstance(node, str) and value and node.startswith(value)
             if (name == variable and node == value) or (telling and (node == value or begins)):
-                found.append(path)
-    return [*sorted(found, key=lambda path: (path.count('.'), path))[:3], *['...'] * (len(found) > 3)]
+                paths.append(path)
+    return [*sorted(paths, key=lambda path: (path.count('.'), path))[:3], *['...'] * (len(paths) > 3)]
 
 
 def _nodes(node, path: str) -> Iterator[tuple[str, str, object]]:
-    """All that lies at and below ``node``, with its path and its last name; what is inside of it comes after it."""
+    """Yield ``node`` and everything inside of it, outer nodes first, each with its path and its last name."""
     yield path, path.rpartition('.')[2], node
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
     for name, child in items:
@@ -142,7 +142,7 @@ def _nodes(node, path: str) -> Iterator[tuple[str, str, object]]:
 
 
 def _occurs(name: str, cfg: Config) -> bool:
-    """Whether ``name`` is a word in the sources of those who may read the config."""
+    """Whether ``name`` is a word in the sources of the packages that may read the config."""
     imported = (cfg.get('custom_imports') or {}).get('imports') or []
     modules = {
         *READERS,

@@ -1,4 +1,4 @@
-"""From which checkpoint a training goes on, and whether it is the same training."""
+"""Choosing the checkpoint from which a training resumes, and comparing its config."""
 
 import ast
 import logging
@@ -14,7 +14,7 @@ from mmsnn.checkpoints.claims import check_archive
 from mmsnn.checkpoints.loading import check_source
 from mmsnn.checkpoints.reading import load_file
 
-# what may differ without a word: where and how long it runs, what it shows
+# Keys that may differ without a warning, because they do not change the training.
 FREE = (
     'work_dir', 'load_from', 'resume', 'launcher', 'log_level', 'log_processor', 'visualizer', 'vis_backends',
     'env_cfg', 'test_', 'val_', 'tta_', 'custom_imports', 'default_hooks', 'custom_hooks', 'randomness', 'gpu_ids',
@@ -23,39 +23,39 @@ FREE = (
 
 
 def checkpoints(folder: str | Path) -> list[Path]:
-    """The checkpoints of a training, the newest first; the best ones, which cannot be resumed, are left out.
+    """The checkpoints of a training, newest first, without best checkpoints, which cannot be resumed.
 
-    The one that ``last_checkpoint`` names may have any name. It lies elsewhere (the hook's ``out_dir``) only where the
-    folder holds none: in a copy of a folder, the pointer still leads to the original.
+    The checkpoint in ``last_checkpoint`` may have any name. It may lie in another folder (the hook's ``out_dir``) only
+    if this folder has no checkpoints, because ``last_checkpoint`` in a copy of a folder names the original.
     """
-    found = {p for p in Path(folder).glob('*.pth') if p.name.startswith(('epoch_', 'iter_', 'interrupted'))}
+    paths = {p for p in Path(folder).glob('*.pth') if p.name.startswith(('epoch_', 'iter_', 'interrupted'))}
     with suppress(OSError, ValueError):
         last = Path(Path(folder, 'last_checkpoint').read_text().strip())
         here = Path(folder, last.name)
         if here.is_file():
-            found.add(here)
-        elif not found and last.is_file():
-            found.add(last)
-    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+            paths.add(here)
+        elif not paths and last.is_file():
+            paths.add(last)
+    return sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
 def damage(path: Path) -> str:
-    """What is wrong with a checkpoint file; nothing where all of it can be read and its checksums are right."""
+    """The fault of a checkpoint file; empty if it can be read completely and its checksums are right."""
     try:
         check_archive(path)
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
         return f'{bad} is damaged' if bad else ''
-    # whatever a damaged or hostile archive makes of its reader
+    # Damaged or hostile archives raise errors of many kinds.
     except Exception as error:
         return str(error) or type(error).__name__
 
 
 def newest_whole(folder: str | Path) -> tuple[Path, Mapping] | None:
-    """The newest checkpoint that can be read, and its content; says which were passed over. None: there is none.
+    """The newest checkpoint that can be read, with its content; None without checkpoints. The log lists skipped ones.
 
     Raises:
-        ValueError: there are checkpoints, and none of them can be read.
+        ValueError: there are checkpoints, but none of them can be read.
     """
     reasons = []
     for path in checkpoints(folder):
@@ -63,27 +63,27 @@ def newest_whole(folder: str | Path) -> tuple[Path, Mapping] | None:
         try:
             content = {} if reason else load_file(path)
             if not reason and not {'state_dict', 'optimizer', 'meta'} <= set(content):
-                reason = 'it holds no training, only ' + ', '.join(map(str, list(content)[:5]))
+                reason = 'it holds no state of a training, only ' + ', '.join(map(str, list(content)[:5]))
         except (OSError, ValueError) as error:
             reason = str(error)
         if not reason:
             return path, content
         reasons.append(f'{path}: {reason}')
-        print_log(f'--resume passes {reasons[-1]}', logger='current', level=logging.WARNING)
+        print_log(f'--resume skips {reasons[-1]}', logger='current', level=logging.WARNING)
     if reasons:
         raise ValueError(f'--resume: no checkpoint in {folder} can be read. ' + '; '.join(reasons))
     return None
 
 
 def prepare_resume(cfg: Config) -> Config:
-    """Where ``cfg.resume`` is set, let the training go on from ``load_from``, or from the newest whole checkpoint.
+    """If ``cfg.resume`` is set, choose the checkpoint: ``load_from``, or the newest complete one. Returns ``cfg``.
 
-    The seed is the checkpoint's, so that the data come in the order in which they would have come. What differs from
-    the checkpoint's config is said. Returns ``cfg``.
+    The seed is taken from the checkpoint, so that the data come in the same order as without the interruption. The log
+    lists differences from the checkpoint's config.
 
     Raises:
         FileNotFoundError: there is no file at ``load_from``.
-        ValueError: no checkpoint can be read, or its training was of another optimizer.
+        ValueError: no checkpoint can be read, or it belongs to another optimizer.
     """
     check_source(cfg)
     source = cfg.get('load_from')
@@ -103,26 +103,26 @@ def prepare_resume(cfg: Config) -> Config:
 
 
 def _checkpoint(source: str | None, folder: str) -> tuple[Path | None, Mapping]:
-    """The file to resume from, and its content."""
+    """The file to resume from and its content; None without a checkpoint."""
     if source:
         path = Path(source).expanduser()
         reason = damage(path)
         if reason:
             raise ValueError(f'--resume: {source} cannot be read: {reason}')
         return path, load_file(path)
-    found = newest_whole(folder)
-    if found is None:
+    newest = newest_whole(folder)
+    if newest is None:
         print_log(
             f'--resume: there is no checkpoint in {folder}, the training begins',
             logger='current',
             level=logging.WARNING,
         )
         return None, {}
-    return found
+    return newest
 
 
 def compare(before: Mapping, now: Mapping, source: str) -> None:
-    """Say what of a config is not as it was; ValueError for another optimizer, whose state would not fit."""
+    """Log the differences of two configs; ValueError for another optimizer, whose state would not fit."""
     lines = [f'{key}: {old} -> {new}' for key, old, new in _differences(before, now) if not key.startswith(FREE)]
     for line in lines:
         if line.startswith('optim_wrapper.optimizer.type'):
@@ -156,7 +156,7 @@ def _short(value) -> str:
 
 
 def read_text(text: str) -> dict:
-    """The values of a config's text as mmengine writes it into a checkpoint; nothing in it is executed."""
+    """The values in the text of a config that mmengine writes into a checkpoint; nothing in it is executed."""
     try:
         lines = ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What our tools put in the place of mmengine's parts, so that a training loses nothing.
+"""The parts of mmengine that mmsnn's tools replace, so that a training loses nothing.
 
 ======================  ==============================  =====================================================
 mmengine's              in its place                    because
@@ -13,7 +13,7 @@ pickle and YAML files   `mmsnn.engine.reading`          annotation and proposal 
 checkpoint readers      `mmsnn.checkpoints.loading`     checkpoints run code, and misfits load in silence
 ======================  ==============================  =====================================================
 
-A user of plain OpenMMLab configs has each of them by its type, for instance
+In plain OpenMMLab configs each of them can be used by its type, for instance
 ``default_hooks = dict(checkpoint=dict(type='mmsnn.SafeCheckpointHook'))``.
 """
 
@@ -32,20 +32,20 @@ from mmengine.logging import print_log
 from .resuming import checkpoints
 from .unreadable import FILE
 
-# of disks that are full, read-only, failing, or whose quota is used up
+# Errors of disks that are full, read-only or failing, or whose quota is used up.
 DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EIO)
 LOOPS = {True: 'EpochBasedTrainLoop', False: 'IterBasedTrainLoop'}
 
 
 def make_safe(cfg: Config) -> Config:
-    """Put our parts in the place of mmengine's in the config of a training; others are left as they are."""
-    # another runner, FSDP's for instance, saves by its strategy
+    """Replace mmengine's parts by mmsnn's in the config of a training; parts of other origin are kept."""
+    # Other runners, for instance FSDP's, save checkpoints by their strategy.
     if cfg.get('runner_type', 'Runner') == 'Runner':
         hooks = cfg.setdefault('default_hooks', ConfigDict())
         checkpoint = hooks.setdefault('checkpoint', ConfigDict(type='CheckpointHook', interval=1))
         if checkpoint is not None and _is(checkpoint, 'CheckpointHook'):
             checkpoint.type = 'mmsnn.SafeCheckpointHook'
-    # a config without one is refused later, by name
+    # A config without train_cfg is refused later.
     loop = cfg.get('train_cfg') or {}
     name = LOOPS[bool(loop.get('by_epoch', True))] if 'type' not in loop else loop.type
     if loop and isinstance(name, str) and name.rpartition('.')[2] in LOOPS.values():
@@ -58,14 +58,14 @@ def make_safe(cfg: Config) -> Config:
 
 
 def make_room(cfg: Config) -> None:
-    """Where a training begins in a folder that holds another one, set that aside in a folder of its own, and say so.
+    """If the work dir holds another training, move it into a subfolder, so that the two never mix.
 
-    Checkpoints, their pointer and the folders of logs move to ``earlier_1`` and so on inside the work dir, so that the
-    two never mix.
+    Checkpoints, ``last_checkpoint`` and the folders of logs move to ``earlier_1`` and so on inside the work dir; the
+    log says so.
 
     Raises:
-        ValueError: a checkpoint in there is what this training begins with, or several processes begin.
-        OSError: nothing can be written there.
+        ValueError: this training starts from a checkpoint in that folder, or has several processes.
+        OSError: the work dir is not writable.
     """
     folder = Path(cfg.work_dir)
     _try_writing(folder)
@@ -76,7 +76,7 @@ def make_room(cfg: Config) -> None:
     inside = begins and Path(begins).expanduser().resolve().parent == folder.resolve()
     if cfg.get('launcher', 'none') != 'none' or inside:
         raise ValueError(
-            f'work_dir: {folder} holds another training ({there[0].name}). Go on with it (--resume), choose another '
+            f'work_dir: {folder} holds another training ({there[0].name}). Continue it (--resume), choose another '
             'folder (--work-dir FOLDER), or move this one away'
         )
     aside = next(path for n in count(1) if not (path := folder / f'earlier_{n}').exists())
@@ -85,14 +85,14 @@ def make_room(cfg: Config) -> None:
         if path.suffix == '.pth' or path.name in ('last_checkpoint', FILE) or re.fullmatch(r'\d{8}_\d{6}', path.name):
             path.rename(aside / path.name)
     print_log(
-        f'work_dir: {folder} held another training, which lies in {aside} now; to go on with one, say --resume',
+        f'work_dir: {folder} held another training, which is now in {aside}; to continue a training, use --resume',
         logger='current',
         level=logging.WARNING,
     )
 
 
 def _try_writing(folder: Path) -> None:
-    """OSError with the config key unless files can be written to a folder."""
+    """Raise OSError with the config key unless files can be written to a folder."""
     path = folder / f'.{os.getpid()}.part'
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -107,10 +107,10 @@ def _try_writing(folder: Path) -> None:
 
 @contextmanager
 def disk_errors_named(cfg: Config) -> Iterator[None]:
-    """Inside, an error of the disk, in the log for instance, says what it means for the training.
+    """Context in which an error of the disk, for instance while logging, gets a message about its consequence.
 
     Raises:
-        OSError: with what is left to go on from.
+        OSError: the work dir cannot be written to; the message names the checkpoint for resuming.
     """
     try:
         yield
@@ -118,8 +118,8 @@ def disk_errors_named(cfg: Config) -> Iterator[None]:
         if error.errno not in DISK or 'was not saved' in str(error):
             raise
         left = checkpoints(cfg.work_dir)
-        there = f'--resume goes on from {left[0]}' if left else 'there is no checkpoint yet'
-        text = f'{error.strerror}: the training cannot write to its work dir any more, and ends; {there}'
+        there = f'--resume continues from {left[0]}' if left else 'there is no checkpoint yet'
+        text = f'{error.strerror}: the training can no longer write to its work dir and ends; {there}'
         raise OSError(error.errno, text, str(cfg.work_dir)) from error
 
 

@@ -1,4 +1,4 @@
-"""Learning rates that mmengine's schedulers cannot be put together to."""
+"""Learning rate schedules that no combination of mmengine's schedulers gives."""
 
 import math
 
@@ -10,23 +10,23 @@ from mmsnn.registry import PARAM_SCHEDULERS
 
 @PARAM_SCHEDULERS.register_module()
 class TimmCosineLR(LRSchedulerMixin, _ParamScheduler):
-    """Warm-up and cosine as timm 0.5 and 0.6 have them, with which the spiking transformers were trained.
+    """Warm-up and cosine schedule of timm 0.5 and 0.6, with which the spiking transformers were trained.
 
-    The warm-up covers the beginning of the cosine instead of standing in front of it: behind it the rate goes on as if
-    the cosine had begun at step 0, ``eta_min + (lr - eta_min) * (1 + cos(pi * t / T_max)) / 2``. A LinearLR followed by
-    a CosineAnnealingLR, whose cosine begins at its top, is up to 12 % higher at mid training. The values are computed
-    from the step alone, so nothing may stand beside it.
+    The warm-up replaces the beginning of the cosine instead of preceding it: after the warm-up the learning rate is
+    ``eta_min + (lr - eta_min) * (1 + cos(pi * t / T_max)) / 2``, where t counts from step 0. A LinearLR followed by a
+    CosineAnnealingLR, whose cosine begins after the warm-up, is up to 12 % higher in the middle of the training. The
+    values depend only on the step, so this scheduler cannot be combined with others.
 
     Args:
-        optimizer: or its wrapper.
-        T_max: steps to ``eta_min``, the warm-up included; behind them it stays there.
+        optimizer: the optimizer or its wrapper.
+        T_max: number of steps to ``eta_min``, including the warm-up; the rate stays there afterwards.
         eta_min: smallest learning rate.
-        warmup: steps of warm-up, from ``warmup_start`` in a line to the optimizer's learning rate.
+        warmup: number of steps of the linear warm-up from ``warmup_start`` to the optimizer's learning rate.
         warmup_start: learning rate of the first step.
         kwargs: ``begin``, ``end``, ``last_step``, ``by_epoch``, ``verbose`` as in mmengine's schedulers.
 
     Raises:
-        ValueError: not ``0 <= warmup < T_max``.
+        ValueError: ``0 <= warmup < T_max`` does not hold.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class TimmCosineLR(LRSchedulerMixin, _ParamScheduler):
     def build_iter_from_epoch(
         cls, *args, T_max: int, epoch_length: int, warmup: int = 0, begin: int = 0, end: int = 10**9, **kwargs
     ):
-        """Steps are iterations where the config's are epochs (``convert_to_iter_based=True``)."""
+        """Build the schedule by iterations from arguments in epochs (``convert_to_iter_based=True``)."""
         times = dict(T_max=T_max, warmup=warmup, begin=begin, end=end)
         kwargs['by_epoch'] = False
         return cls(*args, **{key: int(value * epoch_length) for key, value in times.items()}, **kwargs)

@@ -1,4 +1,4 @@
-"""What tools/test.py adds to mmengine's test loop: a progress bar, drawing, and test-time augmentation."""
+"""The additions of tools/test.py to mmengine's test loop: a progress bar, drawing, and test-time augmentation."""
 
 import os.path as osp
 from copy import deepcopy
@@ -15,13 +15,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-# by default_scope: the hook that draws, the visualizer, and the arguments that switch the hook on
+# By default_scope: the hook that draws, the visualizer, and the arguments that enable the hook.
 DRAWING = dict(
     mmdet=('DetVisualizationHook', 'DetLocalVisualizer', dict(draw=True)),
     mmseg=('SegVisualizationHook', 'SegLocalVisualizer', dict(draw=True)),
     mmpretrain=('VisualizationHook', 'UniversalVisualizer', dict(enable=True, interval=1)),
 )
-# without scope, because mmdet's is registered in mmengine
+# The types have no scope, because mmdet's is registered in mmengine.
 TTA_MODELS = dict(
     mmdet=dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
     mmseg=dict(type='SegTTAModel'),
@@ -30,7 +30,7 @@ TTA_MODELS = dict(
 
 
 class ProgressBar(Hook):
-    """A bar over the test set with the time left, on the main process."""
+    """A progress bar over the test set with the remaining time, on the main process."""
 
     def before_test_epoch(self, runner) -> None:
         self.bar = Progress(
@@ -49,7 +49,7 @@ class ProgressBar(Hook):
         self.bar.advance(self.task)
 
     def close(self) -> None:
-        """Give the terminal back, also after an error."""
+        """Stop drawing the bar; call it also after an error."""
         if hasattr(self, 'bar'):
             self.bar.stop()
 
@@ -62,7 +62,7 @@ def _task(cfg: Config, option: str) -> str:
 
 
 def draw_results(cfg: Config, *, show: bool, folder: str | None, wait_time: float = 2) -> None:
-    """Have each library's own hook draw the predictions, in a window or into ``folder``.
+    """Make the task library's own hook draw the predictions in a window or into ``folder``.
 
     Raises:
         ValueError: the config has no ``default_scope`` of mmdet, mmseg or mmpretrain.
@@ -74,7 +74,7 @@ def draw_results(cfg: Config, *, show: bool, folder: str | None, wait_time: floa
     hook = {**hook, **switch, 'show': show, 'wait_time': wait_time}
     if cfg.get('visualizer') is None:
         cfg.visualizer = dict(type=f'{task}.{visualizer}', vis_backends=[dict(type='LocalVisBackend')])
-    # absolute, because mmdet's hook puts a relative folder behind the last one again for every batch
+    # The path is absolute, because mmdet's hook would append a relative folder to the last one for every batch.
     folder = osp.abspath(folder) if folder else None
     if folder and task == 'mmseg':
         cfg.visualizer.save_dir = folder
@@ -98,10 +98,10 @@ def use_tta(cfg: Config) -> None:
 
 
 def _flipped(pipeline: list[dict]) -> list[dict]:
-    """The pipeline run with and without a horizontal flip."""
+    """The pipeline with test-time augmentation: with and without a horizontal flip."""
     *head, pack = deepcopy(pipeline)
     if 'meta_keys' in pack:
-        # what is merged must be flipped back first
+        # Predictions must be flipped back before they are merged.
         pack['meta_keys'] = (*pack['meta_keys'], 'flip', 'flip_direction')
     flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
     return [*head, dict(type='TestTimeAug', transforms=[flips, [pack]])]

@@ -1,4 +1,4 @@
-"""One test set, several numbers of time steps or thresholds of early exit: accuracy, energy and time of each."""
+"""Testing with several numbers of time steps or thresholds of early exit: accuracy, energy and time of each."""
 
 import json
 import time
@@ -17,46 +17,47 @@ from mmsnn.layers import get_time_steps, set_time_steps
 
 from .early_exit import EarlyExit
 
-# of a metric, in a heading
+# Number of significant digits in tables.
 DIGITS = 4
 
 
 def sweep_time_steps(runner, model: nn.Module, steps: list[int]) -> list[dict]:
-    """Test and measure ``model`` at each number of time steps; a row of metrics, rate, energy and milliseconds each.
+    """Test ``model`` with each number of time steps; return a row of metrics, firing rate, energy and time for each.
 
-    Prints the table, and writes ``time_steps.json`` into the work dir.
+    It also prints the table and writes ``time_steps.json`` into the work dir.
     """
     rows = []
     for T in steps:
         set_time_steps(model, T)
         runner.logger.info(f'T={T}')
         metrics = runner.test()
-        found = benchmark(model, runner.test_dataloader, amp=runner.test_loop.fp16)
-        energy, compared = found.energy, found.energy.comparison
+        measured = benchmark(model, runner.test_dataloader, amp=runner.test_loop.fp16)
+        energy, compared = measured.energy, measured.energy.comparison
         rows.append(
             dict(
                 T=T,
                 **_plain(metrics),
-                firing_rate=found.firing_rates.mean,
+                firing_rate=measured.firing_rates.mean,
                 energy_uj=energy.total('energy_uj'),
                 energy_with_memory_uj=compared.student.total,
                 share_of_the_twin=energy.ratio,
-                ms_per_image=found.milliseconds['dense'],
-                ms_per_image_events=found.milliseconds['events'],
+                ms_per_image=measured.milliseconds['dense'],
+                ms_per_image_events=measured.milliseconds['events'],
             )
         )
     note = (
         'Energy: of synaptic operations, and with memory accesses (45 nm, fp32); ms_per_image: this machine, '
-        f'{found.device}, batches of {found.batch_size}, median over batches, one side after the other.'
+        f'{measured.device}, batches of {measured.batch_size}, median over batches, one T after the other.'
     )
     _tell(runner, 'Accuracy, energy and time against T', rows, note, 'time_steps.json')
     return rows
 
 
 def sweep_exits(runner, model: nn.Module, confidences: list[float]) -> list[dict]:
-    """Test ``model`` with all its steps, and with early exit at each confidence; a row of metrics, mean T and time.
+    """Test ``model`` with all time steps, and with early exit at each confidence; return a row of metrics for each.
 
-    Prints the table, and writes ``early_exit.json`` into the work dir.
+    A row also has the mean number of time steps and the time. The function prints the table and writes
+    ``early_exit.json`` into the work dir.
     """
     T, plain, rows = get_time_steps(model), model.test_step, []
     for confidence in [None, *confidences]:
@@ -73,14 +74,14 @@ def sweep_exits(runner, model: nn.Module, confidences: list[float]) -> list[dict
         rows.append(row | {f'left_after_{t}': steps.count(t) / len(steps) for t in range(1, T + 1)})
     note = (
         f'Images leave when their largest score reaches the confidence, or after T={T} steps. ms_per_image: this '
-        'machine, mean over the test set without its first batch, preprocessing included, data loading not.'
+        'machine, mean over the test set without its first batch, including preprocessing but not data loading.'
     )
     _tell(runner, 'Accuracy and mean number of time steps with early exit', rows, note, 'early_exit.json')
     return rows
 
 
 class _Clock:
-    """A ``test_step`` with the time that it takes."""
+    """A ``test_step`` that measures its time."""
 
     def __init__(self, test_step):
         self.test_step, self.taken = test_step, []
@@ -100,7 +101,7 @@ class _Clock:
 
     @property
     def milliseconds(self) -> float:
-        """Per image; the first batch warms up, unless it is the only one."""
+        """Milliseconds per image, without the first batch unless it is the only one."""
         taken = self.taken[1:] or self.taken
         return 1e3 * sum(seconds for seconds, _ in taken) / sum(count for _, count in taken)
 

@@ -1,4 +1,4 @@
-"""Training images that cannot be read: counted, named, others in their place, and an end above a hundredth of them."""
+"""Training images that cannot be read: they are replaced and listed, and too many of them end the training."""
 
 import logging
 import os
@@ -11,21 +11,21 @@ from mmengine.logging import print_log
 from .images import name_images
 
 FILE = 'unreadable_images.txt'
-# of a data set
+# Largest share of samples of a data set.
 MOST = 0.01
 
 
 class Unreadable:
-    """The list of such images in a work dir, to which the processes that load data add and which the training reads.
+    """The list of images that cannot be read, a file in the work dir that workers write and the training reads.
 
     Args:
         folder: the work dir.
-        size: number of samples of the data set.
+        size: number of samples in the data set.
     """
 
     def __init__(self, folder: str | Path, size: int):
         self.path, self.size = Path(folder, FILE), size
-        # what an earlier training wrote down may be mended
+        # Images in the list of an earlier training may have been repaired.
         if is_main_process():
             self.path.unlink(missing_ok=True)
         barrier()
@@ -34,7 +34,7 @@ class Unreadable:
         self.kept: set[str] = set()
 
     def add(self, path: str, reason: str, kept: bool = False) -> None:
-        """Write an image down, in whatever process."""
+        """Add an image to the list; any process may call this."""
         line = f'{"kept" if kept else "replaced"}\t{path}\t{" ".join(reason.split())}\n'
         handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
@@ -43,7 +43,7 @@ class Unreadable:
             os.close(handle)
 
     def check(self) -> None:
-        """Say what was added.
+        """Log the images that were added since the last call.
 
         Raises:
             ValueError: more than a hundredth of the samples cannot be read.
@@ -65,7 +65,7 @@ class Unreadable:
         if len(self.replaced) > MOST * self.size:
             raise ValueError(
                 f'train_dataloader: {len(self.replaced)} of {self.size} samples have images that cannot be read, more '
-                f'than {MOST:.0%}; {self.path} lists them with the reasons. Mend the files, or take them out of the '
+                f'than {MOST:.0%}; {self.path} lists them with the reasons. Repair the files, or remove them from the '
                 'annotations'
             )
 
@@ -73,19 +73,21 @@ class Unreadable:
         if not is_main_process():
             return
         if kind == 'kept':
-            text = f'{path}: {reason}. Boxes are read in pixels of the image as it is'
+            text = f'{path}: {reason}. Boxes are read in pixels of the actual image'
         else:
             text = f'{path} cannot be read: {reason}. The next sample takes its place'
         print_log(f'train_dataloader: {text}', logger='current', level=logging.WARNING)
 
 
 class NamesImages(Hook):
-    """Validation and testing name an image that cannot be read, and end: without it, their figures would be others."""
+    """Makes validation and testing end at an image that cannot be read, with its name, because the metrics would change
+    without it.
+    """
 
     def before_val(self, runner) -> None:
-        """The validation's images."""
+        """Wrap the loading of images in the validation set."""
         name_images(runner.val_loop.dataloader.dataset)
 
     def before_test(self, runner) -> None:
-        """The test's images."""
+        """Wrap the loading of images in the test set."""
         name_images(runner.test_loop.dataloader.dataset)

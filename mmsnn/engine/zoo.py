@@ -1,4 +1,4 @@
-"""Configs of the installed mmdet, mmseg and mmpretrain with mmsnn put into them: one training step, one prediction."""
+"""Trying mmsnn in the configs of the installed mmdet, mmseg and mmpretrain, by one training step and one prediction."""
 
 import time
 import traceback
@@ -19,17 +19,17 @@ from mmsnn.neurons.firing import SpikeCounter
 
 from .noise import channels, noise_batch
 
-# sizes of images that are tried, the smallest first
+# Sizes of images to try, the smallest first.
 LIBRARIES = dict(mmdet=(64, 256, 512), mmseg=(64, 256, 512), mmpretrain=(64, 32, 224, 384))
 KINDS = ('ann', 'sew', 'spikify', 'distill')
 RESNETS = ('ResNet', 'ResNetV1c', 'ResNetV1d')
 T, BATCH = 2, 3
-# errors that do not hang on the size of images, where the next size has the same
+# Errors that do not depend on the size of images if the next size has the same.
 SIZELESS = (ImportError, KeyError, NotImplementedError, OSError, TypeError)
-# words with which a distillation term is refused; it is then left out
+# Parts of messages that refuse a distillation term, which is then left out.
 REFUSALS = dict(transfer='weight transfer refused', response='loss_response', feature='loss_feature')
 RESPONSES = (
-    # the first module that a model has
+    # The first entry whose module a model has is used.
     ('decode_head.conv_seg', dict(type='PixelKL', student='decode_head.conv_seg', teacher='decode_head.conv_seg')),
     ('rpn_head', dict(type='DenseResponse', head='rpn_head', student='rpn_head[0]', teacher='rpn_head[0]')),
     ('bbox_head', dict(type='DenseResponse', student='bbox_head[0]', teacher='bbox_head[0]')),
@@ -39,12 +39,12 @@ RESPONSES = (
 
 def folders() -> list[str]:
     """``library/folder`` of every folder that holds models."""
-    found = []
+    names = []
     for library in LIBRARIES:
         root = root_of(library)
-        names = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in ('_base_', 'common'))
-        found += [f'{library}/{name}' for name in names]
-    return found
+        inside = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in ('_base_', 'common'))
+        names += [f'{library}/{name}' for name in inside]
+    return names
 
 
 def root_of(library: str) -> Path:
@@ -53,18 +53,18 @@ def root_of(library: str) -> Path:
 
 
 def read(name: str) -> Config:
-    """The config ``library/folder/file.py``, without checkpoints, at most 50 layers deep and in one process."""
+    """The config ``library/folder/file.py``, without checkpoints and with at most 50 layers."""
     library, _, rest = name.partition('/')
     cfg = Config.fromfile(str(root_of(library) / rest))
     for node in nodes(cfg._cfg_dict):
         for key in ('pretrained', 'teacher_ckpt', 'checkpoint'):
             if isinstance(node.get(key), str):
                 node[key] = None
-        # they pad to the size of COCO's images
+        # These augmentations pad to the size of COCO's images.
         node.pop('batch_augments', None)
         if isinstance(node.get('init_cfg'), dict) and node['init_cfg'].get('type') == 'Pretrained':
             node['init_cfg'] = None
-        # named from the root of the library's repository
+        # The path is relative to the root of the library's repository.
         if isinstance(node.get('teacher_config'), str):
             node['teacher_config'] = str(root_of(library).parent / node['teacher_config'])
         if kind_of(node) in RESNETS and node.get('depth', 0) > 50:
@@ -87,7 +87,7 @@ def kind_of(cfg) -> str:
 
 
 def backbones(cfg) -> Iterator[tuple[dict, str]]:
-    """Where a model's config names backbones: the dict and the key."""
+    """The places of backbones in a model's config, as a dict and a key."""
     for node in nodes(cfg):
         for key in ('backbone', 'backbone_cfg'):
             if isinstance(node.get(key), dict) and node[key].get('type'):
@@ -95,29 +95,29 @@ def backbones(cfg) -> Iterator[tuple[dict, str]]:
 
 
 def survey(folder: str) -> dict:
-    """What is in a folder: its first config, its first with a ResNet, and the first of each type of backbone."""
+    """The first config of a folder, its first config with a ResNet, and the first one of each type of backbone."""
     library, name = folder.split('/')
-    found = dict(first=None, resnet=None, types={})
-    # those in a subfolder, such as a self-supervised model's benchmarks, come last
+    configs = dict(first=None, resnet=None, types={})
+    # Configs in subfolders, such as benchmarks of self-supervised models, come last.
     for file in sorted((root_of(library) / name).rglob('*.py'), key=lambda path: (len(path.parts), path)):
         config = f'{folder}/{file.relative_to(root_of(library) / name)}'
         try:
             cfg = Config.fromfile(str(file))
-        # some name files that did not come with the library
+        # Some configs refer to files that are not part of the library.
         except Exception:
             continue
         if not cfg.get('model') or not cfg.model.get('type'):
             continue
-        found['first'] = found['first'] or config
+        configs['first'] = configs['first'] or config
         for node, key in backbones(cfg.model):
-            found['types'].setdefault(scoped(node[key], cfg), config)
+            configs['types'].setdefault(scoped(node[key], cfg), config)
             if kind_of(node[key]) in RESNETS:
-                found['resnet'] = found['resnet'] or config
-    return found
+                configs['resnet'] = configs['resnet'] or config
+    return configs
 
 
 def scoped(backbone: dict, cfg: Config) -> str:
-    """``library.Type``."""
+    """The type of a backbone as ``library.Type``."""
     kind = backbone['type']
     if not isinstance(kind, str):
         return f'{kind.__module__.partition(".")[0]}.{kind.__name__}'
@@ -125,13 +125,13 @@ def scoped(backbone: dict, cfg: Config) -> str:
 
 
 def change(cfg: Config, kind: str, terms: tuple[str, ...] = ()) -> Config:
-    """The config as a user changes it for ``kind``."""
+    """The config with the change that a user makes for ``kind``."""
     plain = ConfigDict(cfg.model)
     if kind == 'distill':
         teacher = Config(dict(model=plain)).copy().model
         resnet = any(kind_of(node[key]) in RESNETS for node, key in backbones(cfg.model))
         change(cfg, 'sew' if resnet else 'spikify')
-        # as our own student configs: a frozen stage of random weights would learn nothing
+        # As in mmsnn's student configs, nothing is frozen, because frozen random weights would not learn.
         for node in nodes(cfg.model):
             node.update({key: value for key, value in dict(frozen_stages=-1, norm_eval=False).items() if key in node})
         losses = {}
@@ -149,13 +149,13 @@ def change(cfg: Config, kind: str, terms: tuple[str, ...] = ()) -> Config:
         if kind == 'spikify':
             node[key] = ConfigDict(type='mmsnn.Spikify', backbone=node[key], T=T)
         elif kind_of(node[key]) in RESNETS:
-            # as a child config is merged
+            # The backbone is merged in the way of a child config.
             node[key] = ConfigDict(Config._merge_a_into_b(dict(type='mmsnn.SEWResNet', T=T), node[key]))
     return cfg
 
 
 def build(cfg: Config):
-    """The model, initialised at random, with norms that need no second process."""
+    """Build the model with random weights, and with batch norms instead of SyncBN."""
     if cfg.get('data_preprocessor'):
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
@@ -171,10 +171,10 @@ def build(cfg: Config):
 
 
 def attempt(config: str, kind: str, size: int, terms: tuple[str, ...] = ()) -> dict:
-    """One step and one prediction; what was seen on the way.
+    """Run one training step and one prediction; return the size, and the numbers of silent and of all neuron layers.
 
     Raises:
-        Exception: whatever goes wrong.
+        Exception: any error of the config, the model or the data.
     """
     torch.manual_seed(0)
     cfg = change(read(config), kind, terms)
@@ -188,11 +188,11 @@ def attempt(config: str, kind: str, size: int, terms: tuple[str, ...] = ()) -> d
         if kind != 'ann' and not neurons:
             raise RuntimeError('nothing spikes')
         task = model.student if kind == 'distill' else model
-        # MoCo's queue takes batches that divide its length
+        # MoCo needs a batch size that divides the length of its queue.
         images = BATCH + any('queue_len' in node for node in nodes(plain.model))
         batch = noise_batch(plain, task, images, size)
         wrapper = OptimWrapper(torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4))
-        # that of some detectors returns nothing
+        # `train` of some detectors does not return the model.
         model.train()
         with SpikeCounter(model) as counter:
             losses = model.train_step(batch, wrapper)
@@ -200,24 +200,24 @@ def attempt(config: str, kind: str, size: int, terms: tuple[str, ...] = ()) -> d
         bad = [name for name, value in losses.items() if not torch.as_tensor(value).isfinite().all()]
         if bad:
             raise FloatingPointError(f'{", ".join(bad)} not finite after {BATCH} images of noise')
-        found = dict(size=size, silent=len(rates.silent), neurons=len(rates))
+        result = dict(size=size, silent=len(rates.silent), neurons=len(rates))
         model.eval()
         torch.manual_seed(1)
         side = size
         with torch.no_grad():
             if type(task).__module__.startswith('mmpretrain.models.selfsup'):
-                # as large as its own pipeline makes them
+                # The model's own pipeline determines the size.
                 side = tensors(batch['inputs'])[0].shape[-1]
                 model.extract_feat(torch.randn(BATCH, 3, side, side))
             else:
                 model.test_step(noise_batch(plain, model, BATCH, size))
             if kind in ('sew', 'spikify'):
                 check_independence(model, side)
-    return found
+    return result
 
 
 def check_independence(model, size: int) -> None:
-    """RuntimeError where one image of a batch changes the features of another."""
+    """Raise RuntimeError if one image of a batch changes the features of another."""
     images = torch.randn(BATCH, channels(model), size, size)
     other = images.clone()
     other[1] = torch.randn_like(images[1]) * 2
@@ -238,7 +238,7 @@ def tensors(out) -> list[torch.Tensor]:
 
 
 def trial(config: str, kind: str, size: int | None) -> dict:
-    """`attempt`, as a result: at the smallest size that serves, with the most distillation terms that serve."""
+    """The result of `attempt` with the smallest size of images and the most distillation terms that work."""
     start = time.process_time()
     result, refused = {}, []
     sizes = [size] if size else [*LIBRARIES[config.partition('/')[0]], *_named_sizes(config)]
@@ -248,7 +248,7 @@ def trial(config: str, kind: str, size: int | None) -> dict:
             try:
                 result = dict(ok=True, **attempt(config, kind, side, terms))
                 break
-            # whatever a model does, the walk goes on
+            # A failing model must not end the walk through the zoo.
             except Exception as error:
                 words, before = ' '.join(str(error).split()), result.get('reason')
                 result = dict(ok=False, reason=f'{type(error).__name__}: {words}'[:600], where=place(error))
@@ -266,7 +266,7 @@ def trial(config: str, kind: str, size: int | None) -> dict:
 
 
 def _named_sizes(config: str) -> list[int]:
-    """Sizes of images that the config's backbones name; none where it cannot be read, of which `attempt` tells."""
+    """Sizes of images that the config's backbones name; empty if it cannot be read, which `attempt` reports."""
     try:
         named = [node[key].get('img_size') for node, key in backbones(read(config).model)]
     except Exception:
@@ -275,5 +275,5 @@ def _named_sizes(config: str) -> list[int]:
 
 
 def place(error: Exception) -> str:
-    """The last three places of a traceback, without the folders they lie in."""
+    """The last three places of a traceback, as file names and line numbers."""
     return ' < '.join(f'{Path(f.filename).name}:{f.lineno}' for f in traceback.extract_tb(error.__traceback__)[:-4:-1])

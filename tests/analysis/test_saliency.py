@@ -515,7 +515,7 @@ class TestErrors:
 
     def test_models_that_do_not_fit(self, spiking):
         x = torch.randn(1, 3, 64, 64)
-        with pytest.raises(TypeError, match='the student, a ReLU, is no classifier'):
+        with pytest.raises(TypeError, match='the student, a ReLU, is not a classifier'):
             compare(spiking(), nn.ReLU(), x)
         other = spiking()
         other.head = nn.Linear(32, 6)

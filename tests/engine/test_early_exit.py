@@ -117,7 +117,7 @@ def test_refusals(backbone, message):
 def test_detectors_are_refused():
     with DefaultScope.overwrite_default_scope('mmdet'):
         model = MODELS.build(detector(True))
-    with pytest.raises(ValueError, match=r'--exit-confidence: RetinaNet is no classifier.*--T 1 2 4'):
+    with pytest.raises(ValueError, match=r'--exit-confidence: RetinaNet is not a classifier.*--T 1 2 4'):
         EarlyExit(model, 0.9)
-    with pytest.raises(ValueError, match='is no classifier'):
+    with pytest.raises(ValueError, match='is not a classifier'):
         EarlyExit(SEWResNet(18, base_channels=8), 0.9)

@@ -69,7 +69,7 @@ REFUSED = {
     'a list of categories': (change('annotations', category_id=[1]), 'whose category_id is unhashable'),
     'an image id is missing': (change('annotations', image_id=None), 'without image_id'),
     'an annotation that is a number': (lambda c: {**c, 'annotations': [*c['annotations'], 7]}, 'no JSON object'),
-    'two annotations of one id': (add('annotations', bbox=[1, 1, 9, 9]), 'have an id that another has'),
+    'two annotations of one id': (add('annotations', bbox=[1, 1, 9, 9]), 'have the id of another one'),
     'two images of one id': (add('images', file_name='1.png'), 'the id of several images'),
     'an image without a width': (change('images', width=None), 'have no width'),
     'an image of no width': (change('images', width=0), 'not positive'),

@@ -67,7 +67,7 @@ def train(config: Path, work: Path, *more: str):
 def check_message(text: str) -> None:
     """One line says what happened, and whether something is left."""
     assert re.search(
-        r'was not saved \(.*\); .*(is still there, and --resume goes on from it|no checkpoint yet)', text
+        r'was not saved \(.*\); .*(is complete, and --resume continues from it|no checkpoint yet)', text
     ), text[-3000:]
 
 
@@ -203,7 +203,7 @@ def test_resume_of_what_is_not_sound(home, tmp_path, how):
         assert done.returncode == 0, done.stdout[-3000:]
         assert load_file(work / f'epoch_{EPOCHS + 1}.pth')['meta']['epoch'] == EPOCHS + 1
         if how == 'one damaged':
-            assert f'passes {last}' in done.stdout
+            assert f'skips {last}' in done.stdout
     else:
         assert done.returncode != 0 and 'Epoch(train)' not in done.stdout
         assert ('can be read' if how == 'all damaged' else str(last)) in done.stdout

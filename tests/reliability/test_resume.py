@@ -212,7 +212,7 @@ def test_middle_of_an_epoch_without_an_order(tmp_path):
     loop = EpochBasedTrainLoop(built, loader, max_epochs=2)
     assert len(next(iter(loop.dataloader))) == 2
     loop._iter = 2
-    with pytest.raises(ValueError, match='2 iterations behind the beginning of epoch 1'):
+    with pytest.raises(ValueError, match='2 iterations after the beginning of epoch 1'):
         loop.run_epoch()
 
 

@@ -662,7 +662,7 @@ class TestNames:
 
         monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
         monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
-        said = 'is no checkpoint but a web page' if content == 'a web page' else 'was not loaded: .*could run code'
+        said = 'is not a checkpoint but a web page' if content == 'a web page' else 'was not loaded: .*could run code'
         with pytest.raises(ValueError, match=rf'https://host/file.pth: {tmp_path}/checkpoints/file.pth {said}'):
             load_state('https://host/file.pth')
 

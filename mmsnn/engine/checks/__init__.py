@@ -1,4 +1,4 @@
-"""Bad input, found before the first iteration and named by its config key."""
+"""Checks that report bad input before the first iteration, with its config key."""
 
 import logging
 import os
@@ -47,9 +47,9 @@ PARTS = ('train', 'val', 'test')
 
 
 def check_data(cfg: Mapping, parts: tuple[str, ...] = PARTS) -> list[Finding]:
-    """Refuse a config whose data, classes and heads do not fit each other; returns what else there is to say.
+    """Refuse a config whose data, classes and heads do not fit each other; return the other findings.
 
-    Of several processes on a machine one reads the contents of files.
+    If there are several processes on a machine, only one of them reads the contents of files.
 
     Args:
         cfg: a whole config.
@@ -57,32 +57,32 @@ def check_data(cfg: Mapping, parts: tuple[str, ...] = PARTS) -> list[Finding]:
 
     Raises:
         FileNotFoundError: a data root, an annotation file or a folder of images is missing.
-        ValueError: what is there cannot be trained or tested with. Both messages name all errors, a line each, with the
-            config's key, the file and the remedy.
+        ValueError: the data cannot be used for training or testing. Both messages list all errors, one per line, with
+            the config's key, the file and the remedy.
     """
     local_rank = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0'))
-    found = list(check_config(cfg, parts, contents=local_rank == '0'))
-    refuse(found)
-    return found
+    findings = list(check_config(cfg, parts, contents=local_rank == '0'))
+    refuse(findings)
+    return findings
 
 
-def log(found: list[Finding], logger: logging.Logger) -> None:
-    """Write warnings and notes of `check_data` into a log."""
-    for finding in found:
+def log(findings: list[Finding], logger: logging.Logger) -> None:
+    """Write the warnings and notes of `check_data` into a log."""
+    for finding in findings:
         if finding.level == WARNING:
             logger.warning(str(finding))
-        # that the heads fit is no news
+        # Notes on heads that fit are left out.
         elif finding.level == NOTE and ('.dataset' in finding.key or finding.key.startswith('model.teacher')):
             logger.info(str(finding))
 
 
 def check_config(cfg: Mapping, parts: tuple[str, ...] = PARTS, contents: bool = True) -> Iterator[Finding]:
-    """All that can be said without building anything.
+    """All findings that need no building of models or datasets.
 
     Args:
         cfg: a whole config.
         parts: which of ``train``, ``val`` and ``test`` to check.
-        contents: whether to read annotations, too; without, files need only be there.
+        contents: whether to read annotations; otherwise only the existence of files is checked.
     """
     data = gather(cfg, parts)
     key, model = student_config(cfg)
@@ -105,21 +105,21 @@ def check_config(cfg: Mapping, parts: tuple[str, ...] = PARTS, contents: bool = 
 
 
 def check_amp(cfg: Mapping) -> Iterator[Finding]:
-    """An error where ``cfg`` wants mixed precision and there is no GPU."""
+    """An error if ``cfg`` asks for mixed precision and there is no GPU."""
     if 'AmpOptimWrapper' in str((cfg.get('optim_wrapper') or {}).get('type')) and get_device() == 'cpu':
         yield error(
             'optim_wrapper.type',
             "'AmpOptimWrapper' (--amp): mmengine's mixed precision needs a GPU, and none was found. Leave --amp out; "
-            'where the config asks for it, add --cfg-options optim_wrapper.type=OptimWrapper',
+            'if the config asks for it, add --cfg-options optim_wrapper.type=OptimWrapper',
         )
 
 
 def _safely(check: Callable, key: str, *args) -> Iterator[Finding]:
-    """The findings of a check; one that stumbles over an unusual config must not stop a training."""
+    """The findings of a check; an exception in a check becomes a finding, because it must not stop a training."""
     try:
         yield from check(*args)
     except Exception as problem:
-        yield unchecked(key, f'{check.__name__.strip("_")} did not get through: {type(problem).__name__}: {problem}')
+        yield unchecked(key, f'{check.__name__.strip("_")} failed: {type(problem).__name__}: {problem}')
 
 
 def _check_dataset(data: Data, cfg: Mapping, heads: list[Head], contents: bool) -> Iterator[Finding]:
@@ -172,7 +172,7 @@ def coco_reader(data: Data) -> Reader:
 
 
 def _evaluated(reader: Reader, data: Data, cfg: Mapping) -> Reader:
-    """The reader, where COCO's evaluation reads the same file."""
+    """The reader, marked as ``evaluated`` if COCO's evaluation reads the same file."""
     for _, metric in evaluators(cfg, data.part):
         path = metric.get('ann_file')
         if name_of(metric) != 'CocoMetric' or metric.get('format_only') or not isinstance(path, str):
@@ -183,7 +183,7 @@ def _evaluated(reader: Reader, data: Data, cfg: Mapping) -> Reader:
 
 
 def _check_metric(key: str, metric: Mapping, data: list[Data], contents: bool) -> Iterator[Finding]:
-    """The annotation file of a metric: there, and about the images of the dataset."""
+    """Findings on the annotation file of a metric: it must exist and contain the images of the dataset."""
     path = metric.get('ann_file')
     if not isinstance(path, str) or not path or not is_local(metric):
         return

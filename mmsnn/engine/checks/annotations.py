@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .findings import Finding, error, note, number, some, warning
 
-# What mmdet drops, in its order, with what to do where that leaves nothing.
+# The reasons for which mmdet drops annotations, in its order, with the remedy if no annotation is left.
 DROPPED = {
     'marked ignore': '',
     'outside of the image': 'COCO boxes are [x, y, width, height] in pixels of the image',
@@ -15,7 +15,7 @@ DROPPED = {
     'of another category': '',
     'of an image that is not listed': "image_id must be the id of one of the file's images",
 }
-# What ends in a bare KeyError or TypeError of mmdet or pycocotools, with what to do.
+# Faults for which mmdet or pycocotools raise a bare KeyError or TypeError, with their remedies.
 FATAL = {
     'no JSON object': '',
     'without id': 'number the annotations from 1',
@@ -35,22 +35,22 @@ FATAL = {
 
 @dataclass(frozen=True)
 class Reader:
-    """Who reads an annotation file, and how.
+    """How an annotation file is read.
 
     Args:
         key: config key of the file.
-        owner: config key of the dataset, whose classes are meant.
-        classes: names of the classes; None where they are unknown.
-        default: the dataset type whose own classes they are, where the config gives none.
-        by_name: whether labels are numbered in the order of those of the file's categories that are among ``classes``,
-            as mmdet's CocoDataset does.
+        owner: config key of the dataset that the classes belong to.
+        classes: names of the classes; None if they are unknown.
+        default: the dataset type that the classes come from, if the config gives none.
+        by_name: whether labels are numbered in the order in which the file lists those categories that are among
+            ``classes``, as in mmdet's CocoDataset.
         boxes: whether annotations are boxes (a panoptic file has segments).
         annotated: whether the file must have annotations.
-        filter_empty: whether images without an annotation are left out.
-        min_size: images with a smaller side are left out.
+        filter_empty: whether images without annotations are left out.
+        min_size: smallest side of images that are used.
         masks: whether masks are read.
         evaluated: whether COCO's evaluation reads the file.
-        folder: where the images must be.
+        folder: folder of the images; None does not check them.
     """
 
     key: str
@@ -68,13 +68,13 @@ class Reader:
 
 
 class Annotations:
-    """One walk over the annotations of a file, as mmdet's CocoDataset reads them.
+    """Checks the annotations of a file in one pass, in the way mmdet's CocoDataset reads them.
 
     Args:
         path: the file.
-        reader: who reads it.
-        sizes: width and height of the images by id.
-        ids: names of the classes by category id.
+        reader: how it is read.
+        sizes: by the id of an image, its width and height.
+        ids: by the id of a category, the name of its class.
     """
 
     def __init__(self, path: str, reader: Reader, sizes: dict, ids: dict):
@@ -101,7 +101,7 @@ class Annotations:
                 remedy = f': {FATAL[rule]}' if FATAL[rule] else ''
                 yield error(key, f'{self.path}: {self._share(rule, total, annotations)} are {rule}{remedy}')
         if self.double:
-            yield error(key, f'{self.path}: {self.double} annotations have an id that another has, too')
+            yield error(key, f'{self.path}: {self.double} annotations have the id of another one')
         if self.reader.evaluated and 0 in self.numbers:
             yield warning(
                 key, f'{self.path}: an annotation has the id 0, which COCO counts as not found: number from 1'
@@ -110,7 +110,7 @@ class Annotations:
             yield from self._dropped(total, annotations)
 
     def _rule(self, annotation: dict) -> str | None:
-        """Why mmdet drops an annotation, or fails; None where it keeps it."""
+        """The reason for which mmdet drops an annotation or fails; None if it keeps the annotation."""
         x, y, w, h = annotation['bbox']
         own, image, category, area = (annotation[key] for key in ('id', 'image_id', 'category_id', 'area'))
         if own in self.numbers:
@@ -133,7 +133,7 @@ class Annotations:
             return 'marked ignore'
         if min(right, width) <= max(x, 0) or min(bottom, height) <= max(y, 0):
             return 'outside of the image'
-        # NaN is no area, either
+        # The comparison also refuses NaN.
         if not area > 0:
             return 'of an area of 0 or less'
         if w < 1 or h < 1:
@@ -158,7 +158,7 @@ class Annotations:
 
     @staticmethod
     def _diagnosis(annotation) -> str:
-        """Which of `FATAL` holds for an annotation that could not be read."""
+        """The entry of `FATAL` that applies to an annotation that could not be read."""
         if not isinstance(annotation, dict):
             return 'no JSON object'
         for key in ('id', 'image_id', 'category_id', 'bbox', 'area'):
@@ -222,7 +222,7 @@ class Annotations:
         yield (warning if many else note)(self.reader.key, text)
 
     def _hints(self, rule: str, annotations: list) -> Iterator[str]:
-        """What to do about a rule, and what is to be seen behind it, from the first annotation that it drops."""
+        """Remedies and likely causes for a reason, judged by the first annotation that was dropped for it."""
         if DROPPED[rule]:
             yield DROPPED[rule]
         first = annotations[self.first[rule]]

@@ -1,4 +1,4 @@
-"""Names and numbers of classes: what the config says against what the files hold."""
+"""Comparing the classes of a config with those in annotation files."""
 
 import difflib
 from collections import Counter
@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from .annotations import Reader
 from .findings import Finding, error, some
 
-# Longer tuples of classes are not written out.
+# Largest number of classes that a message lists.
 SHOWN = 100
 
 
 def check_categories(path: str, categories: list, reader: Reader) -> Iterator[Finding]:
-    """Findings about the categories of a COCO file: whether each label gets the name that its boxes have in the file.
+    """Check that each label has the name in the config that its boxes have in the COCO file.
 
-    mmdet numbers labels in the order of the file's categories, and names them in the order of the classes.
+    mmdet numbers labels in the order of the file's categories, but names them in the order of the config's classes.
     """
     wrong = [i for i, c in enumerate(categories) if not isinstance(c, dict) or not {'id', 'name'} <= c.keys()]
     if wrong:
@@ -35,8 +35,8 @@ def check_categories(path: str, categories: list, reader: Reader) -> Iterator[Fi
     if reader.classes is None or not reader.by_name:
         return
     classes, key = list(reader.classes), f'{reader.owner}.metainfo.classes'
-    found = [name for name in names if name in set(classes)]
-    if found == classes:
+    known = [name for name in names if name in set(classes)]
+    if known == classes:
         return
     lacking = [name for name in classes if name not in names]
     spare = [name for name in names if name not in classes]
@@ -45,10 +45,10 @@ def check_categories(path: str, categories: list, reader: Reader) -> Iterator[Fi
         wanted = names
         text = (
             f'they are not given, so that the {len(classes)} of {reader.default} are taken, of which {path} has '
-            f'{len(found)}; its categories are {some(names)}'
+            f'{len(known)}; its categories are {some(names)}'
         )
     elif lacking:
-        right = set(found) | set(nearest.values())
+        right = set(known) | set(nearest.values())
         wanted = [name for name in names if name in right] if len(nearest) == len(lacking) else names
         text = f'{some(lacking)} {"is no category" if len(lacking) == 1 else "are no categories"} of {path}'
         if nearest:
@@ -56,11 +56,11 @@ def check_categories(path: str, categories: list, reader: Reader) -> Iterator[Fi
         else:
             text += f', which has {some(names)}'
     else:
-        wanted = found
-        i = next(i for i, (a, b) in enumerate(zip(found, classes)) if a != b)
+        wanted = known
+        i = next(i for i, (a, b) in enumerate(zip(known, classes)) if a != b)
         text = (
             f'they are in another order than the categories of {path}, by which mmdet numbers the labels: boxes of '
-            f'{found[i]!r} would be called {classes[i]!r}'
+            f'{known[i]!r} would be called {classes[i]!r}'
         )
     text += f'. Write {as_metainfo(wanted)}'
     if len(wanted) != len(classes):
@@ -69,14 +69,14 @@ def check_categories(path: str, categories: list, reader: Reader) -> Iterator[Fi
 
 
 def closest(name, among: Sequence) -> str | None:
-    """The name among others that ``name`` may be a misspelling of."""
+    """The name in ``among`` of which ``name`` may be a misspelling; None if there is none."""
     folded = {str(other).strip().casefold(): other for other in among}
     near = difflib.get_close_matches(str(name).strip().casefold(), folded, n=1)
     return folded[near[0]] if near else None
 
 
 def as_metainfo(names: Sequence) -> str:
-    """The classes as they are to be written into a config."""
+    """The classes in the form in which a config has to give them."""
     if len(names) > SHOWN:
         return f'metainfo=dict(classes=...) with all {len(names)} names, the first being {some(names)}'
     return f'metainfo=dict(classes={tuple(names)!r})'

@@ -1,4 +1,4 @@
-"""COCO annotation files: what mmdet will make of them, said before it does."""
+"""Checks of COCO annotation files, in the way mmdet reads them."""
 
 import gc
 import json
@@ -16,18 +16,18 @@ from .data import missing_files
 from .findings import Finding, error, some, warning
 
 WANTED = 'expected a COCO annotation file, a JSON object with the lists images, annotations and categories'
-# Images of which the size is compared.
+# Number of images whose size is compared with the file.
 LOOKED_AT = 16
-# Bytes from which on polygons are not read.
+# Size of a file in bytes from which on polygons are not read.
 LARGE = 1 << 26
-# Pixels of an image: as many as OpenCV decodes at most.
+# Largest number of pixels that OpenCV decodes.
 PIXELS = 1 << 30
 POLYGONS = re.compile(r'\[\[[-+.,eE\d\s]*\](?:\s*,\s*\[[-+.,eE\d\s]*\])*\]')
 
 
 @contextmanager
 def no_collection():
-    """Without garbage collection, which walks the millions of objects of a large file again and again."""
+    """Context without garbage collection, which would repeatedly visit the millions of objects of a large file."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -38,10 +38,10 @@ def no_collection():
 
 
 def load(path: str):
-    """The content of a JSON file; the last one is kept, because datasets and evaluators name the same.
+    """The content of a JSON file; the last one is cached, because datasets and evaluators often read the same file.
 
     Raises:
-        ValueError: the file is no JSON.
+        ValueError: the file is not JSON.
     """
     stat = os.stat(path)
     return _load(path, stat.st_mtime_ns, stat.st_size)
@@ -51,12 +51,12 @@ def load(path: str):
 def _load(path: str, _, size: int):
     with open(path, encoding='utf-8') as file:
         text = file.read()
-    # the numbers of polygons are most of a large file and half the time of reading it
+    # Polygons make up most of a large file and take half the time of reading it.
     return json.loads(POLYGONS.sub('[[]]', text) if size > LARGE else text)
 
 
 def image_ids(path: str) -> set:
-    """The ids of a file's images; empty where it is no annotation file."""
+    """The ids of the images in a file; empty if it is not an annotation file."""
     content = load(path)
     images = content.get('images') if isinstance(content, dict) else None
     return {image.get('id') for image in images or [] if isinstance(image, dict)}
@@ -72,7 +72,7 @@ def check_coco(path: str, reader: Reader) -> Iterator[Finding]:
     with no_collection():
         try:
             content = load(path)
-        # JSON errors and wrong encodings are ValueErrors
+        # JSON errors and wrong encodings are ValueErrors.
         except (ValueError, RecursionError) as problem:
             yield error(reader.key, f'{path} is no JSON ({problem}); {WANTED}')
             return
@@ -115,7 +115,7 @@ def _images(path: str, images: list, reader: Reader) -> tuple[list[Finding], dic
     sizes, names, wrong, double = {}, {}, {}, []
     for index, image in enumerate(images):
         try:
-            # the same entry twice does no harm
+            # An entry that is listed twice is accepted.
             if names.setdefault(image['id'], image['file_name']) != image['file_name']:
                 double.append(image['id'])
             width, height = image['width'], image['height']
@@ -130,7 +130,7 @@ def _images(path: str, images: list, reader: Reader) -> tuple[list[Finding], dic
             wrong.setdefault(f'no {problem.args[0]}', []).append(index)
         except TypeError:
             wrong.setdefault('an id, a width, a height or a file_name of the wrong type', []).append(index)
-    found = [
+    findings = [
         error(
             reader.key,
             f'{path}: {len(where)} of {len(images)} images have {what}, the first is images[{where[0]}]; an image is '
@@ -139,25 +139,25 @@ def _images(path: str, images: list, reader: Reader) -> tuple[list[Finding], dic
         for what, where in wrong.items()
     ]
     if double:
-        found.append(
+        findings.append(
             error(
                 reader.key,
                 f'{path}: {some(double)} {"is" if len(double) == 1 else "are"} the id of several images: number them',
             )
         )
     small = sum(min(size) < reader.min_size for size in sizes.values())
-    if small and small == len(sizes) and not found:
-        found.append(
+    if small and small == len(sizes) and not findings:
+        findings.append(
             error(
                 f'{reader.owner}.filter_cfg.min_size',
                 f'all {small} images of {path} have a side below {reader.min_size} pixels and would be left out',
             )
         )
-    return found, sizes
+    return findings, sizes
 
 
 def _files(path: str, images: list, reader: Reader, used: set) -> Iterator[Finding]:
-    """Whether the files of the images that are read are there."""
+    """Findings on the image files: whether they exist, and whether some of them have the listed sizes."""
     if not reader.folder:
         return
     wanted = [image for image in images if not reader.filter_empty or image['id'] in used]
@@ -175,22 +175,22 @@ def _files(path: str, images: list, reader: Reader, used: set) -> Iterator[Findi
     for image in read:
         file, given = os.path.join(reader.folder, image['file_name']), (image['width'], image['height'])
         try:
-            found = _size(file)
+            size = _size(file)
         except OSError:
-            yield error(f'{reader.owner}.data_prefix.img', f'{file} is no image that can be read')
+            yield error(f'{reader.owner}.data_prefix.img', f'{file} is not an image that can be read')
             return
-        if found != given:
-            other.append(f'{image["file_name"]} is {found[0]}x{found[1]} and not {given[0]}x{given[1]}')
+        if size != given:
+            other.append(f'{image["file_name"]} is {size[0]}x{size[1]} and not {given[0]}x{given[1]}')
     if other:
         yield warning(
             reader.key,
             f'{path} gives another width and height for {len(other)} of {len(read)} images that were looked at '
-            f'({other[0]}): boxes are read in pixels of the images as they are',
+            f'({other[0]}): boxes are read in pixels of the actual images',
         )
 
 
 def _size(path: str) -> tuple[int, int]:
-    """Width and height of an image as mmcv loads it, turned as its EXIF entry says."""
+    """Width and height of an image as mmcv loads it, with the rotation of its EXIF entry."""
     with Image.open(path) as image:
         turned = image.getexif().get(0x0112, 1) > 4
         return image.size[::-1] if turned else image.size

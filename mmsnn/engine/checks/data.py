@@ -1,4 +1,4 @@
-"""The datasets of a config: where they are, what classes they have, and whether their files are there."""
+"""The datasets of a config: their files, formats and classes."""
 
 import inspect
 import os
@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS
 from ..reading import SafePickleHandler, SafeYamlHandler
 from .findings import Finding, error, some, unchecked, warning
 
-# what of a dataset is read from a file
+# Arguments of datasets that name files.
 FILES = ('ann_file', 'proposal_file')
 
 
@@ -24,7 +24,7 @@ def name_of(cfg: Mapping) -> str:
 
 @dataclass
 class Data:
-    """A dataset's config, wrappers taken off.
+    """The config of a dataset, without wrappers such as RepeatDataset.
 
     Args:
         key: its config key.
@@ -40,7 +40,7 @@ class Data:
 
     @cached_property
     def cls(self) -> type | None:
-        """The dataset's class; None where it is not registered, which building it reports better."""
+        """The dataset's class; None if it is not registered (building it will raise the proper error)."""
         kind = self.cfg.get('type')
         if not isinstance(kind, str):
             return kind
@@ -49,7 +49,7 @@ class Data:
 
     @property
     def bases(self) -> dict[str, type]:
-        """The dataset's class and what it inherits from, by name."""
+        """The dataset's class and its base classes, by name."""
         return {cls.__name__: cls for cls in reversed(getattr(self.cls, '__mro__', ()))}
 
     def argument(self, name: str, default=None):
@@ -57,9 +57,9 @@ class Data:
         if name in self.cfg:
             return self.cfg[name]
         for cls in getattr(self.cls, '__mro__', ()):
-            found = inspect.signature(cls.__init__).parameters.get(name) if '__init__' in vars(cls) else None
-            if found is not None and found.default is not found.empty:
-                return found.default
+            parameter = inspect.signature(cls.__init__).parameters.get(name) if '__init__' in vars(cls) else None
+            if parameter is not None and parameter.default is not parameter.empty:
+                return parameter.default
         return default
 
     @property
@@ -67,7 +67,7 @@ class Data:
         return self.cfg.get('data_root') or ''
 
     def path(self, name: str) -> str:
-        """The path of an argument such as ``ann_file`` or ``data_prefix.img``, below the data root; '' for none."""
+        """The path that an argument such as ``ann_file`` or ``data_prefix.img`` names, with the data root; or ''."""
         value = self.cfg
         for part in name.split('.'):
             value = value.get(part) if isinstance(value, Mapping) else None
@@ -75,7 +75,7 @@ class Data:
 
     @cached_property
     def given_classes(self) -> tuple | None:
-        """The classes that the config gives; a text names a file of them."""
+        """The classes that the config gives as a list or as a file; None if it gives none."""
         value = (self.cfg.get('metainfo') or {}).get('classes') or self.cfg.get('classes')
         if isinstance(value, str) and osp.isfile(osp.expanduser(value)):
             with open(osp.expanduser(value), encoding='utf-8') as file:
@@ -84,7 +84,7 @@ class Data:
 
     @cached_property
     def classes(self) -> tuple | None:
-        """Names of the classes: the config's, or those of the dataset's class; None where only the dataset knows."""
+        """The classes of the config, or else of the dataset's class; None if only the built dataset knows them."""
         if self.given_classes is not None:
             return self.given_classes
         own = (getattr(self.cls, 'METAINFO', None) or {}).get('classes')
@@ -92,17 +92,17 @@ class Data:
 
     @property
     def are_the_types(self) -> bool:
-        """Whether the classes are those that the dataset's class has where the config gives none."""
+        """Whether the config gives no classes, so that those of the dataset's class are used."""
         return self.given_classes is None and self.classes is not None and self.classes != self.folders
 
     @property
     def folder(self) -> str:
-        """The folder of the images of a classification."""
+        """The folder of the images of a classification dataset."""
         return self.path('data_prefix.img_path') or self.path('data_prefix') or self.path('split') or self.root
 
     @cached_property
     def folders(self) -> tuple | None:
-        """The classes of a dataset that numbers its folders in alphabetical order; None for any other."""
+        """The classes of a dataset that takes its folders, in alphabetical order, as classes; None for others."""
         if 'CustomDataset' not in self.bases or not self.argument('with_label', True):
             return None
         listed = osp.join(self.root, 'meta', f'{self.cfg.get("split")}.txt')
@@ -116,19 +116,19 @@ class Data:
         return [step for step in self.cfg.get('pipeline') or [] if isinstance(step, Mapping)]
 
     def step(self, name: str) -> Mapping | None:
-        """The first step of the pipeline of that type."""
+        """The first step of type ``name`` in the pipeline; None without one."""
         return next((step for step in self.pipeline if name_of(step) == name), None)
 
 
 def gather(cfg: Mapping, parts: tuple[str, ...]) -> list[Data]:
-    """The datasets of a config, wrappers such as RepeatDataset and ConcatDataset taken off."""
-    found = []
+    """The datasets of a config, without wrappers such as RepeatDataset and ConcatDataset."""
+    datasets = []
     for part in parts:
         loader = cfg.get(f'{part}_dataloader')
         if isinstance(loader, Mapping) and isinstance(loader.get('dataset'), Mapping):
             for key, dataset in _innermost(loader['dataset'], f'{part}_dataloader.dataset'):
-                found.append(Data(key, dataset, part, cfg.get('default_scope')))
-    return found
+                datasets.append(Data(key, dataset, part, cfg.get('default_scope')))
+    return datasets
 
 
 def evaluators(cfg: Mapping, part: str) -> list[tuple[str, Mapping]]:
@@ -150,10 +150,7 @@ def is_local(cfg: Mapping) -> bool:
 
 
 def check_paths(data: Data) -> Iterator[Finding]:
-    """Whether files and folders of a dataset are there.
-
-    Left to the dataset: what it downloads itself, and remote storage.
-    """
+    """Check that the files and folders of a dataset exist, except for remote files and those that it downloads."""
     if data.argument('download', False) is True:
         yield unchecked(data.key, f'{name_of(data.cfg)} downloads its files itself')
         return
@@ -167,7 +164,7 @@ def check_paths(data: Data) -> Iterator[Finding]:
     else:
         named |= {f'data_prefix.{name}': prefix for name, prefix in prefixes.items()}
     named = {name: path for name, path in named.items() if isinstance(path, str) and path}
-    # beside absolute paths alone, a data root is of no consequence
+    # The data root does not matter if all paths are absolute.
     if not named or not all(osp.isabs(path) for path in named.values()):
         missing = list(check_path(f'{data.key}.data_root', data.root, 'folder'))
         yield from missing
@@ -180,7 +177,7 @@ def check_paths(data: Data) -> Iterator[Finding]:
 
 
 def check_formats(data: Data) -> Iterator[Finding]:
-    """Whether files in formats that can hold code hold data alone."""
+    """Check that files in formats that may contain code contain only data."""
     handlers = dict.fromkeys(('.pkl', '.pickle'), SafePickleHandler) | dict.fromkeys(('.yaml', '.yml'), SafeYamlHandler)
     for name in FILES:
         path = data.path(name)
@@ -193,7 +190,7 @@ def check_formats(data: Data) -> Iterator[Finding]:
 
 
 def check_path(key: str, path, what: str, where: str = '') -> Iterator[Finding]:
-    """An error unless there is something at ``path``; empty and remote paths pass."""
+    """An error unless ``path`` exists; empty and remote paths are accepted."""
     if not isinstance(path, str) or not path or '://' in path or osp.exists(osp.expanduser(path)):
         return
     looked = '' if osp.isabs(path) else f' (below {osp.abspath(".")})'
@@ -206,7 +203,7 @@ def check_path(key: str, path, what: str, where: str = '') -> Iterator[Finding]:
 
 
 def missing_files(paths: Iterable[str]) -> list[str]:
-    """Those of ``paths`` that are not there; every folder is listed once."""
+    """The ``paths`` that do not exist; every folder is listed once."""
     listed, missing = {}, []
     for path in paths:
         folder, name = osp.split(osp.expanduser(path))
@@ -218,22 +215,22 @@ def missing_files(paths: Iterable[str]) -> list[str]:
 
 
 def check_class_names(data: Data) -> Iterator[Finding]:
-    """Whether the classes are given in a form that the libraries read."""
+    """Check that the classes are given in a form that the libraries read."""
     metainfo = data.cfg.get('metainfo') or {}
     key, value = f'{data.key}.metainfo.classes', metainfo.get('classes')
     if isinstance(value, str) and data.given_classes is None:
-        yield error(key, f'{value!r} is a text and no file of classes: write a tuple, for one class ({value!r},)')
+        yield error(key, f'{value!r} is a string and not a file of classes: write a tuple, for one class ({value!r},)')
     for wrong in ('CLASSES', 'class_names', 'names'):
         if wrong in metainfo and 'classes' not in metainfo:
-            yield warning(f'{data.key}.metainfo.{wrong}', 'nothing reads it, write metainfo=dict(classes=(...))')
+            yield warning(f'{data.key}.metainfo.{wrong}', 'this key has no effect, write metainfo=dict(classes=(...))')
     names = data.given_classes or ()
     if len(set(names)) < len(names):
         double = sorted({name for name in names if names.count(name) > 1})
-        yield error(key, f'{some(double)} {"stands" if len(double) == 1 else "stand"} there more than once')
+        yield error(key, f'{some(double)} {"is" if len(double) == 1 else "are"} listed more than once')
 
 
 def check_same_classes(data: list[Data]) -> Iterator[Finding]:
-    """Whether validation and test number the classes as training does."""
+    """Check that validation and test number the classes in the same way as training."""
     train = next((one for one in data if one.part == 'train' and one.classes), None)
     for one in data if train is not None else ():
         if one.part == 'train' or one.classes is None or one.classes == train.classes:

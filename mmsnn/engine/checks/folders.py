@@ -1,4 +1,4 @@
-"""Images for a classification, by folders or by a list of labels."""
+"""Checks of classification datasets whose labels come from folders or from a list."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from .findings import Finding, error, note, some, warning
 
 
 def is_list(data: Data) -> bool:
-    """Whether a file lists the images of a classification with their labels."""
+    """Whether a file lists the images of a classification dataset with their labels."""
     base = data.bases.get('BaseDataset')
     own = data.bases.get('CustomDataset', base)
     listed = osp.isfile(data.path('ann_file')) and data.argument('with_label', True)
@@ -25,7 +25,7 @@ def check_folders(data: Data) -> Iterator[Finding]:
     folder, names = data.folder, data.folders
     key = f'{data.key}.data_prefix' if data.cfg.get('data_prefix') else f'{data.key}.data_root'
     if not names:
-        yield error(key, f'{folder} has no folders in it, which would be the classes: put each class into its own')
+        yield error(key, f'{folder} contains no folders, which would be the classes: give each class its own folder')
         return
     odd = [name for name in names if name.startswith(('.', '__'))]
     if odd:
@@ -33,8 +33,8 @@ def check_folders(data: Data) -> Iterator[Finding]:
     extensions = tuple(data.argument('extensions', ('.jpg', '.jpeg', '.png')))
     empty = [name for name in names if not _has_image(osp.join(folder, name), extensions)]
     if empty:
-        found = error if len(empty) == len(names) else warning
-        yield found(f'{data.key}.extensions', f'no file in {some(empty)} of {folder} ends in {", ".join(extensions)}')
+        finding = error if len(empty) == len(names) else warning
+        yield finding(f'{data.key}.extensions', f'no file in {some(empty)} of {folder} ends in {", ".join(extensions)}')
     yield from _check_names(data, folder, names)
     if len(empty) < len(names):
         yield note(key, f'{len(names)} classes by folder in {folder}: {some(names)}')
@@ -46,7 +46,7 @@ def _check_names(data: Data, folder: str, names: tuple) -> Iterator[Finding]:
     if classes is None or classes == names:
         return
     if len(classes) != len(names):
-        whose = '' if data.given_classes else f', those of {data.cls.__name__}; of own data, use CustomDataset'
+        whose = '' if data.given_classes else f', those of {data.cls.__name__}; for your own data, use CustomDataset'
         yield error(
             key,
             f'{len(classes)} classes ({some(classes)}){whose}, but {folder} has {len(names)} folders ({some(names)})',
@@ -62,7 +62,7 @@ def _check_names(data: Data, folder: str, names: tuple) -> Iterator[Finding]:
 
 
 def _has_image(folder: str, extensions: tuple) -> bool:
-    """Whether there is an image in a folder or below it; looked for until the first."""
+    """Whether a folder or one of its subfolders contains an image; the search ends at the first one."""
     below = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -74,11 +74,11 @@ def _has_image(folder: str, extensions: tuple) -> bool:
 
 
 def check_list(data: Data, number: int | None) -> Iterator[Finding]:
-    """Findings about a file of paths and labels, or of mmengine's JSON format.
+    """Findings about a file of paths and labels, or a file in mmengine's JSON format.
 
     Args:
         data: the dataset.
-        number: how many classes there are; None where that is unknown.
+        number: number of classes; None if it is unknown.
     """
     path, key = data.path('ann_file'), f'{data.key}.ann_file'
     with open(path, encoding='utf-8') as file:
@@ -86,7 +86,7 @@ def check_list(data: Data, number: int | None) -> Iterator[Finding]:
     if path.endswith('.json'):
         rows = [(row.get('img_path'), row.get('gt_label')) for row in json.loads(text)['data_list']]
     else:
-        # what mmpretrain splits at the last blank
+        # mmpretrain splits a line at its last blank.
         rows = [tuple(line.strip().rsplit(' ', 1)) for line in text.splitlines()]
     if not rows:
         yield error(key, f'{path} lists no images')

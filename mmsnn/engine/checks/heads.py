@@ -1,4 +1,4 @@
-"""Heads against the data: how many classes each predicts, and what is asked of their scores."""
+"""Comparing heads with the data: their numbers of classes, and the metrics of their scores."""
 
 import inspect
 from collections.abc import Iterator, Mapping
@@ -9,9 +9,9 @@ from mmengine.registry import MODELS
 from .data import Data, evaluators, name_of
 from .findings import Finding, error, note, number, some, warning
 
-# Their classes are other ones than the data's: of proposals, of stuff beside things, of persons.
+# Parts of models whose classes are not those of the data: they are proposals, stuff, or persons.
 OTHERS = ('rpn_head', 'semantic_head', 'reid', 'backbone', 'neck', 'data_preprocessor')
-# They predict boundaries, or compare with a text.
+# Heads that do not predict the classes of the data but, for instance, boundaries.
 OTHER_TYPES = ('STDCHead',)
 
 
@@ -26,7 +26,7 @@ class Head:
 
 
 def student_config(cfg: Mapping) -> tuple[str, Mapping]:
-    """The config of the model that learns, with its key."""
+    """The key and the config of the model that is trained: in a Distiller, the student."""
     key, model = 'model', cfg.get('model') or {}
     if name_of(model) == 'Distiller':
         key, model = 'model.student', model.get('student') or {}
@@ -34,8 +34,8 @@ def student_config(cfg: Mapping) -> tuple[str, Mapping]:
 
 
 def find_heads(model: Mapping, key: str, scope: str | None = None) -> list[Head]:
-    """The heads of a model that predict the classes of the data, however deep they lie."""
-    found = []
+    """The heads of a model, at any depth, that predict the classes of the data."""
+    heads = []
     for name, value in model.items():
         if name in OTHERS:
             continue
@@ -48,31 +48,31 @@ def find_heads(model: Mapping, key: str, scope: str | None = None) -> list[Head]
                 given = one.get('num_classes')
                 classes = _default(one, scope) if given is None else given
                 if isinstance(classes, int) and classes > 0:
-                    found.append(Head(where, one, classes, default=given is None))
-            found += find_heads(one, where, scope)
-    return found
+                    heads.append(Head(where, one, classes, default=given is None))
+            heads += find_heads(one, where, scope)
+    return heads
 
 
 def _default(head: Mapping, scope: str | None) -> int | None:
-    """The ``num_classes`` of a head that gives none."""
+    """The default of ``num_classes`` in the class of a head."""
     kind = head.get('type')
     if isinstance(kind, str):
         with MODELS.switch_scope_and_registry(head.get('_scope_', scope)) as registry:
             kind = registry.get(kind)
     for cls in getattr(kind, '__mro__', ()):
-        found = inspect.signature(cls.__init__).parameters.get('num_classes') if '__init__' in vars(cls) else None
-        if found is not None:
-            return found.default if isinstance(found.default, int) else None
+        parameter = inspect.signature(cls.__init__).parameters.get('num_classes') if '__init__' in vars(cls) else None
+        if parameter is not None:
+            return parameter.default if isinstance(parameter.default, int) else None
     return None
 
 
 def reads_text(model: Mapping) -> bool:
-    """Whether a model finds what a text names, so that it has no classes of its own."""
+    """Whether a model detects objects that a text describes, and so has no fixed classes."""
     return 'language_model' in model or 'text_encoder' in model
 
 
 def check_heads(cfg: Mapping, heads: list[Head], data: list[Data]) -> Iterator[Finding]:
-    """Whether each head predicts as many classes as the data has, and enough for what the metrics ask."""
+    """Check that each head predicts as many classes as the data has, and enough for the metrics."""
     key, model = student_config(cfg)
     if reads_text(model):
         return
@@ -89,13 +89,13 @@ def check_heads(cfg: Mapping, heads: list[Head], data: list[Data]) -> Iterator[F
 
 
 def _metainfo(data: Data, name: str, default):
-    found = (data.cfg.get('metainfo') or {}).get(name) or (getattr(data.cls, 'METAINFO', None) or {}).get(name)
-    return default if found is None else found
+    value = (data.cfg.get('metainfo') or {}).get(name) or (getattr(data.cls, 'METAINFO', None) or {}).get(name)
+    return default if value is None else value
 
 
 def _check_number(head: Head, data: Data) -> Iterator[Finding]:
     classes, key = data.classes, f'{head.key}.num_classes'
-    # boxes and masks of a panoptic model are those of things
+    # The boxes and masks of a panoptic model belong to things.
     panoptic = 'CocoPanopticDataset' in data.bases
     if panoptic:
         classes = _metainfo(data, 'thing_classes', classes)
@@ -109,14 +109,14 @@ def _check_number(head: Head, data: Data) -> Iterator[Finding]:
         text += f', which are those of {name_of(data.cfg)}: give its metainfo=dict(classes=(...)) where yours differ'
     text += f'. Write num_classes={wanted}'
     if head.num_classes == 1 and wanted == 2:
-        text += ' (and out_channels=1, where one map is to tell the two apart)'
-    # scores of classes that never occur do no harm to a classification
+        text += ' (and out_channels=1 to distinguish the two by a single map)'
+    # Scores of classes that never occur do not harm a classification.
     harmless = head.num_classes > wanted and data.are_the_types and head.key.endswith('.head')
     yield (warning if harmless else error)(key, text)
 
 
 def _check_things(model: Mapping, key: str, data: Data) -> Iterator[Finding]:
-    """The heads of panoptic models, and of MaskFormers."""
+    """Check the numbers of things and stuff in the heads of panoptic models and MaskFormers."""
     panoptic = 'CocoPanopticDataset' in data.bases
     things = _metainfo(data, 'thing_classes', data.classes) if panoptic else data.classes
     wanted = dict(num_things_classes=len(things))
@@ -133,10 +133,10 @@ def _check_things(model: Mapping, key: str, data: Data) -> Iterator[Finding]:
 
 
 def _check_weights(head: Head) -> Iterator[Finding]:
-    """Weights of classes in the losses."""
+    """Check the number of class weights in the losses."""
     for where, loss in _losses(head.cfg, head.key):
         weights = loss.get('class_weight')
-        # one more for the background, where there is one
+        # There may be one more weight for the background.
         if isinstance(weights, (list, tuple)) and len(weights) not in (head.num_classes, head.num_classes + 1):
             yield error(
                 f'{where}.class_weight',
@@ -153,7 +153,7 @@ def _losses(cfg: Mapping, key: str) -> Iterator[tuple[str, Mapping]]:
 
 
 def _check_preprocessor(cfg: Mapping, key: str, model: Mapping, head: Head) -> Iterator[Finding]:
-    """The classes that mmpretrain's data preprocessor writes labels as scores for."""
+    """Check the number of classes for which mmpretrain's data preprocessor makes scores of labels."""
     where, preprocessor = f'{key}.data_preprocessor', model.get('data_preprocessor')
     if preprocessor is None:
         where, preprocessor = 'data_preprocessor', cfg.get('data_preprocessor') or {}
@@ -167,7 +167,7 @@ def _check_preprocessor(cfg: Mapping, key: str, model: Mapping, head: Head) -> I
 
 
 def _check_topk(cfg: Mapping, heads: list[Head]) -> Iterator[Finding]:
-    """Whether there are k classes to be the top k of."""
+    """Check that there are at least k classes for a top-k accuracy."""
     head = next((head for head in heads if head.key.endswith('.head')), None)
     if head is None:
         return
@@ -186,6 +186,6 @@ def _check_topk(cfg: Mapping, heads: list[Head]) -> Iterator[Finding]:
             right = tuple(k for k in topk if k <= head.num_classes) or (1,)
             yield error(
                 f'{key}.topk',
-                f'the top {max(topk)} of {number(head.num_classes, "class")} ({head.key}.num_classes) cannot be. '
+                f'top {max(topk)} is impossible with {number(head.num_classes, "class")} ({head.key}.num_classes). '
                 f'Write topk={right}',
             )

@@ -1,4 +1,4 @@
-"""Label images of a segmentation, a sample of which is read: whether their values are classes."""
+"""Checks of the label images of a segmentation dataset, of which a sample is read."""
 
 import os
 import os.path as osp
@@ -14,7 +14,7 @@ from .data import Data, evaluators, missing_files, name_of
 from .findings import Finding, error, note, some, unchecked, warning
 from .heads import Head
 
-# How many label images are read, and how many where the first hold a single class.
+# Number of label images that are read, and number if these contain only a single class.
 FEW, MANY = 16, 200
 
 
@@ -58,18 +58,18 @@ def check_labels(data: Data, heads: list[Head], cfg: Mapping) -> Iterator[Findin
 
 def _endings(folder: str) -> str:
     with os.scandir(folder) as entries:
-        found = Counter(osp.splitext(entry.name)[1] for entry in entries if entry.is_file())
-    return f', but {", ".join(f"{count} in {end!r}" for end, count in found.most_common(3))}' if found else ''
+        endings = Counter(osp.splitext(entry.name)[1] for entry in entries if entry.is_file())
+    return f', but {", ".join(f"{count} in {end!r}" for end, count in endings.most_common(3))}' if endings else ''
 
 
 def _ignored(data: Data, heads: list[Head], cfg: Mapping) -> dict[str, int]:
-    """What is ignored by config key: by the heads' losses in training, by the metric otherwise."""
+    """The ignored values by config key: those of the heads' losses for training, those of the metric otherwise."""
     if data.part == 'train':
-        found = {f'{head.key}.ignore_index': head.cfg.get('ignore_index', 255) for head in heads}
+        ignored = {f'{head.key}.ignore_index': head.cfg.get('ignore_index', 255) for head in heads}
     else:
         metrics = [(key, metric) for key, metric in evaluators(cfg, data.part) if name_of(metric) == 'IoUMetric']
-        found = {f'{key}.ignore_index': metric.get('ignore_index', 255) for key, metric in metrics}
-    return found or {'ignore_index': 255}
+        ignored = {f'{key}.ignore_index': metric.get('ignore_index', 255) for key, metric in metrics}
+    return ignored or {'ignore_index': 255}
 
 
 class Labels:
@@ -77,9 +77,9 @@ class Labels:
 
     Args:
         data: the dataset.
-        samples: what it knows of each image.
+        samples: the dataset's entry for each image.
         step: the config of LoadAnnotations.
-        ignored: what is not learnt or not counted, by config key.
+        ignored: by config key, the value of pixels that are ignored.
     """
 
     def __init__(self, data: Data, samples: list[dict], step: Mapping, ignored: dict[str, int]):
@@ -112,17 +112,17 @@ class Labels:
             yield note(self.data.key, self._found() + text)
 
     def _add(self, sample: dict) -> str | None:
-        """Read a label image; returns what is wrong with it as such."""
+        """Read a label image; return the fault of the image itself, if it has one."""
         path = sample['seg_map_path']
         raw = mmcv.imread(path, flag='unchanged', backend=self.backend)
         if raw is None:
-            return f'{path} is no image'
+            return f'{path} is not an image'
         raw = raw.squeeze()
         if raw.ndim > 2:
             return self._colours(path, raw)
         if raw.dtype != np.uint8 and raw.dtype != bool and (raw.min() < 0 or raw.max() > 255):
             return (
-                f'{path} holds values from {raw.min()} to {raw.max()}, of which mmseg keeps the lowest eight bits: '
+                f'{path} has values from {raw.min()} to {raw.max()}, of which mmseg keeps the lowest eight bits: '
                 'convert the label images to values below 255'
             )
         loaded = self.loader.transform({**sample, 'seg_fields': []})['gt_seg_map']
@@ -137,10 +137,10 @@ class Labels:
         with Image.open(path) as image:
             palette = image.mode == 'P'
         text = (
-            f'{path} holds colours ({raw.shape[2]} channels), a label image one channel with the numbers of the classes'
+            f'{path} has colours ({raw.shape[2]} channels); label images have one channel with the numbers of classes'
         )
         if palette:
-            return f'{text}. It has a palette: leave out imdecode_backend={self.backend!r}, as pillow reads the numbers'
+            return f'{text}. It has a palette: leave out imdecode_backend={self.backend!r}; pillow reads the numbers'
         if raw.shape[2] > 1 and (raw[..., :1] == raw[..., :3]).all():
             return f'{text}. The channels are equal: save one of them'
         colours = np.unique(raw[..., :3].reshape(-1, 3)[:, ::-1], axis=0)
@@ -150,7 +150,7 @@ class Labels:
         return {m for m in self.mapped.values() if m < len(self.data.classes) and m not in self.ignored.values()}
 
     def _beyond(self) -> list[int]:
-        """Values in the files that are neither a class nor ignored by all."""
+        """Values in the files that are neither a class nor ignored everywhere."""
         number = len(self.data.classes)
         return [
             value
@@ -167,9 +167,9 @@ class Labels:
         keys = ', '.join(f'{key}={value}' for key, value in self.ignored.items())
         reduced = ' after reduce_zero_label' if self.data.argument('reduce_zero_label', False) else ''
         return (
-            f'{self.read} of {len(self.samples)} label images in {folder} were read; they hold the values (and pixels) '
-            f'{shown}; the {number} classes ({some(self.data.classes, 3)}) are 0 to {number - 1}{reduced}, and ignored '
-            f'is {keys}'
+            f'{self.read} of {len(self.samples)} label images in {folder} were read; they have the values (and shares '
+            f'of pixels) {shown}; the {number} classes ({some(self.data.classes, 3)}) are 0 to {number - 1}{reduced}, '
+            f'and the ignored value is {keys}'
         )
 
     def _remedy(self, beyond: list[int]) -> str:
@@ -185,28 +185,24 @@ class Labels:
             )
         if values == {0, beyond[-1]} and number == 2:
             return f'Write 1 instead of {beyond[-1]} into the label images, for {self.data.classes[1]!r}'
-        remedy = (
-            f'Write the numbers of the classes into the files, and 255 for what is not to be learnt: {some(beyond)} '
-        )
-        remedy += f'{"is" if len(beyond) == 1 else "are"} none'
+        remedy = f'Write the numbers of the classes into the files, and 255 for pixels to ignore: {some(beyond)} '
+        remedy += 'is not a class' if len(beyond) == 1 else 'are not classes'
         if len(beyond) == 1:
             keys = ', '.join(f'{name}={beyond[0]}' for name in self.ignored)
-            remedy += f'. Or, where {beyond[0]} means just that, set {keys}, in heads and evaluators alike'
+            remedy += f'. If {beyond[0]} marks pixels to ignore, set {keys} in heads and evaluators'
         if not reduced and max(values) == number:
             remedy += (
-                f'. Or, where 0 is no class, set {key}.reduce_zero_label=True; where it is one, add its name to the '
+                f'. If 0 is not a class, set {key}.reduce_zero_label=True; if it is one, add its name to the classes '
             )
-            remedy += f'classes and write num_classes={number + 1} in the heads'
+            remedy += f'and write num_classes={number + 1} in the heads'
         return remedy
 
     def _single(self) -> Iterator[Finding]:
-        """At most one class is left in the whole sample."""
+        """The finding if the whole sample has at most one class."""
         used = [self.data.classes[i] for i in self._used()]
         hidden = [value for value, mapped in self.mapped.items() if mapped in self.ignored.values()]
         text = f'{self._found()}. So {f"{used[0]!r} is the only class" if used else "no class"} that occurs'
         if hidden:
-            text += f', and {some(hidden)} is never learnt'
-            text += (
-                f'. Where {some(hidden)} marks a class ({self.data.classes[-1]!r}?), write its number into the files'
-            )
+            text += f', and {some(hidden)} is never learned'
+            text += f'. If {some(hidden)} marks a class ({self.data.classes[-1]!r}?), write its number into the files'
         yield (error if hidden else warning)(self.data.key, text)

@@ -1,4 +1,4 @@
-"""The memory of a training step, measured on a GPU and estimated on a CPU."""
+"""The memory that a training step needs, measured on a GPU and estimated on a CPU."""
 
 import resource
 import sys
@@ -10,7 +10,7 @@ from .findings import Finding, error, note, number
 
 
 class Kept:
-    """Context in which the bytes that a forward pass keeps for its backward pass are counted, weights left out."""
+    """Context that counts the bytes that a forward pass stores for its backward pass, without weights."""
 
     def __init__(self, model: nn.Module):
         self.known = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
@@ -33,7 +33,7 @@ class Kept:
 
 
 def too_large(size: int) -> Finding:
-    """A step does not fit into the GPU's memory."""
+    """The error that a step does not fit into the GPU's memory."""
     total = torch.cuda.get_device_properties(0).total_memory
     return error(
         'train_dataloader.batch_size',
@@ -43,14 +43,14 @@ def too_large(size: int) -> Finding:
 
 
 def memory(device: str, model, wrapper, kept: Kept, gradients: int, used: int, size: int) -> Finding:
-    """The memory of a training step: on a GPU as measured, on a CPU as estimated from fewer images.
+    """A note on the memory of a training step: measured on a GPU, or estimated from fewer images on a CPU.
 
     Args:
-        device: ``cuda`` or another.
-        model, wrapper: the model, and the optimizer wrapper of the step.
-        kept: what the model kept for its backward pass.
-        gradients: their bytes.
-        used, size: images of the step that was made, and of a step in training.
+        device: ``cuda`` or another device.
+        model, wrapper: the model and the optimizer wrapper of the step.
+        kept: the bytes that the model stored for its backward pass.
+        gradients: bytes of the gradients.
+        used, size: numbers of images in the step that was run and in a step of the training.
     """
     key = 'train_dataloader.batch_size'
     if device == 'cuda':
@@ -63,20 +63,20 @@ def memory(device: str, model, wrapper, kept: Kept, gradients: int, used: int, s
     states = [v for state in optimizer.state.values() for v in state.values()] if optimizer else []
     states = sum(v.nbytes for v in states if isinstance(v, torch.Tensor))
     activations = kept.bytes * size // used
-    # kilobytes, but bytes on macOS
+    # The unit is bytes on macOS and KiB elsewhere.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
     total = weights + gradients + states + activations
     return note(
         key,
         f'estimated: {_size(total)} for a step with {number(size, "image")}: weights {_size(weights)}, gradients '
         f'{_size(gradients)}, optimizer {_size(states)}, and {_size(activations)} that layers keep for the '
-        f'backward pass, by those of {number(used, "image")}; workspace of convolutions comes on top. Measured: '
-        f'this process took {_size(peak)} at most, Python and libraries included',
+        f'backward pass (measured for {number(used, "image")}); workspace of convolutions is not included. Measured: '
+        f'the peak of this process, including Python and libraries, was {_size(peak)}',
     )
 
 
 def teachers_of(model: nn.Module) -> list:
-    """The teachers of a Distiller, whose attribute of that name it is; none of another model."""
+    """The teachers of a Distiller; an empty list for other models."""
     teachers = model.__dict__.get('teachers')
     return list(teachers.values()) if isinstance(teachers, dict) else []
 

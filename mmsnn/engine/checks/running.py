@@ -1,4 +1,4 @@
-"""A config tried out: datasets and model built, one training step and one prediction made, memory measured."""
+"""Trying out a config: building datasets and model, one training step, one prediction, and the memory of a step."""
 
 import io
 import math
@@ -22,16 +22,16 @@ from mmsnn.neurons import SpikeCounter
 from .findings import Finding, error, note, number, some, warning
 from .memory import Kept, memory, teachers_of, too_large
 
-# Images in a step on a CPU, where a whole batch may take minutes.
+# Number of images in a step on a CPU, where a whole batch may take minutes.
 FEW = 2
-# Images of which the boxes are looked for.
+# Number of images in which boxes are looked for.
 SOME = 100
 
 
 class Trial:
-    """What a training and a validation would do first, in steps that report instead of raising.
+    """Runs the first steps of a training and of a validation, and reports errors instead of raising them.
 
-    Nothing is written: the work dir is a temporary one.
+    Nothing is written, because the work dir is a temporary one.
 
     Args:
         cfg: a whole config.
@@ -44,7 +44,7 @@ class Trial:
         self.device = get_device()
 
     def run(self) -> Iterator[Finding]:
-        """The findings, as they come."""
+        """Yield the findings in the order in which they arise."""
         with tempfile.TemporaryDirectory() as folder:
             self.cfg.update(work_dir=folder, log_level='ERROR', custom_hooks=[], resume=False)
             loaders = {}
@@ -65,14 +65,14 @@ class Trial:
 
     @contextmanager
     def _tried(self, key: str):
-        """What goes wrong becomes the finding that `_said` hands on; what the libraries print is left out."""
+        """Context that turns an exception into a finding for `_said`, and hides the output of the libraries."""
         try:
             with redirect_stdout(io.StringIO()), warnings.catch_warnings():
                 warnings.simplefilter('ignore')
                 yield
         except Exception as problem:
             text = ' '.join(str(problem).split())
-            # many messages name their key, some of them with its value
+            # Many messages begin with their config key, some of them with its value.
             named, _, rest = text.partition(': ')
             named = named.partition('=')[0]
             if ' ' not in named and '.' in named and rest:
@@ -86,7 +86,7 @@ class Trial:
             self.problem = None
 
     def _load(self, part: str, loaders: dict) -> Iterator[Finding]:
-        """Build a data loader and take its first batch."""
+        """Build a data loader and load its first batch."""
         key = f'{part}_dataloader'
         loader = self.cfg[key].copy()
         size = loader.get('batch_size') or 1
@@ -114,29 +114,29 @@ class Trial:
             yield note(f'{key}.dataset', text)
 
     def _boxes(self, key: str, dataset) -> Iterator[Finding]:
-        """Whether a detection set of any kind has boxes of its classes."""
+        """Check that a detection dataset of any kind has boxes of its classes."""
         with self._tried(key):
             places = range(0, len(dataset), max(1, len(dataset) // SOME))
-            found = [info.get('instances') for info in map(dataset.get_data_info, places)]
-            if found and all(isinstance(one, list) for one in found) and not any(found):
+            boxes = [info.get('instances') for info in map(dataset.get_data_info, places)]
+            if boxes and all(isinstance(one, list) for one in boxes) and not any(boxes):
                 self.problem = error(
                     f'{key}.dataset',
-                    f'none of {number(len(found), "image")} that were looked at has a box: do the names of the classes '
+                    f'none of {number(len(boxes), "image")} that were looked at has a box: do the names of the classes '
                     'in the files differ from metainfo.classes?',
                 )
         if self.problem is not None and self.problem.key == key:
-            # a dataset that does not tell
+            # The dataset cannot give its boxes this way.
             self.problem = None
         yield from self._said()
 
     def _weights(self, runner: Runner) -> Iterator[Finding]:
-        """Initialise the model as training does, and load what the config asks for; nothing is fetched."""
+        """Initialise the model as training does and load the weights that the config names, without downloads."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         fetched = set()
         for teacher in teachers_of(model):
             remote = _fetched(teacher.model) if teacher.checkpoint is None else {teacher.checkpoint}
             remote = {source for source in remote if '://' in source or not os.path.isfile(source)}
-            # left as it is: for one step, noise teaches as well
+            # A teacher whose weights are missing keeps random ones, which suffice for one step.
             teacher.loaded = bool(remote)
             fetched |= {source for source in remote if '://' in source}
         own = {source for source in _fetched(model) if '://' in source}
@@ -145,7 +145,7 @@ class Trial:
                 runner._init_model_weights()
             yield from self._said()
         if own | fetched:
-            yield note('model', f'weights that training would fetch were left out: {some(sorted(own | fetched))}')
+            yield note('model', f'weights that training would download were left out: {some(sorted(own | fetched))}')
         source = self.cfg.get('load_from')
         if source and '://' not in source:
             with self._tried('load_from'):
@@ -202,11 +202,11 @@ class Trial:
         else:
             yield note('model', f'one step with {number(used, "image")}: {shown}')
         rates = spikes.rates()
-        # few images leave many channels silent, but not all of a layer
+        # With few images many channels are silent, so only wholly silent layers are reported.
         if rates.silent:
             yield warning('model', f'in this step {rates.warning(rates.silent)}')
         elif rates:
-            yield note('model', f'every layer of neurons fires: {rates.mean:.3f} spikes a neuron and time step')
+            yield note('model', f'every layer of neurons fires: {rates.mean:.3f} spikes per neuron and time step')
         if without:
             yield warning(
                 'model',
@@ -217,7 +217,7 @@ class Trial:
         yield memory(self.device, inner, wrapper, kept, gradients, used, size)
 
     def _predict(self, runner: Runner, batch, dataset, used: int, size: int) -> Iterator[Finding]:
-        """One prediction, handed to the metrics."""
+        """Make one prediction and give it to the metrics."""
         model, outputs = runner.model, None
         model.eval()
         with self._tried('model'), torch.no_grad():
@@ -236,12 +236,12 @@ class Trial:
                 return
             with self._tried('val_evaluator'):
                 evaluator.evaluate(len(outputs))
-            # a metric may need more than a batch
+            # A metric may need more than one batch.
             yield from (warning(one.key, f'measuring one batch failed: {one.text}') for one in self._said())
 
 
 def check_loaders(cfg: Mapping) -> Iterator[Finding]:
-    """Whether the machine has the processors that the data loaders ask for."""
+    """Check that the machine has as many processor cores as the data loaders have workers."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     for part in ('train', 'val', 'test'):
         asked = (cfg.get(f'{part}_dataloader') or {}).get('num_workers') or 0
@@ -254,7 +254,7 @@ def check_loaders(cfg: Mapping) -> Iterator[Finding]:
 
 
 def _fetched(model: nn.Module) -> set[str]:
-    """The checkpoints that initialisations of a model name."""
+    """The checkpoints that the ``init_cfg`` of a model's modules name."""
     inits = [getattr(module, 'init_cfg', None) for module in model.modules()]
     return {
         one['checkpoint']

@@ -1,4 +1,4 @@
-"""The teachers of a distillation config: that they can be read, have weights, and know the student's classes."""
+"""Checks of the teachers of a distillation config: their configs, weights and classes."""
 
 from collections.abc import Iterator, Mapping
 
@@ -11,7 +11,7 @@ from .heads import find_heads, student_config
 
 
 def check_teachers(cfg: Mapping) -> Iterator[Finding]:
-    """Findings about the teachers of a Distiller; none where the model is no Distiller."""
+    """Findings about the teachers of a Distiller; none for other models."""
     model = cfg.get('model') or {}
     if name_of(model) != 'Distiller':
         return
@@ -37,4 +37,4 @@ def check_teachers(cfg: Mapping) -> Iterator[Finding]:
         heads = find_heads(config, key, scope) if isinstance(config, Mapping) else []
         if heads and own and heads[0].num_classes != own[0].num_classes:
             text = f'{heads[0].num_classes} classes, and the student ({own[0].key}.num_classes) {own[0].num_classes}: '
-            yield note(key, f'{text}losses that compare their logits refuse this, those on features do not mind')
+            yield note(key, f'{text}losses that compare logits refuse this, losses on features do not')

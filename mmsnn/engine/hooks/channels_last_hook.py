@@ -1,4 +1,4 @@
-"""Maps whose channels lie next to each other in memory."""
+"""The memory format channels_last."""
 
 import torch
 from mmengine.hooks import Hook
@@ -8,10 +8,11 @@ from mmsnn.registry import HOOKS
 
 @HOOKS.register_module()
 class ChannelsLastHook(Hook):
-    """Lays out the weights of student, connectors and teacher with the channels last, and with them the maps.
+    """Converts the weights of student, connectors and teacher to the memory format channels_last.
 
-    Convolutions hand this layout on; norms, neurons and additions keep it. Tensor cores and oneDNN often prefer it;
-    whether it pays is to be measured. Checkpoints load either way. Without effect under FSDP, whose weights are flat.
+    Convolutions then return maps in this format, and norms, neurons and additions keep it. It is often faster with
+    tensor cores and oneDNN; measure it for your network. Checkpoints do not depend on it. It has no effect under FSDP,
+    whose weights are flat.
     """
 
     def before_train(self, runner) -> None:

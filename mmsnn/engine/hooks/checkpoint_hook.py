@@ -1,4 +1,4 @@
-"""Checkpoints that a kill, a full disk or a crash in the middle of saving cannot take away."""
+"""Saving checkpoints so that none is lost when a process is killed or a disk is full."""
 
 import os
 import os.path as osp
@@ -10,34 +10,34 @@ from mmengine.hooks import CheckpointHook
 
 from mmsnn.registry import HOOKS
 
-# what is being written; a name that no search for checkpoints finds
+# Suffix of a file that is being written, which no search for checkpoints finds.
 PART = '.part'
-# what a training saves when it is told to leave
+# Name of the checkpoint of a training that a signal ends.
 INTERRUPTED = 'interrupted.pth'
 
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """mmengine's checkpoint hook, with files that are whole or not there.
+    """mmengine's checkpoint hook, with checkpoints that are never incomplete.
 
-    A checkpoint is written beside its place, flushed to the disk and renamed; then the pointer ``last_checkpoint``
-    follows in the same way, and only then the files go that ``max_keep_ckpts`` or a new best one make superfluous. So a
-    process that is killed at any moment leaves the checkpoint before, also where one alone is kept. In any config of
-    OpenMMLab::
+    A checkpoint is written to a temporary file in its folder, flushed to the disk and renamed. The file
+    ``last_checkpoint`` is updated in the same way, and only then are the checkpoints deleted that ``max_keep_ckpts`` or
+    a new best checkpoint make superfluous. So a process that is killed at any moment leaves a complete checkpoint, even
+    if only one is kept. It works in any config of OpenMMLab::
 
         default_hooks = dict(checkpoint=dict(type='mmsnn.SafeCheckpointHook', interval=1, max_keep_ckpts=1))
 
-    Files on remote storage are written as mmengine does; what is superfluous goes last there, too.
+    Files on remote storage are written as by mmengine, and superfluous files are deleted last as well.
 
     Args:
-        kwargs: as for mmengine's CheckpointHook.
+        kwargs: arguments of mmengine's CheckpointHook.
 
     Raises:
-        OSError: in saving, for instance because the disk is full; the message names the checkpoint that is still there.
+        OSError: saving fails, for instance because the disk is full; the message names the last complete checkpoint.
     """
 
     def before_train(self, runner) -> None:
-        """Take the runner's saving over, and sweep up what a killed process left half written."""
+        """Replace the runner's method for saving, and delete incomplete files of a killed process."""
         super().before_train(runner)
         self.file_backend = _RemovesLater(self.file_backend)
         self.local = isinstance(self.file_backend.inner, LocalBackend)
@@ -48,12 +48,12 @@ class SafeCheckpointHook(CheckpointHook):
                 left.unlink()
 
     def after_train(self, runner) -> None:
-        """Publish what mmengine's publishes, and give the saving back."""
+        """As mmengine's hook; also restores the runner's method for saving."""
         super().after_train(runner)
         runner.save_checkpoint = self._save
 
     def _save_whole(self, out_dir: str, filename: str, *args, **kwargs) -> None:
-        """`Runner.save_checkpoint`; the file appears under its name once it is whole."""
+        """As `Runner.save_checkpoint`; the file gets its name when it is complete."""
         if not self.local:
             self._save(out_dir, filename, *args, **kwargs)
             return
@@ -68,7 +68,7 @@ class SafeCheckpointHook(CheckpointHook):
             raise _without(path, error) from error
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
-        """Save, point to what was saved, and then remove what is no longer to be kept."""
+        """Save a checkpoint, update ``last_checkpoint``, and then delete checkpoints that are not to be kept."""
         if self.max_keep_ckpts > 0 and (not self.keep_ckpt_ids or self.keep_ckpt_ids[-1] != step):
             if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
                 oldest = self.filename_tmpl.format(self.keep_ckpt_ids.popleft())
@@ -90,7 +90,7 @@ class SafeCheckpointHook(CheckpointHook):
             **self.args,
         )
         if is_main_process():
-            # this checkpoint takes its place
+            # The new checkpoint replaces that of an interruption.
             self.file_backend.remove(osp.join(runner.work_dir, INTERRUPTED))
             pointer = Path(runner.work_dir, 'last_checkpoint')
             part = pointer.with_name(f'.{pointer.name}{PART}')
@@ -108,7 +108,7 @@ class SafeCheckpointHook(CheckpointHook):
 
 
 class _RemovesLater:
-    """A file backend that collects what is to be removed until `remove_now`."""
+    """A file backend that delays the removal of files until `remove_now`."""
 
     def __init__(self, inner):
         self.inner = inner
@@ -123,7 +123,7 @@ class _RemovesLater:
     rmtree = remove
 
     def remove_now(self, keep: str | None) -> None:
-        """Remove what was collected, but not ``keep``."""
+        """Remove the collected files, except ``keep``."""
         waiting, self.waiting = self.waiting, []
         for path in waiting:
             if path == keep:
@@ -131,12 +131,12 @@ class _RemovesLater:
             if self.inner.isfile(path):
                 self.inner.remove(path)
             elif self.inner.isdir(path):
-                # what DeepSpeed saves
+                # DeepSpeed saves folders.
                 self.inner.rmtree(path)
 
 
 def publish(part: Path, path: Path) -> None:
-    """Give the whole file ``part`` the name ``path``; after a power cut there is the one or what was there before."""
+    """Rename the complete file ``part`` to ``path``; after a power cut, ``path`` is the new or the old file."""
     with open(part, 'rb') as file:
         os.fsync(file.fileno())
     os.replace(part, path)
@@ -148,11 +148,11 @@ def publish(part: Path, path: Path) -> None:
 
 
 def _without(path: Path, error: OSError) -> OSError:
-    """The error with what it means for the training."""
+    """The error with its consequence for the training."""
     pointer = path.parent / 'last_checkpoint'
     try:
         left = pointer.read_text().strip()
     except OSError:
         left = ''
-    there = f'{left} is still there, and --resume goes on from it' if osp.isfile(left) else 'there is no checkpoint yet'
+    there = f'{left} is complete, and --resume continues from it' if osp.isfile(left) else 'there is no checkpoint yet'
     return OSError(error.errno, f'{path.name} was not saved ({error.strerror or error}); {there}', str(path))

@@ -1,4 +1,4 @@
-"""What a Distiller needs from the runner."""
+"""The hook that a Distiller needs in a runner."""
 
 import logging
 from numbers import Real
@@ -16,14 +16,14 @@ from mmsnn.registry import HOOKS
 
 @HOOKS.register_module()
 class DistillHook(Hook):
-    """Tells the Distiller how far the training is, and keeps its connectors in the checkpoint, beside the student.
+    """Sets the Distiller's progress in every iteration, and saves its connectors in checkpoints, beside the student.
 
     Args:
-        teacher_accuracy: whether the first validation of a run also measures every teacher that the losses look at; the
-            log of each validation then shows its metrics beside the student's, ``teacher/accuracy/top1`` and so on.
+        teacher_accuracy: whether the first validation of a run also measures every teacher that the losses use. The log
+            of each validation then shows the teacher's metrics (``teacher/accuracy/top1`` ...) beside the student's.
 
     Raises:
-        TypeError: the model is no Distiller.
+        TypeError: the model is not a Distiller.
     """
 
     priority = 'NORMAL'
@@ -34,7 +34,7 @@ class DistillHook(Hook):
 
     def _model(self, runner):
         model = runner.model
-        # the task libraries' test.py --tta wraps what the config calls its model
+        # test.py --tta of the task libraries wraps the config's model.
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
         if not hasattr(model, 'connectors'):
@@ -68,13 +68,13 @@ class DistillHook(Hook):
             runner.message_hub.update_scalar(f'val/{name}', value, resumed=False)
 
     def _measure(self, runner) -> dict[str, float]:
-        """The metrics of all teachers on the validation set; the training goes on as if nothing had been done."""
-        model, found = self._model(runner), {}
+        """The metrics of all teachers on the validation set, without an effect on the training."""
+        model, measured = self._model(runner), {}
         for name, teacher in model.teachers.items():
             try:
                 with untouched_rng():
                     metrics = evaluate(teacher, model.student, runner.val_loop)
-            # only a figure in a log: no reason to end a training
+            # A missing figure in a log should not end a training.
             except Exception as error:
                 print_log(
                     f"{teacher.key[0]}: its accuracy could not be measured ({error}); dict(type='mmsnn.DistillHook', "
@@ -83,18 +83,18 @@ class DistillHook(Hook):
                     level=logging.WARNING,
                 )
                 continue
-            # mmseg's are numpy's
-            found.update({f'{name}/{key}': float(v) for key, v in metrics.items() if isinstance(v, Real)})
-        return found
+            # mmseg's metrics are numpy scalars.
+            measured.update({f'{name}/{key}': float(v) for key, v in metrics.items() if isinstance(v, Real)})
+        return measured
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         hub = checkpoint.get('message_hub')
         if self.metrics and hub:
-            # no word of a teacher in the student's file
+            # The student's checkpoint does not contain the teachers' metrics.
             kept = {k: v for k, v in hub['resumed_keys'].items() if k.removeprefix('val/') not in self.metrics}
             checkpoint['message_hub'] = {**hub, 'resumed_keys': kept}
         if isinstance(runner.model, FSDP):
-            # a process has only its shard of them; put together, they lie beside the student
+            # A process has only its shard of the connectors; the whole connectors are in the state dict.
             whole = checkpoint['state_dict']
             names = [key for key in whole if key.startswith('connectors.')]
             state = {key.removeprefix('connectors.'): whole.pop(key) for key in names}
@@ -112,14 +112,14 @@ class DistillHook(Hook):
                 connectors.load_state_dict(checkpoint['connectors'])
         elif len(connectors) and getattr(runner, '_resume', False):
             raise ValueError(
-                'this checkpoint holds no connectors, so its distillation cannot go on from it: load it as weights '
+                'this checkpoint holds no connectors, so the distillation cannot continue from it: load it as weights '
                 '(load_from) instead of resuming'
             )
 
 
 @torch.no_grad()
 def evaluate(teacher, student, loop) -> dict:
-    """What a validation loop says of a `Teacher`, on images as the student's data preprocessor makes them."""
+    """The metrics of a validation loop for a `Teacher`, whose images come from the student's data preprocessor."""
     teacher.load()
     for batch in loop.dataloader:
         data = student.data_preprocessor(batch, False)

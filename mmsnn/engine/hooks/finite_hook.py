@@ -1,4 +1,4 @@
-"""Numbers that are none stop a training in the iteration in which they appear, before they reach a weight."""
+"""Stopping a training at the first NaN or infinity, before it reaches a weight."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -14,28 +14,28 @@ from mmsnn.registry import HOOKS
 
 
 class NonFiniteError(RuntimeError):
-    """NaN or infinity in a training; the message says where it was first seen."""
+    """NaN or infinity in a training; the message says where it appeared first."""
 
 
 @HOOKS.register_module()
 class FiniteHook(Hook):
     """Ends a training at the first NaN or infinity: in images, boxes, losses, gradients or weights.
 
-    The optimizer's step of that iteration does not happen, no checkpoint is written, and the message names the first
-    loss term, module or parameter that is not finite, the teacher's modules too. ``nonfinite.pth`` in the work dir
-    tells which images it was: their paths, the seed and the iteration, and the loss terms.
+    The optimizer does not step in that iteration, and no checkpoint is written. The message names the first loss term,
+    module (also of a teacher) or parameter that is not finite. ``nonfinite.pth`` in the work dir records the paths of
+    the images, the seed, the iteration and the loss terms.
 
-    With dynamic loss scaling (AMP) gradients may overflow now and then: the scaler skips those steps by itself, and
-    only so many in a row end the training.
+    With dynamic loss scaling (AMP) gradients may overflow occasionally. The scaler skips these steps by itself, and
+    only more than ``most_skipped`` of them in a row end the training.
 
-    Losses and gradients are looked at once an iteration, when the optimizer is about to step; on a GPU that waits for
-    the backward pass.
+    Losses and gradients are checked once per iteration, before the optimizer's step; on a GPU this waits for the
+    backward pass.
 
     Args:
-        most_skipped: steps in a row that loss scaling may skip.
+        most_skipped: largest number of steps in a row that loss scaling may skip.
 
     Raises:
-        NonFiniteError: in training, and where a checkpoint that is loaded or saved holds NaN or infinity.
+        NonFiniteError: in training, or when a checkpoint with NaN or infinity is loaded or saved.
     """
 
     priority = 'VERY_HIGH'
@@ -71,10 +71,10 @@ class FiniteHook(Hook):
                 self._stop(f'the data: {name} holds {_what(value)}')
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        # a scaler lowers its scale where it has skipped a step, and there alone
+        # A scaler lowers its scale exactly when it has skipped a step.
         before, self.scales = self.scales, [scaler.get_scale() for scaler in self.scalers]
         lowered = any(now < then for now, then in zip(self.scales, before))
-        # an iteration that only accumulates gradients says nothing
+        # An iteration that only accumulates gradients does not count.
         if lowered:
             self.skipped += 1
         elif self.stepped:
@@ -124,14 +124,14 @@ class FiniteHook(Hook):
         self._stop('the norm of the gradients overflows, each of them is finite')
 
     def _first_module(self) -> str:
-        """Which module's output is the first that is not finite, found by the forward pass of this batch once more."""
-        found: list[str] = []
+        """A text naming the first module whose output is not finite, from a second forward pass of the batch."""
+        first: list[str] = []
 
         def watch(name):
             def hook(module, _, output):
                 bad = [value for _, value in tensors(output) if not _is_finite(value)]
-                if bad and not found:
-                    found.append(
+                if bad and not first:
+                    first.append(
                         f'the output of {name} ({type(module).__name__}) is the first that holds {_what(bad[0])}'
                     )
 
@@ -148,13 +148,13 @@ class FiniteHook(Hook):
         try:
             with torch.no_grad():
                 self.model._run_forward(self.model.data_preprocessor(self.batch, True), mode='loss')
-        # only to say more
+        # This forward pass only adds detail to the message.
         except Exception as error:
             print_log(f'the forward pass could not be repeated ({error})', logger='current', level=logging.WARNING)
         finally:
             for handle in handles:
                 handle.remove()
-        return found[0] if found else ''
+        return first[0] if first else ''
 
     def _stop(self, reason: str) -> None:
         runner = self.runner
@@ -186,7 +186,7 @@ def tensors(value, name: str = '') -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, list | tuple):
         for i, item in enumerate(value):
             yield from tensors(item, f'{name}.{i}' if name else str(i))
-    # boxes of mmdet
+    # mmdet's boxes
     elif isinstance(getattr(value, 'tensor', None), Tensor):
         yield from tensors(value.tensor, name)
 
@@ -205,7 +205,7 @@ def _first_bad(state: Mapping) -> str | None:
 
 
 def _paths(batch) -> Iterator[str]:
-    """Where the images of a batch came from."""
+    """The paths of the images in a batch."""
     samples = batch.get('data_samples') if isinstance(batch, Mapping) else None
     for sample in samples if isinstance(samples, list | tuple) else []:
         yield getattr(sample, 'metainfo', {}).get('img_path', 'unknown')

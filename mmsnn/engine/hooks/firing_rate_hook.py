@@ -1,4 +1,4 @@
-"""How often the neurons fire while a network is trained, and which of them never do."""
+"""Measuring firing rates during a training, and warning of silent layers."""
 
 import json
 import logging
@@ -18,24 +18,24 @@ from mmsnn.registry import HOOKS
 
 @HOOKS.register_module()
 class FiringRateHook(Hook):
-    """Counts spikes now and then, and warns of layers that are silent; ``tools/train.py`` adds it to every run.
+    """Counts spikes at intervals and warns of silent layers; ``tools/train.py`` adds it to every training.
 
-    The first ``window`` iterations of every ``interval`` are measured, in all processes together. The log line then
-    shows ``firing_rate``, spikes per neuron and time step, and ``silent_channels``, the share of channels that did not
-    fire in the window, over the whole network. The values of every layer stand in ``vis_data/firing_rates.json``, a
-    line a window, and go to visualisers such as TensorBoard. A layer in which not one neuron fired, or next to none, is
-    named in a warning, once, with what to do.
+    The first ``window`` iterations of every ``interval`` are measured, over all processes together. The log line then
+    shows two values for the whole network: ``firing_rate``, the spikes per neuron and time step, and
+    ``silent_channels``, the share of channels that did not fire in the window. The values of every layer are written to
+    ``vis_data/firing_rates.json``, one line per window, and sent to visualisers such as TensorBoard. A warning names
+    each layer once in which no neuron or hardly any neuron fired, with remedies.
 
-    Between the windows it costs nothing; within one, a sum over the spikes of each layer. Of a Distiller it watches the
-    student; a network without neurons it leaves alone. Where mmengine compiles the training step, the iterations of a
+    The hook costs nothing between windows, and one sum over the spikes of each layer within a window. In a Distiller it
+    measures the student; without neurons it does nothing. If mmengine compiles the training step, the iterations of a
     window run as plain PyTorch.
 
     Args:
-        interval: iterations from the beginning of one window to the next.
-        window: iterations of a window.
+        interval: number of iterations from the beginning of one window to that of the next.
+        window: number of iterations of a window.
 
     Raises:
-        ValueError: not ``1 <= window <= interval``.
+        ValueError: ``1 <= window <= interval`` does not hold.
     """
 
     priority = 'NORMAL'
@@ -46,12 +46,12 @@ class FiringRateHook(Hook):
         self.interval, self.window = interval, window
         self.counter: SpikeCounter | None = None
         self.measured = 0
-        # layers that were called silent already
+        # Names of layers that a warning has named.
         self.named: set[str] = set()
 
     def before_train(self, runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        # a Distiller's layers go by the student's names, also where FSDP has to see it as it is
+        # Layers of a Distiller get the student's names, even if FSDP needs the names with the wrapper.
         showing = [m for m in model.modules() if isinstance(m, Transparent) and m.shows_itself]
         for module in showing:
             module.shows_itself = False
@@ -74,7 +74,7 @@ class FiringRateHook(Hook):
             self._report(runner, runner.iter + 1)
 
     def after_train(self, runner) -> None:
-        # something stopped the training inside a window
+        # The training may have been stopped within a window.
         if self.measured:
             self._report(runner, runner.iter)
 
@@ -93,12 +93,12 @@ class FiringRateHook(Hook):
         if fresh:
             said = f'In {iterations} training iterations {rates.warning(fresh)}'
             if step - self.start <= self.window:
-                said += ' Some wake by themselves: silent_channels in the log falls, then.'
+                said += ' Some may begin to fire by themselves; silent_channels in the log then decreases.'
             print_log(said, logger='current', level=logging.WARNING)
 
     @staticmethod
     def _write(runner, rates: FiringRates, step: int, iterations: int) -> None:
-        """The values of every layer, where no tool that reads mmengine's scalars stumbles over them."""
+        """Write the values of every layer into a file of their own, which tools for mmengine's scalars do not read."""
         layers = {name: asdict(layer) for name, layer in rates.layers.items()}
         folder = Path(runner.log_dir) / 'vis_data'
         folder.mkdir(parents=True, exist_ok=True)

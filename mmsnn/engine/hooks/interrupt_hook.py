@@ -1,4 +1,4 @@
-"""Signals that end a training: it saves what it has, and says so by its exit code."""
+"""Saving a checkpoint when a signal ends a training."""
 
 import logging
 import os
@@ -15,22 +15,22 @@ from mmsnn.registry import HOOKS
 
 from .checkpoint_hook import INTERRUPTED
 
-# of Ctrl-C, of schedulers, and Slurm's warning (sbatch --signal=USR1@60)
+# Signals of Ctrl-C, of schedulers, and of Slurm's warning (sbatch --signal=USR1@60).
 SIGNALS = ('SIGINT', 'SIGTERM', 'SIGUSR1')
 
 
 @HOOKS.register_module()
 class InterruptHook(Hook):
-    """On SIGINT, SIGTERM or SIGUSR1 the training saves ``interrupted.pth`` after the present iteration and leaves.
+    """On SIGINT, SIGTERM or SIGUSR1 the training saves ``interrupted.pth`` after the current iteration and exits.
 
-    ``--resume`` goes on from there, also in the middle of an epoch. The exit code is 128 plus the signal's number, as
-    shells count. Of several processes one signal is enough: they agree after every iteration. A second Ctrl-C
-    ends a single process at once. The next regular checkpoint takes the file's place.
+    ``--resume`` continues from there, also in the middle of an epoch. The exit code is 128 plus the number of the
+    signal, as in shells. If there are several processes, a signal to one of them suffices, because they agree after
+    every iteration. A second Ctrl-C ends a single process at once. The next regular checkpoint replaces the file.
 
-    Needs mmsnn's loops to go on in the middle of an epoch (`mmsnn.engine.loops`), and a checkpoint hook.
+    The hook needs a checkpoint hook, and mmsnn's loops (`mmsnn.engine.loops`) to resume in the middle of an epoch.
     """
 
-    # behind the checkpoint hook
+    # It runs after the checkpoint hook.
     priority = 'LOWEST'
 
     def __init__(self):
@@ -52,16 +52,16 @@ class InterruptHook(Hook):
         self.before = {}
 
     def _note(self, number: int, _) -> None:
-        # workers that load data inherit this, and have nothing to save
+        # Workers that load data inherit this handler, but have nothing to save.
         if os.getpid() != self.process:
             return
-        # a launcher hands the signal on to processes that had it already
+        # A launcher may send the signal again to processes that have received it already.
         if self.number == number == signal.SIGINT and get_world_size() == 1:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.number = number
         print_log(
-            f'{signal.Signals(number).name}: the training saves after this iteration and leaves'
+            f'{signal.Signals(number).name}: the training saves a checkpoint after this iteration and exits'
             + ('; Ctrl-C once more ends it at once' if number == signal.SIGINT else ''),
             logger='current',
             level=logging.WARNING,
@@ -71,7 +71,7 @@ class InterruptHook(Hook):
         self._leave(runner, dict(epoch=runner.epoch, iter=runner.iter + 1))
 
     def after_val_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        # processes validate unequal numbers of batches
+        # Processes may validate different numbers of batches.
         if not (dist.is_available() and dist.is_initialized()):
             self._leave(runner, dict(epoch=runner.epoch, iter=runner.iter))
 
@@ -81,14 +81,14 @@ class InterruptHook(Hook):
             return
         folder = runner.work_dir
         runner.save_checkpoint(folder, INTERRUPTED, meta=meta, by_epoch=False)
-        print_log(f'saved {folder}/{INTERRUPTED}; --resume goes on from it', logger='current', level=logging.WARNING)
-        # a launcher ends the others as soon as one has left
+        print_log(f'saved {folder}/{INTERRUPTED}; --resume continues from it', logger='current', level=logging.WARNING)
+        # A launcher ends the other processes as soon as one has exited.
         barrier()
         self.after_train(runner)
         raise SystemExit(128 + number)
 
     def _agreed(self) -> int:
-        """The signal that any of the processes was sent."""
+        """The number of a signal that any of the processes has received; 0 for none."""
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             return self.number
         device = 'cuda' if dist.get_backend() == 'nccl' else 'cpu'

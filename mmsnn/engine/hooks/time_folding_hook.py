@@ -1,4 +1,4 @@
-"""A check before training: is time folded into the input of every neuron, and of nothing else?"""
+"""A check before training that the inputs of neurons hold time steps, and those of ordinary heads do not."""
 
 import logging
 from contextlib import nullcontext
@@ -16,17 +16,18 @@ from mmsnn.registry import HOOKS
 
 
 def check_time_folding(model: nn.Module) -> None:
-    """Forward one blank image and see that every neuron is given ``[T*1, ...]``; the model stays as it was.
+    """Run one blank image and check that the input of every neuron is ``[T*1, ...]``; the model is not changed.
 
-    A neuron in an ANN part, say ``act_cfg=dict(type='mmsnn.LIF')`` in a neck behind a backbone that reads its rates
-    out, would take the images of a batch for time steps, in silence; an ordinary head would take the time steps of a
-    backbone without readout for images.
+    Without this check, a neuron in an ANN part, such as ``act_cfg=dict(type='mmsnn.LIF')`` in a neck after a backbone
+    with a readout, would take the images of a batch for time steps. An ordinary head would take the time steps of a
+    backbone without a readout for images.
 
     Args:
         model: a task model (with ``extract_feat``) or a backbone.
 
     Raises:
-        TimeFoldingError: a neuron's input is not folded, or an ordinary head's is; the message names the module.
+        TimeFoldingError: time is not folded into the input of a neuron, or is folded into that of an ordinary head; the
+            message names the module.
         ValueError: backbone, neck and head have different T.
     """
     get_time_steps(model)
@@ -62,14 +63,14 @@ def _forward_blank(model: nn.Module) -> None:
             return
         except TimeFoldingError:
             raise
-        # a backbone of fixed input size says nothing about folding
+        # A backbone that refuses this size of images does not tell anything about time folding.
         except Exception as error:
             reason = error
     print_log(f'time folding was not checked: {reason}', logger='current', level=logging.WARNING)
 
 
 def _check_heads(model: nn.Module, maps) -> None:
-    """Ordinary heads must be given one map for one image."""
+    """Raise TimeFoldingError if an ordinary head gets several maps for one image."""
     while isinstance(maps, tuple | list) and maps:
         maps = maps[-1]
     heads = {name: m for name, m in model.named_children() if name.endswith('head') and m is not None}
@@ -90,7 +91,7 @@ class TimeFoldingHook(Hook):
 
     def before_train(self, runner) -> None:
         model = runner.model
-        # FSDP's weights are whole in there alone
+        # Only inside this context are FSDP's weights complete.
         whole = FSDP.summon_full_params(model, writeback=False) if isinstance(model, FSDP) else nullcontext()
         with whole:
             check_time_folding(model.module if is_model_wrapper(model) else model)

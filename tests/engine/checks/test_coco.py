@@ -140,7 +140,7 @@ def every(key, value=None):
         (every('category_id'), 'without category_id'),
         (every('image_id'), 'without image_id'),
         (every('id'), 'without id'),
-        (every('id', lambda a: 7), 'have an id that another has'),
+        (every('id', lambda a: 7), 'have the id of another one'),
         (every('iscrowd'), 'without iscrowd'),
         (lambda content: content['annotations'].append('text'), 'no JSON object'),
     ],
@@ -238,7 +238,7 @@ def test_missing_images(content, check, tmp_path):
     Image.new('L', (64, 96)).save(tmp_path / '0.png', exif=turned)
     assert not check(content, folder=str(tmp_path), filter_empty=True)['warning']
     (tmp_path / '0.png').write_bytes(b'no image')
-    assert '0.png is no image' in check(content, folder=str(tmp_path), filter_empty=True)['error'][0]
+    assert '0.png is not an image' in check(content, folder=str(tmp_path), filter_empty=True)['error'][0]
 
 
 def test_config_of_a_detector(content, tmp_path):

@@ -96,7 +96,7 @@ def classify(classes=3, **changes):
 def test_top_k_of_fewer_classes():
     accuracy = dict(type='Accuracy', topk=(1, 5))
     text = str(classify(val_evaluator=accuracy)['val_evaluator.topk'])
-    assert 'the top 5 of 3 classes' in text and 'Write topk=(1,)' in text
+    assert 'top 5 is impossible with 3 classes' in text and 'Write topk=(1,)' in text
     assert 'test_evaluator.1.topk' in classify(test_evaluator=[dict(type='SingleLabelMetric'), accuracy])
     assert 'val_evaluator.topk' in classify(val_evaluator=dict(type='Accuracy', topk=4))
     assert 'model.head.topk' in classify(head=dict(topk=(1, 5), cal_acc=True))

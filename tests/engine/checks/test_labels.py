@@ -57,7 +57,7 @@ def test_values_that_fit(check):
         ([1, 2, 3, 255], 3, 'train_dataloader.dataset.reduce_zero_label=True'),
         ([0, 1, 2, 3], 3, 'write num_classes=4 in the heads'),
         ([0, 1, 11], 3, 'model.decode_head.ignore_index=11'),
-        ([0, 50, 100, 150], 4, '50, 100, 150 are none'),
+        ([0, 50, 100, 150], 4, '50, 100, 150 are not classes'),
     ],
 )
 def test_values_beyond_the_classes(check, values, classes, remedy):
@@ -69,7 +69,7 @@ def test_values_beyond_the_classes(check, values, classes, remedy):
 
 def test_a_class_that_is_ignored(check):
     text = the(check([0, 255]), 'error')
-    assert "'ground' is the only class" in text and '255 is never learnt' in text and "'person'" in text
+    assert "'ground' is the only class" in text and '255 is never learned' in text and "'person'" in text
     assert 'model.decode_head.ignore_index=255' in text
     # rare objects may be in none of the sample
     assert "'ground' is the only class" in the(check([0]), 'warning')
