@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os.path as osp
 from pathlib import Path
 
 from mmengine.config import Config
@@ -13,6 +12,7 @@ from rich.console import Console
 import mmsnn
 from mmsnn.analysis import benchmark
 from mmsnn.building import use_student
+from mmsnn.checkpoints.claims import require_file
 from mmsnn.engine import checks
 from mmsnn.engine.cli import add_arguments, build_runner, read_config
 from mmsnn.engine.early_exit import check
@@ -138,8 +138,8 @@ def show_events(model, logger) -> None:
 def main(argv=None) -> dict | list[dict]:
     """Run the command line ``argv`` (default: ``sys.argv``); returns the metrics, of several runs a list of rows."""
     args = parse_args(argv)
-    if not osp.isfile(args.checkpoint) and '://' not in args.checkpoint:
-        raise FileNotFoundError(f'there is no checkpoint at {args.checkpoint!r}')
+    if '://' not in args.checkpoint:
+        require_file(args.checkpoint)
     cfg = prepare(read_config(args), args)
     found = checks.check_data(cfg, ('test',))
     runner = build_runner(cfg, args.verbose)

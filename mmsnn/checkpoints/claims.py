@@ -7,6 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from .matching import some
+
 # Largest ratio of a checkpoint's content to its file; torch does not compress, and weights hardly compress.
 INFLATION = 10
 # Largest number of bytes by which tensors may exceed their storage, as expanded tensors do.
@@ -14,7 +16,9 @@ UNHELD = 1 << 28
 
 
 def stand_in(path: str | Path) -> str:
-    """What a failed download left in place of a checkpoint, with the remedy; empty if nothing is recognised."""
+    """What a failed download or another tool left in place of a checkpoint file, with the remedy; else empty."""
+    if Path(path).is_dir():
+        return _folder(Path(path))
     with open(path, 'rb') as file:
         start = file.read(64).lstrip()
     marks = {
@@ -23,6 +27,36 @@ def stand_in(path: str | Path) -> str:
         b'\x1f\x8b': 'compressed with gzip: unpack it first',
     }
     return next((what for mark, what in marks.items() if start.startswith(mark)), '')
+
+
+def _folder(path: Path) -> str:
+    """Which tool wrote a folder, with the command that makes one file of it."""
+    if any(path.rglob('*.distcp')):
+        how = 'python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pth'
+        return f'a folder of shards, as torch.distributed.checkpoint and FSDP write: make one file of them with {how}'
+    if any(path.rglob('*_model_states.pt')):
+        how = 'python -m deepspeed.utils.zero_to_fp32 FOLDER OUT'
+        return f'a folder of shards, as DeepSpeed writes: make one file of them with {how}'
+    files = sorted(p.name for p in path.glob('*.pth'))
+    return 'a folder' + (f': give one of the files in it, {some(files)}' if files else ' without checkpoints')
+
+
+def require_file(source: str | Path, key: str = '') -> None:
+    """Raise FileNotFoundError if ``source`` is not a file; the message says what a folder is, or what lies beside it.
+
+    Args:
+        source: a path, which may begin with ``~``.
+        key: the config key or option that names the file, for the message.
+    """
+    path, lead = Path(source).expanduser(), f'{key}: ' if key else ''
+    if path.is_dir():
+        raise FileNotFoundError(f'{lead}{str(source)!r} is no checkpoint but {stand_in(path)}')
+    if not path.is_file():
+        beside = sorted(p.name for p in path.parent.glob('*.pth')) if path.parent.is_dir() else []
+        raise FileNotFoundError(
+            f'{lead}there is no checkpoint at {str(source)!r}; in {str(path.parent)!r} there is '
+            f'{some(beside) or "none"}'
+        )
 
 
 def check_archive(source: Path | io.BytesIO) -> int:

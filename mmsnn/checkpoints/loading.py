@@ -1,8 +1,6 @@
 """Safe reading and checking of all weights that mmengine loads."""
 
 import functools
-import glob
-import os.path as osp
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -17,6 +15,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
+from .claims import require_file
 from .fitting import below, fit, unwrapped
 from .matching import compare, is_spiking, is_wrapper, misfit, plain_name, some
 from .reading import download, find_state, load_file, safely
@@ -28,13 +27,8 @@ _checks = SimpleNamespace(of_anns=False, read='')
 def check_source(cfg: Mapping) -> None:
     """Raise FileNotFoundError if the file in ``load_from`` does not exist; the message lists checkpoints beside it."""
     path = cfg.get('load_from')
-    if not path or '://' in path or osp.isfile(osp.expanduser(path)):
-        return
-    key, folder = '--resume' if cfg.get('resume') else 'load_from', osp.dirname(path) or '.'
-    there = sorted(glob.glob('*.pth', root_dir=osp.expanduser(folder)))
-    raise FileNotFoundError(
-        f'{key}: there is no checkpoint at {path!r}; in {folder!r} there is {some(there) or "none"}'
-    )
+    if path and '://' not in path:
+        require_file(path, '--resume' if cfg.get('resume') else 'load_from')
 
 
 class CheckMatch(Hook):
@@ -165,10 +159,8 @@ def load_from_local(filename: str, map_location=None) -> dict:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, holds objects that could run code, or has no state dict.
     """
-    path = osp.expanduser(filename)
-    if not osp.isfile(path):
-        raise FileNotFoundError(f'there is no checkpoint at {filename!r}')
-    content = load_file(path)
+    require_file(filename)
+    content = load_file(filename)
     # `find_state` logs which weights are read if a file holds two sets of them.
     state = find_state(content, filename)
     if 'state_dict' not in content:

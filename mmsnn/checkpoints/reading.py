@@ -13,7 +13,7 @@ import torch
 from mmengine.logging import print_log
 from torch import _weights_only_unpickler
 
-from .claims import check_archive, check_tensors, stand_in
+from .claims import check_archive, check_tensors, require_file, stand_in
 from .standins import INSTEAD, safe_globals
 
 # Keys under which training scripts store weights, and keys of moving averages in files that hold both.
@@ -45,9 +45,8 @@ def load_state(source: str | Path, key: str | None = None) -> dict:
         content = download(_mmpretrain_url(name))
     elif scheme in ('http', 'https') and there:
         content = download(source)
-    elif not Path(source).expanduser().is_file():
-        raise FileNotFoundError(f'no checkpoint at {source!r}')
     else:
+        require_file(source)
         content = load_file(source)
     return find_state(content, source, key)
 

@@ -8,6 +8,7 @@ from mmengine.registry import init_default_scope
 
 from mmsnn.building import build_model, read, use_student
 
+from .claims import require_file
 from .fitting import fit
 from .reading import find_state, load_file
 
@@ -32,8 +33,7 @@ def load_model(config: str | Config, checkpoint: str | None, device: str = 'cpu'
     model = build_model(cfg)
     meta = ((cfg.get('test_dataloader') or {}).get('dataset') or {}).get('metainfo') or {}
     if checkpoint is not None:
-        if not Path(checkpoint).expanduser().is_file():
-            raise FileNotFoundError(f'there is no checkpoint at {str(checkpoint)!r}')
+        require_file(checkpoint)
         content = load_file(checkpoint)
         model.load_state_dict(fit(model, find_state(content, checkpoint), checkpoint), strict=False)
         meta = content.get('meta', {}).get('dataset_meta') or meta

@@ -2,9 +2,33 @@
 
 import re
 import struct
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
+
+# bytes that the arrays of one recording may take, unpacked
+LARGEST = 1 << 30
+
+
+def check_claim(path: str | Path) -> None:
+    """ValueError where a ``.npz`` file claims to hold more than a recording can, before memory is asked for."""
+    with ZipFile(path) as archive:
+        claimed = sum(record.file_size for record in archive.infolist())
+    if claimed > LARGEST:
+        raise ValueError(f'{path} claims to hold {claimed} bytes, more than a recording of events')
+
+
+def read_npz(path: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Arrays of a ``.npz`` file, by name; ValueError where it is damaged, lacks one, or claims more than it holds."""
+    try:
+        check_claim(path)
+        with np.load(path) as content:
+            return {name: content[name] for name in names}
+    except (ValueError, KeyError, EOFError, BadZipFile, zlib.error, MemoryError, OverflowError) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
 
 
 def numbered(path: str) -> list:
@@ -35,8 +59,7 @@ def first_unreadable(jelly, folder: Path, T: int, split_by: str, size: tuple[int
     """The first file of events that does not give frames, and why."""
     for path in sorted(folder.rglob('*.npz')):
         try:
-            with np.load(path) as content:
-                events = {key: content[key] for key in 'txyp'}
+            events = read_npz(path, 'txyp')
             jelly.integrate_events_by_fixed_frames_number(events, split_by, T, *size)
         # whatever a damaged archive or a recording without events makes of it
         except Exception as error:

@@ -10,7 +10,15 @@ from mmpretrain.datasets.categories import CIFAR10_CATEGORIES
 
 from mmsnn.registry import DATASETS
 
-from .event_files import check_records, first_unreadable, numbered, read_packets, require_files, skip_header
+from .event_files import (
+    check_claim,
+    check_records,
+    first_unreadable,
+    numbered,
+    read_packets,
+    require_files,
+    skip_header,
+)
 
 SPLITS = ('train', 'test')
 
@@ -129,6 +137,10 @@ class EventFrames(BaseDataset):
         busy = any(mark.exists() for mark in marks)
         new = [] if busy else [path for path in products + marks if not path.exists()]
         try:
+            if not products[2].exists():
+                # SpikingJelly unpacks what they claim
+                for path in sorted(events.rglob('*.npz')):
+                    check_claim(path)
             return Checked(root, data_type='frame', frames_number=self.T, split_by=self.split_by, **self._options())
         except BaseException as error:
             reason = None

@@ -1,8 +1,6 @@
 """Transforms of event frames ``[T, C, H, W]``: alike for all frames of a sample, drawn from numpy's generator."""
 
-import zlib
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -11,6 +9,8 @@ from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import PackDetInputs
 
 from mmsnn.registry import TRANSFORMS
+
+from .event_files import read_npz
 
 
 class EventTransform(BaseTransform):
@@ -219,9 +219,8 @@ class LoadEventFrames(BaseTransform):
     def transform(self, results: dict) -> dict:
         path = results['img_path']
         try:
-            with np.load(path) as content:
-                frames = content['frames'].astype(np.float32)
-        except (ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+            frames = read_npz(path, ['frames'])['frames'].astype(np.float32)
+        except ValueError as error:
             folder = next((p for p in Path(path).parents if p.name.startswith('frames_')), Path(path).parent)
             raise ValueError(
                 f'{path} holds no frames ({error}). Is it damaged? Remove {folder}, and it is written again'

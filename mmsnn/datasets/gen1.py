@@ -108,8 +108,9 @@ def read_boxes(path: str) -> np.ndarray:
         ValueError: the file is damaged, lacks a field, or holds a class that Gen1 does not have.
     """
     try:
-        boxes = np.load(path)
-    except (ValueError, EOFError) as error:
+        # mapped: a header may claim more than the file holds
+        boxes = np.load(path, mmap_mode='r')
+    except (ValueError, EOFError, OverflowError) as error:
         raise ValueError(f'{path} is no whole .npy file: {error}') from error
     # earlier releases call the time ts
     fields = {key: key for key in ('t', 'x', 'y', 'w', 'h', 'class_id')}

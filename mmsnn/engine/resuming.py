@@ -10,7 +10,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from mmsnn.checkpoints.claims import check_archive
+from mmsnn.checkpoints.claims import check_archive, stand_in
 from mmsnn.checkpoints.loading import check_source
 from mmsnn.checkpoints.reading import load_file
 
@@ -41,6 +41,8 @@ def checkpoints(folder: str | Path) -> list[Path]:
 
 def damage(path: Path) -> str:
     """The fault of a checkpoint file; empty if it can be read completely and its checksums are right."""
+    if Path(path).is_dir():
+        return f'it is {stand_in(path)}'
     try:
         check_archive(path)
         with zipfile.ZipFile(path) as archive:

@@ -381,6 +381,40 @@ def test_times_without_events_are_explained(tmp_path, monkeypatch):
     assert len(build('NCaltech101', root)) == 30
 
 
+def inflating(path: Path, name: str) -> None:
+    """An array of two gigabytes of zeros in two megabytes."""
+    with (
+        zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open(f'{name}.npy', 'w', force_zip64=True) as record,
+    ):
+        np.lib.format.write_array_header_1_0(record, dict(descr='<f4', fortran_order=False, shape=(1 << 29,)))
+        for _ in range(128):
+            record.write(bytes(1 << 24))
+
+
+def claiming(path: Path, name: str) -> None:
+    """A header of an array that is not there."""
+    with zipfile.ZipFile(path, 'w') as archive, archive.open(f'{name}.npy', 'w') as record:
+        np.lib.format.write_array_header_1_0(record, dict(descr='<f4', fortran_order=False, shape=(1 << 45,)))
+
+
+def test_claims_of_events_are_refused(tmp_path, prepared):
+    root = shutil.copytree(prepared['NCaltech101'], tmp_path / 'set')
+    inflating(root / 'events_np' / 'accordion' / 'image_0004.npz', 't')
+    with pytest.raises(ValueError, match='accordion/image_0004.npz claims to hold 2147483'):
+        build('NCaltech101', root, split_by='time')
+    assert not (root / f'frames_number_{T}_split_by_time').exists()
+
+
+@pytest.mark.parametrize('claim', [inflating, claiming])
+def test_claims_of_frames_are_refused(tmp_path, claim):
+    claim(tmp_path / 'a.npz', 'frames')
+    with pytest.raises(
+        ValueError, match='a.npz holds no frames .*(claims to hold|Unable to allocate|cannot reshape|EOF)'
+    ):
+        LoadEventFrames()(dict(img_path=str(tmp_path / 'a.npz')))
+
+
 @pytest.mark.parametrize('damage', ['cut', 'empty', 'no frames', 'no events'])
 def test_damaged_frames_are_named(tmp_path, damage):
     path = tmp_path / 'frames_number_3_split_by_number' / 'cat' / 'a.npz'

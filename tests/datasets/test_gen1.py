@@ -221,6 +221,20 @@ def test_damaged_boxes_are_named(root, damage):
         build(root)
 
 
+@pytest.mark.parametrize('claimed', [1 << 45, 1 << 62, 1 << 80])
+def test_claims_of_boxes_are_refused(tmp_path, claimed):
+    """Before memory is asked for them."""
+    np.save(tmp_path / 'a_bbox.npy', np.zeros(1, [('t', 'u8'), ('x', 'f4')]))
+    content = (tmp_path / 'a_bbox.npy').read_bytes()
+    # numpy leaves room in the header
+    text = f'({claimed},)'.encode()
+    content = content.replace(b'(1,)' + b', }' + b' ' * (len(text) - 4), text + b', }')
+    assert text in content
+    (tmp_path / 'a_bbox.npy').write_bytes(content)
+    with pytest.raises(ValueError, match='a_bbox.npy is no whole .npy file'):
+        read_boxes(str(tmp_path / 'a_bbox.npy'))
+
+
 def test_pickles_are_not_run(tmp_path):
     np.save(tmp_path / 'a_bbox.npy', np.array([dict(t=1)], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match='a_bbox.npy'):

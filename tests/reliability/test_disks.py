@@ -209,6 +209,34 @@ def test_resume_of_what_is_not_sound(home, tmp_path, how):
         assert ('can be read' if how == 'all damaged' else str(last)) in done.stdout
 
 
+FOLDERS = {
+    'deepspeed': ('1/mp_rank_00_model_states.pt', 'as DeepSpeed writes: .*deepspeed.utils.zero_to_fp32'),
+    'sharded': ('model/__0_0.distcp', 'as torch.distributed.checkpoint and FSDP write: .*dcp_to_torch'),
+    'work dir': ('epoch_3.pth', 'a folder: give one of the files in it, epoch_3.pth'),
+}
+
+
+@pytest.mark.parametrize('kind', FOLDERS)
+@pytest.mark.parametrize('door', ['--resume', 'load_from', 'test', '--resume in the work dir'])
+def test_folders_that_are_no_checkpoints(home, tmp_path, kind, door):
+    """Whose they are, and how to have a file of them."""
+    config, _ = home
+    name, said = FOLDERS[kind]
+    work = tmp_path / 'run'
+    folder = (work if door.endswith('dir') else tmp_path) / 'epoch_9.pth'
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_bytes(b'x')
+    options = {
+        '--resume': ['train', config, '--resume', folder],
+        'load_from': ['train', config, '--cfg-options', f'load_from={folder}'],
+        'test': ['test', config, folder],
+        '--resume in the work dir': ['train', config, '--resume'],
+    }[door]
+    with pytest.raises((FileNotFoundError, ValueError), match=said) as error:
+        cli.main(*options, '--work-dir', work)
+    assert str(folder) in str(error.value)
+
+
 def test_scalars_are_whole(home):
     """What the log of numbers holds after a run without a fault, so that the tests above are not of a broken log."""
     config, _ = home
