@@ -4,7 +4,10 @@ Every row is a group of tests in ``tests/reliability``; it reads "survived" only
 written here, and all of it survived. From a clone::
 
     python tools/scorecard.py                     # all rows, into docs/scorecard.md and docs/scorecard.json
-    python tools/scorecard.py --rows R16 R24      # some; with --out FILE, a table in which the others read "not run"
+    python tools/scorecard.py --rows R16 R24      # these; the others keep what the files say of them
+
+So a run that was cut off goes on row by row, and a row that needs a GPU is added on a machine that has one. Each row of
+the JSON file names the commit and the machine that it was measured on.
 """
 
 import argparse
@@ -49,8 +52,10 @@ ROWS = {
     'R25': ('random arguments', 1000),
     'R26': ('5,000 steps without growth of memory', 1),
 }
-# kills at random are three times as many
+# The tests multiply their kills by this number; kills at random are three times as many.
 TRIES = 34
+# Files that take minutes start first, so that no core waits for them at the end.
+LONGEST = ('test_planted_faults.py', 'test_memory.py', 'test_soak.py', 'test_kills.py', 'test_disks.py')
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -58,7 +63,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--rows', nargs='+', choices=ROWS, metavar='ROW', help='these alone')
     parser.add_argument(
-        '--out', type=Path, help='the table, and a .json beside it; of all rows, by default, docs/scorecard.md'
+        '--out',
+        type=Path,
+        default=ROOT / 'docs' / 'scorecard.md',
+        help='the table, and a .json file beside it (default: docs/scorecard.md)',
     )
     parser.add_argument('--workers', default='auto', help='test files at once; default: one on each core')
     return parser.parse_args(argv)
@@ -82,7 +90,9 @@ def run(rows: list[str] | None, workers: str) -> dict:
         options += ['-W', 'ignore', '--tb', 'short']
         if workers != '0':
             options += ['-n', workers, '--dist', 'loadfile']
-        command = [sys.executable, '-m', 'pytest', *options, str(ROOT / 'tests' / 'reliability')]
+        folder = ROOT / 'tests' / 'reliability'
+        places = [str(folder / name) for name in LONGEST if (folder / name).is_file()] + [str(folder)]
+        command = [sys.executable, '-m', 'pytest', *options, *places]
         subprocess.run(command, cwd=ROOT, env=environment, check=False)
         if not path.is_file():
             raise SystemExit('pytest wrote no counts: see above')
@@ -91,7 +101,7 @@ def run(rows: list[str] | None, workers: str) -> dict:
 
 def verdict(row: str, counts: dict | None) -> str:
     """What a row reads."""
-    if not counts or not counts['tried']:
+    if not counts or not counts.get('tried'):
         return 'not run'
     if counts['survived'] < counts['tried']:
         return 'failed'
@@ -103,38 +113,60 @@ def table(counts: dict, rows: list[str]) -> list[str]:
     """The lines of a table in markdown."""
     lines = ['| row | what | wanted | tried | survived | skipped | |', '|---|---|---|---|---|---|---|']
     for row in rows:
-        found = counts.get(row) or dict(tried=0, survived=0, skipped=[])
+        found = {**dict(tried=0, survived=0, skipped=[]), **counts.get(row, {})}
         what, wanted = ROWS[row]
         numbers = f'{wanted} | {found["tried"]} | {found["survived"]} | {len(found["skipped"])}'
         lines.append(f'| {row} | {what} | {numbers} | {verdict(row, found)} |')
     return lines
 
 
-def write(out: Path, counts: dict, minutes: float, asked: list[str] | None = None) -> None:
-    """The table with what it was measured on, and the same as JSON; ``asked``: the rows, where not all were."""
-    command = 'python tools/scorecard.py' + (f' --rows {" ".join(asked)} --out {out}' if asked else '')
-    verdicts = [verdict(row, counts.get(row)) for row in ROWS]
-    reasons = {skip.rpartition(': ')[2] for found in counts.values() for skip in found['skipped']}
+def merge(before: dict, counts: dict, asked: list[str], command: str, minutes: float) -> dict:
+    """The record of all rows: those that were asked for anew, the others as they were.
+
+    Args:
+        before: the record that the JSON file holds, or an empty one.
+        counts: of the rows that ran.
+        asked: the rows that were asked for.
+        command: that ran them.
+        minutes: that they took together.
+    """
     where = f'{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}'
+    now = dict(commit=commit(), machine=where, command=command, minutes=round(minutes, 1))
+    rows = {}
+    for row, (what, wanted) in ROWS.items():
+        found = {**counts.get(row, {}), **now} if row in asked else before.get('rows', {}).get(row, {})
+        rows[row] = {**found, 'what': what, 'wanted': wanted, 'verdict': verdict(row, found)}
+    return dict(rows=rows)
+
+
+def write(out: Path, record: dict) -> None:
+    """Write the table and, beside it, the record as JSON."""
+    rows = record['rows']
+    verdicts = [found['verdict'] for found in rows.values()]
+    ran = {row: found for row, found in rows.items() if found['verdict'] != 'not run'}
+    reasons = {skip.rpartition(': ')[2] for found in rows.values() for skip in found.get('skipped', [])}
+    runs: dict[tuple, list[str]] = {}
+    for row, found in ran.items():
+        key = tuple(found.get(name) for name in ('command', 'commit', 'machine', 'minutes'))
+        runs.setdefault(key, []).append(row)
     lines = [
         '# Reliability scorecard',
         '',
-        f'Written by `{command}`. A try survived where harm was stopped with a message that names the '
+        'Written by `python tools/scorecard.py`. A try survived where harm was stopped with a message that names the '
         'cause, or where the result is that of a run without the fault. A row reads "survived" where at least as many '
-        'tries as wanted all did, and "not run" where none could be tried here.',
+        'tries as wanted all did, and "not run" where none could be tried.',
         '',
-        *table(counts, list(ROWS)),
+        *table(rows, list(ROWS)),
         '',
-        f'{verdicts.count("survived")} of {len(ROWS)} rows survived, {verdicts.count("not run")} did not run. Commit '
-        f'{commit()}, {where}, {minutes:.0f} minutes.',
+        f'{verdicts.count("survived")} of {len(ROWS)} rows survived, {verdicts.count("not run")} did not run.',
         '',
     ]
+    for (command, revision, machine, minutes), names in runs.items():
+        took = f', {minutes} minutes' if minutes else ''
+        lines += [f'- `{command}`: {len(names)} rows, commit {revision}, {machine}{took}']
     if reasons:
-        lines += ['Skipped, because: ' + '; '.join(sorted(reasons)) + '.', '']
-    out.write_text('\n'.join(lines))
-    rows = {row: dict(what=ROWS[row][0], wanted=ROWS[row][1], verdict=v, **counts.get(row, {})) for row, v in
-            zip(ROWS, verdicts)}  # fmt: skip
-    record = dict(command=command, commit=commit(), machine=where, minutes=round(minutes, 1), rows=rows)
+        lines += ['', 'Tests were skipped because of: ' + '; '.join(sorted(reasons)) + '.']
+    out.write_text('\n'.join(lines) + '\n')
     out.with_suffix('.json').write_text(json.dumps(record, indent=1) + '\n')
 
 
@@ -150,9 +182,10 @@ def main(argv=None) -> None:
     for row in rows:
         for test in counts.get(row, {}).get('failed', []):
             print(f'{row} failed: {test}')
-    out = args.out or (None if args.rows else ROOT / 'docs' / 'scorecard.md')
-    if out:
-        write(out, counts, (time.monotonic() - start) / 60, args.rows)
+    path = args.out.with_suffix('.json')
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    command = ' '.join(['python tools/scorecard.py', *(['--rows', *args.rows] if args.rows else [])])
+    write(args.out, merge(before, counts, rows, command, (time.monotonic() - start) / 60))
     raise SystemExit(any(verdict(row, counts.get(row)) not in ('survived', 'not run') for row in rows))
 
 

@@ -68,13 +68,38 @@ def test_verdicts(card, counts, reads):
     assert card['verdict']('R16', counts) == reads
 
 
-def test_files(card, tmp_path):
-    counts = {'R16': dict(tried=20, survived=20, skipped=['a::b: needs root'], failed=[], seconds=1.0)}
-    card['write'](tmp_path / 'card.md', counts, 3.0)
-    text = (tmp_path / 'card.md').read_text()
+def row(tried: int, survived: int) -> dict:
+    return dict(tried=tried, survived=survived, skipped=['a::b: needs root'], failed=[], seconds=1.0)
+
+
+def test_rows_keep_what_ran_before(card, tmp_path):
+    """Rows are run one after the other, on different machines and commits; a row that failed later reads so."""
+    out, path = tmp_path / 'card.md', tmp_path / 'card.json'
+
+    def add(counts, *asked):
+        before = json.loads(path.read_text()) if path.is_file() else {}
+        card['write'](out, card['merge'](before, counts, asked, f'run {" ".join(asked)}', 3.04))
+        return json.loads(path.read_text())['rows'], out.read_text()
+
+    rows, text = add({'R16': row(20, 20)}, 'R16')
     assert '| R16 |' in text and 'needs root' in text and '| R06 | kernels on a GPU | 4 | 0 | 0 | 0 | not run |' in text
-    record = json.loads((tmp_path / 'card.json').read_text())
-    assert record['rows']['R16']['verdict'] == 'survived' and record['rows']['R01']['verdict'] == 'not run'
+    assert rows['R16']['verdict'] == 'survived' and rows['R01']['verdict'] == 'not run'
+    rows, text = add({'R24': row(6, 6)}, 'R24', 'R06')
+    assert [rows[name]['verdict'] for name in ('R16', 'R24', 'R06')] == ['survived', 'survived', 'not run']
+    assert '2 of 26 rows survived' in text and '- `run R16`: 1 rows' in text and '- `run R24 R06`: 1 rows' in text
+    assert rows['R16']['commit'] and rows['R24']['minutes'] == 3.0
+    rows, text = add({'R16': row(20, 19)}, 'R16')
+    assert rows['R16']['verdict'] == 'failed' and '1 of 26 rows survived' in text
+    # A row that cannot be run now keeps nothing of what it was.
+    rows, _ = add({}, 'R24')
+    assert rows['R24']['verdict'] == 'not run'
+
+
+def test_the_table_in_the_docs_is_what_the_record_says(card, tmp_path):
+    record = json.loads((ROOT / 'docs' / 'scorecard.json').read_text())
+    text = (ROOT / 'docs' / 'scorecard.md').read_text()
+    for line in card['table'](record['rows'], list(card['ROWS'])):
+        assert line in text
 
 
 def test_every_reliability_test_has_a_row(card):
