@@ -29,6 +29,8 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
+from mmsnn.building import type_name
+
 from .resuming import checkpoints
 from .unreadable import FILE
 
@@ -43,7 +45,7 @@ def make_safe(cfg: Config) -> Config:
     if cfg.get('runner_type', 'Runner') == 'Runner':
         hooks = cfg.setdefault('default_hooks', ConfigDict())
         checkpoint = hooks.setdefault('checkpoint', ConfigDict(type='CheckpointHook', interval=1))
-        if checkpoint is not None and _is(checkpoint, 'CheckpointHook'):
+        if checkpoint is not None and type_name(checkpoint) == 'CheckpointHook':
             checkpoint.type = 'mmsnn.SafeCheckpointHook'
     # A config without train_cfg is refused later.
     loop = cfg.get('train_cfg') or {}
@@ -52,7 +54,7 @@ def make_safe(cfg: Config) -> Config:
         loop.pop('by_epoch', None)
         loop.type = f'mmsnn.{name.rpartition(".")[2]}'
     hooks = list(cfg.get('custom_hooks') or [])
-    missing = [name for name in ('FiniteHook', 'InterruptHook') if not any(_is(hook, name) for hook in hooks)]
+    missing = [name for name in ('FiniteHook', 'InterruptHook') if not any(type_name(hook) == name for hook in hooks)]
     cfg.custom_hooks = hooks + [dict(type=f'mmsnn.{name}') for name in missing]
     return cfg
 
@@ -121,8 +123,3 @@ def disk_errors_named(cfg: Config) -> Iterator[None]:
         there = f'--resume continues from {left[0]}' if left else 'there is no checkpoint yet'
         text = f'{error.strerror}: the training can no longer write to its work dir and ends; {there}'
         raise OSError(error.errno, text, str(cfg.work_dir)) from error
-
-
-def _is(cfg: dict, name: str) -> bool:
-    kind = cfg.get('type')
-    return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).rpartition('.')[2] == name

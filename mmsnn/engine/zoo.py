@@ -13,7 +13,9 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.utils import get_installed_path
 
+from mmsnn.building import type_name
 from mmsnn.models import Spikify, SpikingResNet
+from mmsnn.models.tracing import tensors_in
 from mmsnn.neurons import Neuron
 from mmsnn.neurons.firing import SpikeCounter
 
@@ -67,7 +69,7 @@ def read(name: str) -> Config:
         # The path is relative to the root of the library's repository.
         if isinstance(node.get('teacher_config'), str):
             node['teacher_config'] = str(root_of(library).parent / node['teacher_config'])
-        if kind_of(node) in RESNETS and node.get('depth', 0) > 50:
+        if type_name(node) in RESNETS and node.get('depth', 0) > 50:
             node['depth'] = 50
     return cfg
 
@@ -78,12 +80,6 @@ def nodes(cfg) -> Iterator[dict]:
         yield cfg
     for value in cfg.values() if isinstance(cfg, dict) else cfg if isinstance(cfg, (list, tuple)) else ():
         yield from nodes(value)
-
-
-def kind_of(cfg) -> str:
-    """The type of a config, without its scope."""
-    kind = cfg.get('type') or ''
-    return (kind if isinstance(kind, str) else kind.__name__).rpartition('.')[2]
 
 
 def backbones(cfg) -> Iterator[tuple[dict, str]]:
@@ -111,7 +107,7 @@ def survey(folder: str) -> dict:
         configs['first'] = configs['first'] or config
         for node, key in backbones(cfg.model):
             configs['types'].setdefault(scoped(node[key], cfg), config)
-            if kind_of(node[key]) in RESNETS:
+            if type_name(node[key]) in RESNETS:
                 configs['resnet'] = configs['resnet'] or config
     return configs
 
@@ -129,7 +125,7 @@ def change(cfg: Config, kind: str, terms: tuple[str, ...] = ()) -> Config:
     plain = ConfigDict(cfg.model)
     if kind == 'distill':
         teacher = Config(dict(model=plain)).copy().model
-        resnet = any(kind_of(node[key]) in RESNETS for node, key in backbones(cfg.model))
+        resnet = any(type_name(node[key]) in RESNETS for node, key in backbones(cfg.model))
         change(cfg, 'sew' if resnet else 'spikify')
         # As in mmsnn's student configs, nothing is frozen, because frozen random weights would not learn.
         for node in nodes(cfg.model):
@@ -148,7 +144,7 @@ def change(cfg: Config, kind: str, terms: tuple[str, ...] = ()) -> Config:
     for node, key in list(backbones(cfg.model)) if kind in ('sew', 'spikify') else ():
         if kind == 'spikify':
             node[key] = ConfigDict(type='mmsnn.Spikify', backbone=node[key], T=T)
-        elif kind_of(node[key]) in RESNETS:
+        elif type_name(node[key]) in RESNETS:
             # The backbone is merged in the way of a child config.
             node[key] = ConfigDict(Config._merge_a_into_b(dict(type='mmsnn.SEWResNet', T=T), node[key]))
     return cfg
@@ -207,7 +203,7 @@ def attempt(config: str, kind: str, size: int, terms: tuple[str, ...] = ()) -> d
         with torch.no_grad():
             if type(task).__module__.startswith('mmpretrain.models.selfsup'):
                 # The model's own pipeline determines the size.
-                side = tensors(batch['inputs'])[0].shape[-1]
+                side = tensors_in(batch['inputs'])[0].shape[-1]
                 model.extract_feat(torch.randn(BATCH, 3, side, side))
             else:
                 model.test_step(noise_batch(plain, model, BATCH, size))
@@ -224,17 +220,9 @@ def check_independence(model, size: int) -> None:
     run = model.extract_feat if hasattr(model, 'backbone') else next(
         m for m in model.modules() if isinstance(m, (SpikingResNet, Spikify))
     )  # fmt: skip
-    for a, b in zip(tensors(run(images)), tensors(run(other))):
+    for a, b in zip(tensors_in(run(images)), tensors_in(run(other))):
         if a.shape[:1] == (BATCH,) and not torch.allclose(a[::2], b[::2], atol=1e-4, rtol=1e-3):
             raise RuntimeError('one image of a batch changes the features of the others')
-
-
-def tensors(out) -> list[torch.Tensor]:
-    """All tensors in an output."""
-    if isinstance(out, torch.Tensor):
-        return [out]
-    values = out.values() if isinstance(out, dict) else out if isinstance(out, (tuple, list)) else ()
-    return [t for value in values for t in tensors(value)]
 
 
 def trial(config: str, kind: str, size: int | None) -> dict:

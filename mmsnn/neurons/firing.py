@@ -110,10 +110,10 @@ class FiringRates(Mapping):
         nearly = [name for name in names if name not in silent]
         parts = []
         if silent:
-            parts.append(f'{len(silent)} of {len(self)} neuron layers are silent, no neuron fired: {_few(silent)}')
+            parts.append(f'{len(silent)} of {len(self)} neuron layers are silent, no neuron fired: {few(silent)}')
         if nearly:
             shares = {n: f'{self.layers[n].silent_channels} of {self.layers[n].channels}' for n in nearly}
-            shown = _few([f'{name} ({share})' for name, share in shares.items()])
+            shown = few([f'{name} ({share})' for name, share in shares.items()])
             parts.append(
                 f'{len(nearly)} of {len(self)} neuron layers are nearly silent, channels that never fired: {shown}'
             )
@@ -241,8 +241,9 @@ class SpikeCounter(Watcher):
         self._updates.clear()
 
 
-def _few(names: list[str]) -> str:
-    return ', '.join(names[:SHOWN]) + (f' and {len(names) - SHOWN} more' if len(names) > SHOWN else '')
+def few(names: list[str], shown: int = SHOWN) -> str:
+    """The first ``shown`` names and the number of the others, as text."""
+    return ', '.join(names[:shown]) + (f' and {len(names) - shown} more' if len(names) > shown else '')
 
 
 def _is_blank(norm: nn.Module) -> bool:

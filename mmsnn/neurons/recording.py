@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmsnn.layers.time import unfold
 
 from .base import Neuron
-from .firing import WRAPPERS
+from .firing import WRAPPERS, few
 from .watched import SavedAside
 from .watching import Watcher
 
@@ -169,12 +169,8 @@ def _unknown(model: nn.Module, name: str, plain: str, modules: dict, known: dict
     inside = [other for other in known if other.startswith(f'{plain}.')]
     kind = what.split()[-1]
     if inside:
-        return f"{name} is not a {kind}, but holds {len(inside)}: {_few(inside)}. For all of them: '{name}.*'"
+        return f"{name} is not a {kind}, but holds {len(inside)}: {few(inside, 8)}. For all of them: '{name}.*'"
     if plain in modules:
         return f'{name} is a {type(modules[plain]).__name__}, not a {what}'
     near = get_close_matches(plain, known, n=5, cutoff=0.5) or list(known)
-    return f'{name!r} matches no {kind} of {type(model).__name__}; there are {_few(near)}'
-
-
-def _few(names: list[str]) -> str:
-    return ', '.join(names[:8]) + (f' and {len(names) - 8} more' if len(names) > 8 else '')
+    return f'{name!r} matches no {kind} of {type(model).__name__}; there are {few(near, 8)}'

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 from mmengine.device import get_device
 
+from mmsnn.building import type_name
+
 from . import coco
 from .annotations import Reader
 from .coco import check_coco
@@ -21,7 +23,6 @@ from .data import (
     evaluators,
     gather,
     is_local,
-    name_of,
 )
 from .findings import ERROR, NOTE, UNCHECKED, WARNING, Finding, error, refuse, unchecked
 from .folders import check_folders, check_list, is_list
@@ -145,7 +146,7 @@ def _check_dataset(data: Data, cfg: Mapping, heads: list[Head], contents: bool) 
         if osp.isfile(data.path('ann_file')):
             yield from check_coco(data.path('ann_file'), _evaluated(coco_reader(data), data, cfg))
     elif data.cls is not None:
-        yield unchecked(data.key, f'the contents of a {name_of(data.cfg)}')
+        yield unchecked(data.key, f'the contents of a {type_name(data.cfg)}')
 
 
 def coco_reader(data: Data) -> Reader:
@@ -160,7 +161,7 @@ def coco_reader(data: Data) -> Reader:
         key=f'{data.key}.ann_file',
         owner=data.key,
         classes=data.classes,
-        default=name_of(data.cfg) if data.are_the_types else None,
+        default=type_name(data.cfg) if data.are_the_types else None,
         by_name=base is not None and data.cls.load_data_list is base.load_data_list,
         boxes=base is not None and data.cls.parse_data_info is base.parse_data_info,
         annotated=data.part != 'test' and (data.part != 'train' or settings.get('filter_empty_gt', True)),
@@ -175,7 +176,7 @@ def _evaluated(reader: Reader, data: Data, cfg: Mapping) -> Reader:
     """The reader, marked as ``evaluated`` if COCO's evaluation reads the same file."""
     for _, metric in evaluators(cfg, data.part):
         path = metric.get('ann_file')
-        if name_of(metric) != 'CocoMetric' or metric.get('format_only') or not isinstance(path, str):
+        if type_name(metric) != 'CocoMetric' or metric.get('format_only') or not isinstance(path, str):
             continue
         if osp.realpath(osp.expanduser(path)) == osp.realpath(data.path('ann_file')):
             return replace(reader, evaluated=True, masks=reader.masks or 'segm' in str(metric.get('metric')))
@@ -191,7 +192,7 @@ def _check_metric(key: str, metric: Mapping, data: list[Data], contents: bool) -
     yield from missing
     path = osp.expanduser(path)
     coco_files = len(data) == 1 and hasattr(data[0].cls, 'COCOAPI') and osp.isfile(data[0].path('ann_file'))
-    if missing or not contents or not coco_files or name_of(metric) != 'CocoMetric' or metric.get('format_only'):
+    if missing or not contents or not coco_files or type_name(metric) != 'CocoMetric' or metric.get('format_only'):
         return
     own = data[0].path('ann_file')
     if osp.realpath(own) == osp.realpath(path):

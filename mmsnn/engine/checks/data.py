@@ -9,17 +9,13 @@ from functools import cached_property
 
 from mmengine.registry import DATASETS
 
+from mmsnn.building import type_name
+
 from ..reading import SafePickleHandler, SafeYamlHandler
 from .findings import Finding, error, some, unchecked, warning
 
 # Arguments of datasets that name files.
 FILES = ('ann_file', 'proposal_file')
-
-
-def name_of(cfg: Mapping) -> str:
-    """The name of a config's type, without its scope."""
-    kind = cfg.get('type')
-    return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).rpartition('.')[2]
 
 
 @dataclass
@@ -117,7 +113,7 @@ class Data:
 
     def step(self, name: str) -> Mapping | None:
         """The first step of type ``name`` in the pipeline; None without one."""
-        return next((step for step in self.pipeline if name_of(step) == name), None)
+        return next((step for step in self.pipeline if type_name(step) == name), None)
 
 
 def gather(cfg: Mapping, parts: tuple[str, ...]) -> list[Data]:
@@ -152,7 +148,7 @@ def is_local(cfg: Mapping) -> bool:
 def check_paths(data: Data) -> Iterator[Finding]:
     """Check that the files and folders of a dataset exist, except for remote files and those that it downloads."""
     if data.argument('download', False) is True:
-        yield unchecked(data.key, f'{name_of(data.cfg)} downloads its files itself')
+        yield unchecked(data.key, f'{type_name(data.cfg)} downloads its files itself')
         return
     if not is_local(data.cfg):
         yield unchecked(data.key, 'its files are not on this machine')

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from mmengine.registry import MODELS
 
-from .data import Data, evaluators, name_of
+from mmsnn.building import type_name
+
+from .data import Data, evaluators
 from .findings import Finding, error, note, number, some, warning
 
 # Parts of models whose classes are not those of the data: they are proposals, stuff, or persons.
@@ -28,7 +30,7 @@ class Head:
 def student_config(cfg: Mapping) -> tuple[str, Mapping]:
     """The key and the config of the model that is trained: in a Distiller, the student."""
     key, model = 'model', cfg.get('model') or {}
-    if name_of(model) == 'Distiller':
+    if type_name(model) == 'Distiller':
         key, model = 'model.student', model.get('student') or {}
     return key, model
 
@@ -44,7 +46,7 @@ def find_heads(model: Mapping, key: str, scope: str | None = None) -> list[Head]
             if not isinstance(one, Mapping):
                 continue
             where = f'{key}.{name}.{i}' if several else f'{key}.{name}'
-            if name.endswith('head') and name_of(one) not in OTHER_TYPES:
+            if name.endswith('head') and type_name(one) not in OTHER_TYPES:
                 given = one.get('num_classes')
                 classes = _default(one, scope) if given is None else given
                 if isinstance(classes, int) and classes > 0:
@@ -103,10 +105,10 @@ def _check_number(head: Head, data: Data) -> Iterator[Finding]:
     if head.num_classes == wanted:
         yield note(key, f'{number(wanted, "class")}, as {data.key} has')
         return
-    stands = f'{head.num_classes}, the default of {name_of(head.cfg)},' if head.default else f'{head.num_classes},'
+    stands = f'{head.num_classes}, the default of {type_name(head.cfg)},' if head.default else f'{head.num_classes},'
     text = f'{stands} but {data.key} has {number(wanted, "class")} ({some(classes, 3)})'
     if data.are_the_types:
-        text += f', which are those of {name_of(data.cfg)}: give its metainfo=dict(classes=(...)) where yours differ'
+        text += f', which are those of {type_name(data.cfg)}: give its metainfo=dict(classes=(...)) where yours differ'
     text += f'. Write num_classes={wanted}'
     if head.num_classes == 1 and wanted == 2:
         text += ' (and out_channels=1 to distinguish the two by a single map)'
@@ -175,7 +177,7 @@ def _check_topk(cfg: Mapping, heads: list[Head]) -> Iterator[Finding]:
         (key, metric)
         for part in ('val', 'test')
         for key, metric in evaluators(cfg, part)
-        if name_of(metric) == 'Accuracy'
+        if type_name(metric) == 'Accuracy'
     ]
     if head.cfg.get('cal_acc'):
         asked.append((head.key, head.cfg))

@@ -10,7 +10,9 @@ import numpy as np
 from mmengine.registry import TRANSFORMS
 from PIL import Image
 
-from .data import Data, evaluators, missing_files, name_of
+from mmsnn.building import type_name
+
+from .data import Data, evaluators, missing_files
 from .findings import Finding, error, note, some, unchecked, warning
 from .heads import Head
 
@@ -67,7 +69,7 @@ def _ignored(data: Data, heads: list[Head], cfg: Mapping) -> dict[str, int]:
     if data.part == 'train':
         ignored = {f'{head.key}.ignore_index': head.cfg.get('ignore_index', 255) for head in heads}
     else:
-        metrics = [(key, metric) for key, metric in evaluators(cfg, data.part) if name_of(metric) == 'IoUMetric']
+        metrics = [(key, metric) for key, metric in evaluators(cfg, data.part) if type_name(metric) == 'IoUMetric']
         ignored = {f'{key}.ignore_index': metric.get('ignore_index', 255) for key, metric in metrics}
     return ignored or {'ignore_index': 255}
 

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping
 from mmengine.config import Config
 from mmengine.hub import get_config
 
-from .data import check_path, name_of
+from mmsnn.building import type_name
+
+from .data import check_path
 from .findings import Finding, error, note
 from .heads import find_heads, student_config
 
@@ -13,7 +15,7 @@ from .heads import find_heads, student_config
 def check_teachers(cfg: Mapping) -> Iterator[Finding]:
     """Findings about the teachers of a Distiller; none for other models."""
     model = cfg.get('model') or {}
-    if name_of(model) != 'Distiller':
+    if type_name(model) != 'Distiller':
         return
     named = {}
     if model.get('teacher') is not None:
