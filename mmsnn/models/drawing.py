@@ -1,6 +1,6 @@
 """Random numbers and masks that are the same in all time steps of an image."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -30,20 +30,34 @@ class SameDraws(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs, rows = kwargs or {}, self.T * self.images
-        if function in BY_ROWS and args[0].dim() and len(args[0]) == rows:
-            return self._repeat(function(args[0][: self.images], *args[1:], **kwargs))
+        if function in BY_ROWS:
+            # The first argument may be given by its name, too.
+            like, *rest = args or (kwargs['input'],)
+            names = kwargs if args else {key: value for key, value in kwargs.items() if key != 'input'}
+            if like.dim() and len(like) == rows:
+                return self._repeat(function(like[: self.images], *rest, **names))
         if function in BY_SIZE:
-            # The size may be given as rand(3, 4) or rand((3, 4)); in randint it follows the bounds.
-            at = next((i for i, a in enumerate(args) if isinstance(a, (tuple, list))), None)
-            size = args if at is None else args[at]
+            size, put = _size(function, args, kwargs)
             if len(size) and size[0] == rows:
-                fewer = (self.images, *size[1:])
-                args = fewer if at is None else (*args[:at], fewer, *args[at + 1 :])
+                args, kwargs = put((self.images, *size[1:]))
                 return self._repeat(function(*args, **kwargs))
         return function(*args, **kwargs)
 
     def _repeat(self, drawn: Tensor) -> Tensor:
         return drawn.repeat(self.T, *[1] * (drawn.dim() - 1))
+
+
+def _size(function: Callable, args: tuple, kwargs: dict) -> tuple[tuple[int, ...], Callable[[tuple], tuple]]:
+    """The size among the arguments of ``rand``, ``randn`` or ``randint``, and what puts another in its place."""
+    if 'size' in kwargs:
+        return tuple(kwargs['size']), lambda size: (args, {**kwargs, 'size': size})
+    at = next((i for i, a in enumerate(args) if isinstance(a, (tuple, list))), None)
+    if at is not None:
+        return tuple(args[at]), lambda size: ((*args[:at], size, *args[at + 1 :]), kwargs)
+    # The numbers of rand(3, 4) are a size, those of randint are bounds.
+    if function is torch.randint:
+        return (), lambda size: (args, kwargs)
+    return args, lambda size: (size, kwargs)
 
 
 @contextmanager

@@ -11,6 +11,11 @@ DRAWS = {
     'randn': lambda x: torch.randn(len(x), 5, 2),
     'randint': lambda x: torch.randint(100, (len(x), 5)),
     'randint between': lambda x: torch.randint(3, 100, [len(x), 5]),
+    'rand by size': lambda x: torch.rand(size=(len(x), 5)),
+    'randint by size': lambda x: torch.randint(high=100, size=[len(x), 5], dtype=torch.int32),
+    'randint with a low bound by size': lambda x: torch.randint(6, 100, size=torch.Size((len(x), 5))),
+    'rand_like by name': lambda x: torch.rand_like(input=x, dtype=torch.float64),
+    'multinomial by name': lambda x: torch.multinomial(input=torch.ones(len(x), 50), num_samples=5),
     'rand_like': lambda x: torch.rand_like(x),
     'multinomial': lambda x: torch.multinomial(torch.ones(len(x), 50), 5),
     'bernoulli': lambda x: torch.bernoulli(torch.full((len(x), 50), 0.5)),
@@ -35,3 +40,6 @@ def test_what_is_no_number_of_rows():
     with SameDraws(T=2, images=3):
         assert torch.rand(()).dim() == 0 and torch.rand(5, 6).shape == (5, 6) and torch.zeros(6, 2).sum() == 0
         assert torch.bernoulli(torch.tensor(1.0)) == 1
+        # six is a bound here, and no number of rows
+        assert torch.randint(6, (5, 4)).shape == (5, 4) and torch.randint(6, 9, size=(4, 2)).shape == (4, 2)
+        assert torch.randint(6, ()).dim() == 0 and torch.randint(high=6, size=()).dim() == 0
