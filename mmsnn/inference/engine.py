@@ -74,7 +74,7 @@ class Engine:
             x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
         fires = (*_encoded(neuron.settings), neuron.learned().get('tau'))
         plan = x.plan if isinstance(x, Lazy) else Value(x)
-        if isinstance(plan, Current) and plan._dense is None:
+        if isinstance(plan, Current) and not plan.computed:
             spikes = self._site(plan, neuron.T, fires)
         else:
             spikes = torch.ops.mmsnn.event_lif(plan.dense(), neuron.T, False, *fires)
@@ -108,7 +108,7 @@ class Engine:
                 *(fires or ([], [], None)), fires is not None, keep,
             )  # fmt: skip
             if keep:
-                plan._dense = current
+                plan.keep(current)
             return current if fires is None else spikes
         current = F.conv2d(source.dense(), folded.weight, folded.shift, stride, padding, dilation, groups)
         repeat = plan.repeat > 1
@@ -119,7 +119,7 @@ class Engine:
         if fires is None:
             return current
         if not repeat:
-            plan._dense = current
+            plan.keep(current)
         return torch.ops.mmsnn.event_lif(current, T, repeat, *fires)
 
     def _fold(self, plan: Current) -> Folded:

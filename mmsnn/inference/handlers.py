@@ -24,10 +24,14 @@ def handles(*functions):
 
 
 def plan_of(x) -> Plan | None:
-    """The plan of a lazy tensor; of another float map its numbers; None for what is neither."""
+    """The plan of a lazy tensor; of another float map its numbers; None for what is neither.
+
+    None also for tensors of ``torch.inference_mode``: nobody could tell whether they are changed before a neuron runs.
+    """
     if isinstance(x, Lazy):
         return x.plan
-    return Value(x) if isinstance(x, Tensor) and x.dtype == torch.float32 and x.device.type == 'cpu' else None
+    fits = isinstance(x, Tensor) and x.dtype == torch.float32 and x.device.type == 'cpu' and not x.is_inference()
+    return Value(x) if fits else None
 
 
 def spikes_of(x) -> Spikes | None:
@@ -55,6 +59,9 @@ def _conv(func, args, kwargs):
         once = plan.repeat > 1 and plan.add is None
         repeat = plan.repeat if once else 1
         plan = Value(plan.then(repeat=1).dense() if once else plan.dense())
+        if not once:
+            # the same plan in both, so that a change of x in place leaves the convolution its numbers
+            x.plan = plan
     made = Current(x.engine, plan, weight, bias, (*pairs, groups), repeat=repeat)
     return Lazy.of_current(made, (x.shape[0], weight.shape[0], *sizes), x.engine)
 
@@ -84,17 +91,19 @@ def _add(func, args, kwargs):
     if None in plans or a.shape != b.shape:
         return NotImplemented
     lazy = a if isinstance(a, Lazy) else b
+    inplace = func.__name__ in ('__iadd__', 'add_')
+    # numbers that are there already may have views, which have to change with them
+    if inplace and (a is not lazy or isinstance(a.plan, Value) or a.plan.computed or len(a.views()) > 1):
+        return NotImplemented
     both = [isinstance(p, Spikes) for p in plans]
     if all(both) and plans[0].most + plans[1].most <= MOST:
         out = Lazy.of_spikes(plans[0].values + plans[1].values, plans[0].most + plans[1].most, lazy.engine)
     else:
         first, second = plans if isinstance(plans[0], Current) and plans[0].add is None else plans[::-1]
-        if not isinstance(first, Current) or first.add is not None or first.repeat > 1 or first._dense is not None:
+        if not isinstance(first, Current) or first.add is not None or first.repeat > 1 or first.computed:
             return NotImplemented
         out = Lazy.of_current(first.then(add=second), lazy.shape, lazy.engine)
-    if func.__name__ in ('__iadd__', 'add_'):
-        if not isinstance(a, Lazy):
-            return NotImplemented
+    if inplace:
         a.plan = out.plan
         return a
     return out
@@ -186,7 +195,12 @@ def _move(func, args, kwargs):
     if spikes is None:
         return NotImplemented
     out = func(spikes.values, *args[1:], **kwargs)
-    wrap = lambda x: Lazy.of_spikes(x, spikes.most, args[0].engine)  # noqa: E731
+    memory = spikes.values.untyped_storage().data_ptr()
+
+    def wrap(x: Tensor) -> Lazy:
+        moved = Lazy.of_spikes(x, spikes.most, args[0].engine)
+        return moved.shows(args[0]) if x.untyped_storage().data_ptr() == memory else moved
+
     return wrap(out) if isinstance(out, Tensor) else type(out)(map(wrap, out))
 
 

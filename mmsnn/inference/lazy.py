@@ -3,25 +3,99 @@
 A `Lazy` tensor passes through any network as if it held numbers. Convolutions, norms and sums of such tensors are only
 noted; a neuron then runs them together, on events. Spikes stay bytes through all that moves, pools and adds them.
 Every other function is given the numbers, so no layer has to know of events.
+
+A change in place reaches the tensor, its views and nothing else: what was noted before keeps the numbers of then.
 """
+
+import weakref
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+
+def _version(x: Tensor) -> int | None:
+    """Counts the changes of ``x`` in place; None where PyTorch does not count them (``torch.inference_mode``)."""
+    return None if x.is_inference() else x._version
 
 
 class Value:
     """Numbers: images, and what was changed in place."""
 
     def __init__(self, value: Tensor):
-        self.value = value
+        self.value, self._known = value, _version(value)
+
+    @property
+    def changed(self) -> bool:
+        """Whether somebody has changed the numbers since."""
+        return _version(self.value) != self._known
 
     def dense(self) -> Tensor:
-        """The numbers."""
+        """The numbers.
+
+        Raises:
+            RuntimeError: they were changed in place after a convolution or sum of them was noted.
+        """
+        if self.changed:
+            raise RuntimeError(
+                f'mmsnn.event_driven: a tensor {tuple(self.value.shape)} was changed in place after a convolution or '
+                'sum had taken it and before a neuron ran them. Change a clone of it, or call '
+                'event_driven(model, enabled=False)'
+            )
         return self.value
 
+    def set_apart(self) -> Tensor:
+        """The numbers, to be changed in place; this plan keeps a copy."""
+        given = self.dense()
+        self.value = given.clone()
+        self._known = _version(self.value)
+        return given
 
-class Spikes:
+
+class _Computed:
+    """A plan whose numbers are computed when they are asked for, and kept."""
+
+    def __init__(self):
+        self._dense = self._known = None
+
+    def _compute(self) -> Tensor:
+        raise NotImplementedError
+
+    def keep(self, dense: Tensor) -> None:
+        """Note numbers that somebody has computed."""
+        self._dense, self._known = dense, _version(dense)
+
+    @property
+    def computed(self) -> bool:
+        """Whether there are numbers, of which there may be views."""
+        return self._dense is not None
+
+    @property
+    def changed(self) -> bool:
+        """Whether somebody has changed the numbers, through a view of them."""
+        return self._dense is not None and _version(self._dense) != self._known
+
+    @property
+    def value(self) -> Tensor | None:
+        """The numbers with all changes."""
+        return self._dense
+
+    def dense(self) -> Tensor:
+        """The numbers, float32, without the changes that were made to them afterwards."""
+        if self.changed:
+            return self._compute()
+        if self._dense is None:
+            self.keep(self._compute())
+        return self._dense
+
+    def set_apart(self) -> Tensor:
+        """The numbers, to be changed in place; this plan will compute them again."""
+        given = self.dense()
+        self._dense = None
+        return given
+
+
+class Spikes(_Computed):
     """Spikes as bytes, or sums of them.
 
     Args:
@@ -30,17 +104,14 @@ class Spikes:
     """
 
     def __init__(self, values: Tensor, most: int):
+        super().__init__()
         self.values, self.most = values, most
-        self._dense = None
 
-    def dense(self) -> Tensor:
-        """The numbers, float32."""
-        if self._dense is None:
-            self._dense = self.values.to(torch.float32)
-        return self._dense
+    def _compute(self) -> Tensor:
+        return self.values.to(torch.float32)
 
 
-class Current:
+class Current(_Computed):
     """What a convolution, norms and shortcuts will give, before a neuron.
 
     Args:
@@ -54,20 +125,17 @@ class Current:
     """
 
     def __init__(self, engine, source, weight, bias, geometry, steps=(), add=None, repeat=1):
+        super().__init__()
         self.engine, self.source, self.weight, self.bias, self.geometry = engine, source, weight, bias, geometry
         self.steps, self.add, self.repeat = steps, add, repeat
-        self._dense = None
 
     def then(self, **changes) -> 'Current':
         """This one with other ``steps``, ``add`` or ``repeat``."""
         rest = dict(steps=self.steps, add=self.add, repeat=self.repeat)
         return Current(self.engine, self.source, self.weight, self.bias, self.geometry, **{**rest, **changes})
 
-    def dense(self) -> Tensor:
-        """The numbers, float32."""
-        if self._dense is None:
-            self._dense = self.engine.current(self)
-        return self._dense
+    def _compute(self) -> Tensor:
+        return self.engine.current(self)
 
 
 Plan = Value | Spikes | Current
@@ -79,8 +147,46 @@ class Lazy(Tensor):
     @staticmethod
     def __new__(cls, plan: Plan, size, stride, engine):
         out = Tensor._make_wrapper_subclass(cls, size, stride, dtype=torch.float32, device='cpu', requires_grad=False)
-        out.plan, out.engine = plan, engine
+        out._plan, out.engine = plan, engine
+        # weak references to all tensors that show the same spikes
+        out._views = None
         return out
+
+    @property
+    def plan(self) -> Plan:
+        """What this tensor holds, with the changes that were made through views of its numbers."""
+        if self._plan.changed:
+            self._plan = Value(self._plan.value)
+        return self._plan
+
+    @plan.setter
+    def plan(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def shows(self, base: 'Lazy') -> 'Lazy':
+        """Note that this tensor is a view of the spikes of ``base``; returns this tensor."""
+        if base._views is None:
+            base._views = [weakref.ref(base)]
+        base._views[:] = [view for view in base._views if view() is not None] + [weakref.ref(self)]
+        self._views = base._views
+        return self
+
+    def views(self) -> list['Lazy']:
+        """The tensors that a change of this one in place changes: itself, and those that show the same spikes."""
+        return [self] if self._views is None else [x for x in (view() for view in self._views) if x is not None]
+
+    def before_change(self) -> None:
+        """Give this tensor and its views numbers of their own, to be changed in place."""
+        views, base = self.views(), None
+        for x in views:
+            if len(views) > 1 and isinstance(x.plan, Spikes):
+                values = x.plan.values
+                if base is None:
+                    flat = torch.empty(0, dtype=torch.uint8).set_(values.untyped_storage())
+                    base = flat.to(torch.float32)
+                x.plan = Value(base.as_strided(values.shape, values.stride(), values.storage_offset()))
+            else:
+                x.plan = Value(x.plan.set_apart())
 
     @classmethod
     def of_spikes(cls, values: Tensor, most: int, engine) -> 'Lazy':
@@ -101,7 +207,7 @@ class Lazy(Tensor):
     def repeated(self, T: int) -> Tensor:
         """``[B, ...]`` at every of T time steps, ``[T*B, ...]``; for `mmsnn.layers.DirectEncoder`."""
         plan = self.plan
-        if isinstance(plan, Current) and plan.repeat == 1 and plan.add is None and plan._dense is None:
+        if isinstance(plan, Current) and plan.repeat == 1 and plan.add is None and not plan.computed:
             return self.of_current(plan.then(repeat=T), (T * self.shape[0], *self.shape[1:]), self.engine)
         return plan.dense().repeat(T, *[1] * (self.dim() - 1))
 
@@ -117,17 +223,23 @@ class Lazy(Tensor):
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
         name = getattr(func, '__name__', '')
-        inplace = name in INPLACE or (name.endswith('_') and not name.endswith('__'))
+        inplace = name in INPLACE or (name.endswith('_') and not name.endswith('__')) or kwargs.get('inplace', False)
+        changed = args[0] if inplace and args else kwargs.get('out')
+        for x in tree_leaves(changed):
+            if isinstance(x, Lazy):
+                x.before_change()
         out = func(*densified(args), **densified(kwargs))
-        if inplace and isinstance(args[0], Lazy):
-            args[0].plan = Value(args[0].plan.dense())
-            return args[0] if isinstance(out, Tensor) else out
-        return out
+        return changed if isinstance(changed, Lazy) and isinstance(out, Tensor) else out
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         # what reaches the dispatcher past __torch_function__, from C++
-        return func(*densified(args), **densified(kwargs or {}))
+        kwargs = kwargs or {}
+        if func._schema.is_mutable:
+            for about, given in zip(func._schema.arguments, args):
+                if isinstance(given, Lazy) and about.alias_info is not None and about.alias_info.is_write:
+                    given.before_change()
+        return func(*densified(args), **densified(kwargs))
 
 
 def densified(tree):
@@ -152,6 +264,7 @@ ABOUT = {
         *('element_size', 'storage_offset', 'is_complex', 'get_device', 'is_inference', '__hash__', 'is_signed'),
     )
 }
-INPLACE = {'__setitem__', '__isub__', '__imul__', '__itruediv__', '__ifloordiv__', '__imod__', '__ipow__', '__iadd__'}
+# further functions that change their first argument
+INPLACE = {'__setitem__', '__set__', '__isub__', '__imul__', '__itruediv__', '__ifloordiv__', '__imod__', '__ipow__', '__iadd__'}
 # what `mmsnn.inference.handlers` knows better than to ask for numbers: handler(func, args, kwargs)
 HANDLERS = {}

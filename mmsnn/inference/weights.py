@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import hashlib
+import weakref
 
 import torch
 from torch import Tensor
@@ -66,31 +67,34 @@ class Watched:
 
     Version counters tell of changes through PyTorch, addresses of exchanged memory. An edit through ``.data``, as
     averages of weights make it (mmengine's EMAHook), changes neither: so a sample of the numbers is compared, too.
+    The tensors are not kept alive: a network may make new weights in every pass.
     """
 
     def __init__(self, tensors: list[Tensor]):
-        self.tensors = tensors
-        self._marks = self._known()
+        self._tensors = [weakref.ref(t) for t in tensors]
+        self._marks = _marks(tensors)
         self._pointers = (ctypes.c_void_p * len(tensors))(*[t.data_ptr() for t in tensors])
         self._bytes = (ctypes.c_int64 * len(tensors))(*[t.numel() * t.element_size() for t in tensors])
-        self._sample = self._look()
+        self._sample = self._look(tensors)
 
-    def _known(self) -> list[tuple]:
-        return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in self.tensors]
-
-    def _look(self) -> int | bytes:
-        dense = all(t.is_contiguous() or t.is_contiguous(memory_format=torch.channels_last) for t in self.tensors)
+    def _look(self, tensors: list[Tensor]) -> int | bytes:
+        dense = all(t.is_contiguous() or t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
         look = _fingerprint()
         if look is not None and dense:
-            return look(self._pointers, self._bytes, len(self.tensors), SAMPLES)
+            return look(self._pointers, self._bytes, len(tensors), SAMPLES)
         digest = hashlib.sha256()
-        for t in self.tensors:
+        for t in tensors:
             flat = t.detach().flatten()
             digest.update(flat[:: max(1, len(flat) // SAMPLES)].numpy().tobytes())
         return digest.digest()
 
     def changed(self, tensors: list[Tensor]) -> bool:
         """Whether these are not the same tensors any more, or hold something else."""
-        if len(tensors) != len(self.tensors) or any(a is not b for a, b in zip(tensors, self.tensors)):
+        if len(tensors) != len(self._tensors) or any(a is not b() for a, b in zip(tensors, self._tensors)):
             return True
-        return self._known() != self._marks or self._look() != self._sample
+        return _marks(tensors) != self._marks or self._look(tensors) != self._sample
+
+
+def _marks(tensors: list[Tensor]) -> list[tuple[int, int]]:
+    """Addresses and version counters."""
+    return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
