@@ -4,6 +4,8 @@ Spikes are uint8 maps ``[T*B, C, H, W]`` in channels-last memory, whose values c
 good as single spikes. `event_conv` is for everyone; the other ops are the parts of `mmsnn.event_driven`.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -114,7 +116,9 @@ def _fired(x: Tensor, T: int, repeat: bool) -> Tensor:
     """Room for the spikes of ``x``, in its memory order."""
     x = dense(x)
     if repeat:
-        return torch.empty_strided((x.shape[0] * T, *x.shape[1:]), x.stride(), dtype=torch.uint8, device=x.device)
+        # of a single image, the first stride may be any number
+        size, stride = (x.shape[0] * T, *x.shape[1:]), (math.prod(x.shape[1:]), *x.stride()[1:])
+        return torch.empty_strided(size, stride, dtype=torch.uint8, device=x.device)
     return torch.empty_like(x, dtype=torch.uint8)
 
 

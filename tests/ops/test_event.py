@@ -142,6 +142,21 @@ def test_lif(size, neuron):
         assert got.stride() == x.stride()
 
 
+@pytest.mark.parametrize(
+    'x', [torch.ones(5, 1).t(), torch.randn(3, 1, 4, 4).transpose(0, 1), torch.randn(1, 4)], ids=['t', 'moved', 'plain']
+)
+def test_lif_of_one_image_with_any_first_stride(x):
+    """What the first stride says of a single image is no measure of the room that its spikes take."""
+    fires, plain = encoded(NEURONS[0])
+    for T in (1, 4, 1000):
+        for serve in (torch.ops.mmsnn.event_lif, event._event_lif):
+            got = serve(x, T, True, *fires)
+            assert got.untyped_storage().nbytes() == T * x.numel()
+            expected = reference.lif(x.repeat(T, *[1] * (x.dim() - 1)), T, **plain).to(torch.uint8)
+            assert torch.equal(got, expected)
+        opcheck(torch.ops.mmsnn.event_lif.default, (x, T, True, *fires))
+
+
 @pytest.mark.parametrize('kernel, stride, padding', [((3, 3), (2, 2), (1, 1)), ((2, 3), (2, 1), (0, 1)), ((2, 2),) * 3])
 def test_max_pool(kernel, stride, padding):
     padding = [min(p, k // 2) for p, k in zip(padding, kernel)]

@@ -178,9 +178,13 @@ Tensor event_lif(const Tensor& input, int64_t T, bool repeat, at::IntArrayRef ki
   check_steps(repeat ? T : input.size(0), T);
   const bool outermost = input.size(0) <= 1 || input.stride(0) * input.size(0) == input.numel();
   const Tensor x = input.is_non_overlapping_and_dense() && outermost ? input : input.contiguous();
-  std::vector<int64_t> sizes = x.sizes().vec();
-  if (repeat) sizes[0] *= T;
-  Tensor out = at::empty_strided(sizes, x.strides(), x.options().dtype(at::kByte));
+  std::vector<int64_t> sizes = x.sizes().vec(), strides = x.strides().vec();
+  if (repeat) {
+    // of a single image, the first stride may be any number
+    strides[0] = c10::multiply_integers(sizes.begin() + 1, sizes.end());
+    sizes[0] *= T;
+  }
+  Tensor out = at::empty_strided(sizes, strides, x.options().dtype(at::kByte));
   Firing f{};
   f.T = T;
   f.N = repeat ? x.numel() : x.numel() / T;
