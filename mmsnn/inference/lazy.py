@@ -265,6 +265,16 @@ ABOUT = {
     )
 }
 # further functions that change their first argument
-INPLACE = {'__setitem__', '__set__', '__isub__', '__imul__', '__itruediv__', '__ifloordiv__', '__imod__', '__ipow__', '__iadd__'}
+INPLACE = {
+    '__setitem__',
+    '__set__',
+    '__isub__',
+    '__imul__',
+    '__itruediv__',
+    '__ifloordiv__',
+    '__imod__',
+    '__ipow__',
+    '__iadd__',
+}
 # what `mmsnn.inference.handlers` knows better than to ask for numbers: handler(func, args, kwargs)
 HANDLERS = {}
