@@ -211,7 +211,10 @@ def _detection_confusion(items: list[dict], truths: list[dict], classes: int) ->
 
 
 def _image_score(item: dict, truth: dict) -> float:
-    """Mean average precision of one image at an overlap of 0.5; 1 where there is nothing to find and nothing found."""
+    """Mean average precision, at an overlap of 0.5, of the detections that a picture of the image shows.
+
+    1 where there is nothing to find and nothing is found.
+    """
     from mmdet.evaluation import eval_map
 
     kept = item['scores'] >= SCORE
@@ -219,7 +222,7 @@ def _image_score(item: dict, truth: dict) -> float:
     if not len(occurring):
         return 1.0
     detected = np.hstack([item['boxes'], item['scores'][:, None]]).astype(np.float32)
-    by_class = [detected[item['labels'] == label] for label in occurring]
+    by_class = [detected[kept & (item['labels'] == label)] for label in occurring]
     place = {label: k for k, label in enumerate(occurring)}
     labels, ignored = np.array([place[label] for label in truth['labels']], dtype=np.int64), truth['ignored']
     one = dict(

@@ -45,7 +45,7 @@ def classes(run: Run) -> Panel:
 
 def _add_pictures(panel: Panel, run: Run, part: str, said: dict) -> None:
     score = dict(
-        classification='score of the true class', detection='AP50 of the image', segmentation='IoU of the image'
+        classification='score of the true class', detection='AP50 of what is drawn', segmentation='IoU of the image'
     )
     places = {}
     for picture in said.get('pictures') or []:

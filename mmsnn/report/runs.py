@@ -164,6 +164,10 @@ def read_run(folder: str | Path) -> Run:
     sessions = sorted(path for path in folder.iterdir() if path.is_dir() and re.fullmatch(r'\d{8}_\d{6}', path.name))
     for session in sessions:
         _read_session(run, session)
+    recorded = run.records.get('test', {}).get('metrics')
+    if recorded:
+        # the log of a sweep holds metrics of one of its steps, and does not say of which
+        run.test = recorded
     for name in MEASURED:
         content = _load(run, folder / f'{name}.json')
         if isinstance(content, dict):

@@ -56,6 +56,7 @@ def metrics(run: Run) -> Panel:
         said = run.records.get('test', {})
         about = [f'of {said["checkpoint"]}'] if said.get('checkpoint') else []
         about += [f'T={said["T"]}'] if said.get('T') else []
+        about = about or ['of which checkpoint and T was not recorded']
         panel.table(['metric', 'value'], [[k, v] for k, v in run.test.items()], ', '.join(['Last test', *about]) + '.')
     else:
         panel.missing.append(f'No test was run: mmsnn test {run.config} {run.checkpoint or "CHECKPOINT"} does.')

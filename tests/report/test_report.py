@@ -253,6 +253,25 @@ def test_a_run_that_broke_off_says_so(runs, tmp_path):
     assert 'No validation was logged' in page.text and 'mmsnn check' in page.text
 
 
+def test_metrics_of_a_sweep_are_not_those_of_the_test(runs, tmp_path):
+    folder = shutil.copytree(runs['classifier'], tmp_path / 'run')
+    tested = record(folder, 'test')['metrics']['accuracy/top1']
+    sweep = folder / '29991231_000000'
+    sweep.mkdir()
+    (sweep / f'{sweep.name}.json').write_text(json.dumps({'accuracy/top1': 77.25, 'time': 1}))
+    row = {'T': 1, 'accuracy/top1': 77.25, 'energy_uj': 2.5}
+    rows = [row, {**row, 'T': 2, 'accuracy/top1': tested}]
+    (folder / 'time_steps.json').write_text(json.dumps(dict(note='Said.', checkpoint='epoch_2.pth', rows=rows)))
+    assert read_run(folder).test['accuracy/top1'] == tested
+    page = Page(write_report([folder]))
+    assert 'accuracy/top1 and energy (uJ) against T' in {alt for alt, _ in page.images} and 77.25 in page.numbers
+    # of folders of other tools nothing is known but the log
+    for path in folder.glob('*/report/test.json'):
+        path.unlink()
+    assert read_run(folder).test == {'accuracy/top1': 77.25}
+    assert 'of which checkpoint and T was not recorded' in Page(write_report([folder])).text
+
+
 def test_folders_without_a_run_are_refused(runs, tmp_path):
     with pytest.raises(FileNotFoundError, match='nothing: nothing that a training or a test writes'):
         (tmp_path / 'nothing').mkdir()
@@ -303,6 +322,22 @@ def test_best_and_worst_are_not_the_same():
     assert extremes([0.1, 0.9, 0.5, 0.7], 3) == ([1, 3], [0, 2])
     assert extremes([0.1, 0.9, 0.5, 0.7, 0.3, 0.2], 2) == ([1, 3], [0, 5])
     assert extremes([0.4], 3) == ([0], [])
+
+
+def test_images_are_judged_by_the_detections_that_are_drawn():
+    from mmsnn.report.evaluation import _image_score
+
+    boxes = np.array([[0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]], dtype=np.float32)
+    truth = dict(boxes=boxes[:2], labels=np.array([0, 0]), ignored=np.array([False, False]))
+    found = dict(boxes=boxes, labels=np.array([0, 0, 1]), scores=np.array([0.9, 0.1, 0.1], dtype=np.float32))
+    # the second is found with a score too low to be drawn
+    assert _image_score(found, truth) == pytest.approx(0.5)
+    # of two classes one is not there at all
+    assert _image_score(dict(found, scores=np.float32([0.9, 0.8, 0.7])), truth) == pytest.approx(0.5)
+    assert _image_score(dict(found, scores=np.float32([0.9, 0.8, 0.1])), truth) == pytest.approx(1)
+    empty = dict(boxes=boxes[:0], labels=truth['labels'][:0], ignored=truth['ignored'][:0])
+    assert _image_score(dict(found, scores=found['scores'] * 0), empty) == 1
+    assert _image_score(found, empty) == 0
 
 
 def test_changes_are_told_leaf_by_leaf():
