@@ -181,8 +181,8 @@ def test_a_folder_that_becomes_read_only(home, tmp_path, mounts):
 
 
 @pytest.mark.parametrize('how', ['swapped', 'all damaged', 'one damaged', 'of another config'])
-def test_resume_of_what_is_not_sound(home, tmp_path, how):
-    """Through the command line; each kind of damage is in test_kills.py."""
+def test_resume_of_what_is_not_sound(home, tmp_path, capfd, how):
+    """Through the command line, in this process; each kind of damage is in test_kills.py."""
     config, _ = home
     work = tmp_path / 'run'
     shutil.copytree(config.parent / 'run', work)
@@ -198,15 +198,15 @@ def test_resume_of_what_is_not_sound(home, tmp_path, how):
     if how == 'of another config':
         options.append('model.backbone.base_channels=4')
         options.append('model.head.in_channels=32')
-    done = train(config, work, '--resume', *options)
+    command = ['train', config, '--work-dir', work, '--resume', *options]
     if how in ('swapped', 'one damaged'):
-        assert done.returncode == 0, done.stdout[-3000:]
+        cli.main(*command)
         assert load_file(work / f'epoch_{EPOCHS + 1}.pth')['meta']['epoch'] == EPOCHS + 1
-        if how == 'one damaged':
-            assert f'skips {last}' in done.stdout
+        assert (f'skips {last}' in ''.join(capfd.readouterr())) == (how == 'one damaged')
     else:
-        assert done.returncode != 0 and 'Epoch(train)' not in done.stdout
-        assert ('can be read' if how == 'all damaged' else str(last)) in done.stdout
+        with pytest.raises(ValueError, match='can be read' if how == 'all damaged' else str(last)):
+            cli.main(*command)
+        assert not (work / f'epoch_{EPOCHS + 1}.pth').exists()
 
 
 FOLDERS = {
@@ -216,10 +216,13 @@ FOLDERS = {
 }
 
 
-@pytest.mark.parametrize('kind', FOLDERS)
-@pytest.mark.parametrize('door', ['--resume', 'load_from', 'test', '--resume in the work dir'])
+@pytest.mark.parametrize(
+    'kind, door',
+    [*((kind, '--resume') for kind in FOLDERS), ('deepspeed', 'load_from'), ('sharded', 'test')]
+    + [('sharded', '--resume in the work dir')],
+)
 def test_folders_that_are_no_checkpoints(home, tmp_path, kind, door):
-    """Whose they are, and how to have a file of them."""
+    """The message says which tool wrote the folder and which command makes a file of it."""
     config, _ = home
     name, said = FOLDERS[kind]
     work = tmp_path / 'run'

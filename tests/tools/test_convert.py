@@ -365,7 +365,7 @@ class TestReleasedResNets:
         net.conv = nn.Sequential(step, block)
         net.out = nn.Linear(4, 10)
         assert 'conv.1.conv.0.0.module.0.weight' in net.state_dict()
-        with pytest.raises(ValueError, match='DVS128 Gesture.*no ResNet'):
+        with pytest.raises(ValueError, match='DVS128 Gesture.*not a ResNet'):
             convert_state(net.state_dict())
 
 
