@@ -13,19 +13,20 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from mmsnn.layers.time import TimeAware
 from mmsnn.neurons import Neuron
-from mmsnn.ops import NeuronSettings, extension
+from mmsnn.ops import NeuronSettings, event_reference, extension
 from mmsnn.ops.reference import is_transformed
 
 from . import handlers  # noqa: F401  what lazy tensors do in torch's functions
 from .lazy import Current, Lazy, Spikes, Value
-from .report import EventReport, Sites
+from .report import EventReport, LayerCounts
 from .weights import Folded, Watched
 
 ENGINES = ('auto', 'event')
 WEIGHTS = ('float32', 'bfloat16')
-# share of events up to which a dense convolution takes longer, for large sites
+# Both are set by hand, for ``auto``; tools/benchmarks/event.py times its choice against the dense path at several
+# densities. The share of events up to which a large convolution is taken to be faster on events:
 BREAK_EVEN = 0.33
-# what a pixel, a time step and a block of outputs cost beside their events, in events
+# and what a pixel of a time step costs beside its events, counted in events.
 OVERHEAD = 12
 
 
@@ -39,7 +40,7 @@ class Engine:
 
     def __init__(self, choice: str = 'auto', weights: str = 'float32'):
         self.choice, self.weights = choice, weights
-        self.sites = Sites()
+        self.counts = LayerCounts()
         # for each weight, by the norm behind it: what is watched, and what was made of it
         self._folded = WeakIdKeyDictionary()
 
@@ -75,18 +76,18 @@ class Engine:
         fires = (*_encoded(neuron.settings), neuron.learned().get('tau'))
         plan = x.plan if isinstance(x, Lazy) else Value(x)
         if isinstance(plan, Current) and not plan.computed:
-            spikes = self._site(plan, neuron.T, fires)
+            spikes = self._run(plan, neuron.T, fires)
         else:
             spikes = torch.ops.mmsnn.event_lif(plan.dense(), neuron.T, False, *fires)
         return Lazy.of_spikes(spikes, neuron.settings.levels, self)
 
     def current(self, plan: Current) -> Tensor:
         """What a convolution and all behind it give where no neuron follows."""
-        return self._site(plan, 1, None)
+        return self._run(plan, 1, None)
 
-    # Sites ------------------------------------------------------------------------------------------------------------
+    # Convolutions -----------------------------------------------------------------------------------------------------
 
-    def _site(self, plan: Current, T: int, fires: tuple | None) -> Tensor:
+    def _run(self, plan: Current, T: int, fires: tuple | None) -> Tensor:
         """Spikes (with ``fires``), else the current, of ``plan``; on events where that pays."""
         folded = self._fold(plan)
         stride, padding, dilation, groups = plan.geometry
@@ -96,9 +97,9 @@ class Engine:
         if isinstance(source, Spikes) and plan.repeat == 1:
             events = int(torch.ops.mmsnn.event_count(source.values))
             on_events = self.choice == 'event' or _pays(plan, events)
-            self.sites.note(plan.weight, events, source.values.numel(), on_events)
+            self.counts.note(plan.weight, events, source.values.numel(), on_events)
         else:
-            self.sites.note(plan.weight, None, None, False)
+            self.counts.note(plan.weight, None, None, False)
         if on_events:
             kernel = folded.weight.shape[2:]
             # a sum of currents is read again: by its own neuron, and by the next shortcut
@@ -123,7 +124,7 @@ class Engine:
         return torch.ops.mmsnn.event_lif(current, T, repeat, *fires)
 
     def _fold(self, plan: Current) -> Folded:
-        """The weights of a site, made again where they have changed."""
+        """The weights of a convolution, made again where they have changed."""
         tensors = [plan.weight, *(t for t in (plan.bias, *_tensors(plan.steps)) if t is not None)]
         numbers = tuple(n for step in plan.steps for n in step if isinstance(n, (int, float)))
         by_norm = self._folded.get(plan.weight)
@@ -173,16 +174,15 @@ def _say_compiled() -> bool:
 
 
 def _pays(plan: Current, events: int) -> bool:
-    """Whether ``events`` in the input of a site cost less than its dense convolution."""
-    weight, (stride, _, _, groups) = plan.weight, plan.geometry
-    taps = weight.shape[2] * weight.shape[3]
-    outputs = weight.shape[0] // groups
-    padded = -(-outputs // 64) * 64 if outputs > 32 else 32
-    source = plan.source.values
-    elements, area = source.numel(), stride[0] * stride[1]
-    pixels = source.shape[0] * source.shape[2] * source.shape[3]
+    """Whether ``events`` in the input of a convolution cost less than it does on all elements."""
+    weight, groups, source = plan.weight, plan.geometry[3], plan.source.values
+    taps, outputs = weight.shape[2] * weight.shape[3], weight.shape[0] // groups
+    # The kernels compute whole blocks of outputs.
+    width = event_reference.width_of(outputs)
+    padded = -(-outputs // width) * width
+    pixels = source.numel() // source.shape[1]
     sparse = (events * taps + OVERHEAD * pixels * groups) * padded
-    return sparse / area < BREAK_EVEN * elements * taps * outputs / area
+    return sparse < BREAK_EVEN * source.numel() * taps * outputs
 
 
 @functools.lru_cache(maxsize=1024)
@@ -213,8 +213,8 @@ def event_driven(
         model: a backbone, detector, segmentor or classifier with mmsnn's neurons, or any other network of them.
         enabled: False takes the engine out again.
         engine: ``auto``, or ``event``: every convolution behind neurons on events, whatever its density.
-        weights: ``float32``, or ``bfloat16``: convolutions on events read weights of 16 bits, rounded, which is faster
-            where memory is the limit, and changes spikes.
+        weights: ``float32``, or ``bfloat16``: convolutions on events read weights of 16 bits, rounded, which halves
+            what they read and changes spikes; ``tools/benchmarks/event.py`` times both.
 
     Raises:
         ValueError: ``model`` has no spiking neurons, or ``engine`` or ``weights`` is unknown.
@@ -261,7 +261,7 @@ def event_report(model: nn.Module) -> EventReport:
         raise ValueError(f'{type(model).__name__} does not run on events: call mmsnn.event_driven first')
     names = {}
     for name, weight in model.named_parameters(remove_duplicate=True):
-        names[name.removesuffix('.weight')] = engine.sites.of(weight)
+        names[name.removesuffix('.weight')] = engine.counts.of(weight)
     report = EventReport((name, counts) for name, counts in names.items() if counts is not None)
-    engine.sites.clear()
+    engine.counts.clear()
     return report

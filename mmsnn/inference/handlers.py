@@ -152,7 +152,7 @@ def _reduce(func, args, kwargs):
         return NotImplemented
     x, rest = spikes.values, (*args[1:], *kwargs.values())
     if rest in ((0,), ((0,),)) and len(x) and len(x) * spikes.most <= MOST:
-        # over time: bytes are added much faster than they are converted
+        # Over time, bytes are added, and the sum alone is converted.
         total = x[0]
         for step in x[1:]:
             total = total + step

@@ -8,7 +8,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 
 @dataclass
-class SiteCounts:
+class ConvCounts:
     """What one convolution has seen since the counts were last cleared.
 
     Attributes:
@@ -34,8 +34,8 @@ class SiteCounts:
         return 'event' if self.on_events == self.calls else 'both' if self.on_events else 'dense'
 
 
-class Sites:
-    """Counts by the convolutions' weights."""
+class LayerCounts:
+    """`ConvCounts` of every convolution, found by its weight."""
 
     def __init__(self):
         self._counts = WeakIdKeyDictionary()
@@ -44,7 +44,7 @@ class Sites:
         """One call of the convolution of ``weight``; ``events`` is None where its input was no spikes."""
         counts = self._counts.get(weight)
         if counts is None:
-            counts = self._counts[weight] = SiteCounts()
+            counts = self._counts[weight] = ConvCounts()
         counts.events += events or 0
         counts.elements += elements or 0
         counts.calls += 1
@@ -54,13 +54,13 @@ class Sites:
         """Forget what was counted."""
         self._counts = WeakIdKeyDictionary()
 
-    def of(self, weight: Tensor) -> SiteCounts | None:
+    def of(self, weight: Tensor) -> ConvCounts | None:
         """The counts of one convolution."""
         return self._counts.get(weight)
 
 
 class EventReport(dict):
-    """`SiteCounts` of the convolutions that ran since `event_driven` or the last report, by name."""
+    """`ConvCounts` of the convolutions that ran since `event_driven` or the last report, by name."""
 
     @property
     def density(self) -> float:

@@ -63,7 +63,7 @@ class Folded:
 
 
 class Watched:
-    """Tensors whose changes are noticed, at the price of a few microseconds.
+    """Tensors whose changes are noticed.
 
     Version counters tell of changes through PyTorch, addresses of exchanged memory. An edit through ``.data``, as
     averages of weights make it (mmengine's EMAHook), changes neither: so a sample of the numbers is compared, too.

@@ -8,6 +8,7 @@ from torch import Tensor
 from . import reference
 from .checks import DTYPES, check_flag, check_input, check_number, check_potential
 from .extension import use
+from .layout import membrane_type
 from .neuron import NeuronSettings, gather, takes_settings
 
 
@@ -136,7 +137,7 @@ def batch_statistics(x: Tensor, group) -> tuple[Tensor, Tensor, int | Tensor]:
 
 def _affine(x, weight, bias, mean, var, eps) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mean and inverse deviation of each channel; factor and shift that do what the norm does."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = membrane_type(x)
     mean, invstd = mean.to(dtype), torch.rsqrt(var.to(dtype) + eps)
     factor = invstd if weight is None else invstd * weight.to(dtype)
     # one rounding, as torch's kernels have it
@@ -160,7 +161,7 @@ def save_as_bn_lif(out: Tensor, x: Tensor, norm: dict, tau: float | Tensor | Non
     weight, bias, training, group = (norm[key] for key in ('weight', 'bias', 'training', 'group'))
     mean, var = norm['running_mean'], norm['running_var']
     if training:
-        empty = x.new_empty(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
+        empty = x.new_empty(x.shape[1], dtype=membrane_type(x))
         mean, var, _ = batch_statistics(x.detach(), group) if recomputed else (empty, empty, None)
     learned = tau if isinstance(tau, Tensor) else None
     return _SavesAsBatchNormLIF.apply(out, x, weight, bias, mean, var, learned, norm['eps'])

@@ -1,6 +1,6 @@
 """The ops on CUDA tensors without a compiler: arguments become jobs, and each job chooses its kernel.
 
-What ops.cpp and ops_cuda.cu do in C++ is done here in Python, on kernels that nvrtc.py compiles and launches.
+What call.h, ops.cpp and ops_cuda.cu do in C++ is done here in Python, on kernels that nvrtc.py compiles and launches.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from .cuda_kernels import FIRES, JOBS, LONGEST, LONGEST_NORM, STEPS, TYPES, Walk, width_of
 from .layout import dense, is_dense, membrane_type, potential
-from .neuron import decode
+from .neuron import neuron_of
 from .nvrtc import THREADS, Driver, Unavailable
+from .packed import check_bits, check_packed
 
 # The ops --------------------------------------------------------------------------------------------------------------
 
@@ -51,15 +52,19 @@ def _fit(v: Tensor | None, x: Tensor, T: int) -> Tensor | None:
     return shaped if _lies_as(shaped, out) else out.copy_(shaped)
 
 
+def _check_type(dtype: torch.dtype) -> None:
+    if dtype not in TYPES:
+        raise TypeError(f'expected float16, bfloat16, float32 or float64, got {dtype}')
+
+
 class _Call:
     """The arguments of an op as a job, and the tensors it points to."""
 
     def __init__(self, x, T, kind, values, tau, v_init, **norm):
-        decode(kind, values)
+        neuron_of(kind, values, tau)
         if T < 1 or x.dim() < 1 or x.shape[0] % T:
             raise ValueError(f'the first dimension of x must hold T={T} time steps, got shape {tuple(x.shape)}')
-        if x.dtype not in TYPES:
-            raise TypeError(f'expected float16, bfloat16, float32 or float64, got {x.dtype}')
+        _check_type(x.dtype)
         self.x, self.T = x, T = dense(x), T
         real = membrane_type(x)
         wide = dict(device=x.device, dtype=real)
@@ -151,6 +156,9 @@ class Ops:
         return self._backward(_Call(x, T, kind, values, tau, v_init), grad, grad_v, tau)
 
     def bn_moments(self, x):
+        if x.dim() < 2 or not x.numel():
+            raise ValueError(f'batch statistics need values, got shape {tuple(x.shape)}')
+        _check_type(x.dtype)
         mean, invstd = torch.batch_norm_stats(dense(x), 0.0)
         # 0 stands for a variance of 0
         return mean, torch.where(invstd > 0, invstd.square().reciprocal(), 0.0).to(mean.dtype)
@@ -188,8 +196,8 @@ class Ops:
         return self._backward(_Call(x, T, kind, values, tau, v_init, **norm), grad, grad_v, tau)
 
     def pack(self, x, bits):
-        if bits not in (1, 8):
-            raise ValueError(f'bits must be 1 (spikes) or 8 (integers up to 255), got {bits}')
+        check_bits(bits)
+        _check_type(x.dtype)
         # Any order of the dimensions will do, as long as nothing lies in between.
         packable = x if is_dense(x) else x.contiguous()
         count = packable.numel()
@@ -198,15 +206,9 @@ class Ops:
         return out
 
     def unpack(self, packed, size, stride, dtype, bits):
-        if bits not in (1, 8):
-            raise ValueError(f'bits must be 1 (spikes) or 8 (integers up to 255), got {bits}')
-        packed = packed.contiguous()
-        out = torch.empty_strided(size, stride, dtype=dtype, device=packed.device)
-        count = out.numel()
-        held = (count + 7) // 8 if bits == 1 else count
-        if packed.dtype != torch.uint8 or packed.numel() != held:
-            raise ValueError(f'{packed.dtype} {tuple(packed.shape)} does not hold size {size} with strides {stride}')
-        self._move('unpack', dtype, bits, packed, count, out)
+        out = check_packed(packed, size, stride, dtype, bits)
+        _check_type(dtype)
+        self._move('unpack', dtype, bits, packed.contiguous(), out.numel(), out)
         return out
 
     def _move(self, body: str, dtype: torch.dtype, bits: int, source: Tensor, count: int, target: Tensor) -> None:

@@ -18,9 +18,9 @@ from .event_checks import (
     check_row,
     check_spikes,
     check_steps,
-    neuron_of,
+    firing_of,
 )
-from .extension import implement
+from .extension import implement, use
 from .layout import dense
 from .reference import is_transformed
 
@@ -51,9 +51,9 @@ def event_conv(
 ) -> Tensor:
     """`torch.nn.functional.conv2d` at a cost that falls with the share of ``x`` that is zero.
 
-    On a CPU, forward and gradient of ``weight`` take the time of ``x``'s events: less than that of a dense convolution
-    where fewer than about a third of the elements are not zero. The gradient of ``x`` is dense. On other devices and
-    without compiled kernels it is the dense convolution.
+    On a CPU, forward and gradient of ``weight`` take time for the elements of ``x`` that are not zero; where most of
+    them are not, the dense convolution is faster. The gradient of ``x`` is dense. On other devices and without compiled
+    kernels this is the dense convolution.
 
     Args:
         x: ``[N, C, H, W]``, float32, or uint8 (without gradient) whose values count.
@@ -68,6 +68,8 @@ def event_conv(
         ValueError: shapes do not fit, or a number is out of range.
     """
     steps, border, gaps = ((n, n) if isinstance(n, int) else tuple(n) for n in (stride, padding, dilation))
+    if not torch.compiler.is_compiling():
+        use(x.device.type)
     if is_transformed():
         return event_reference.conv(x, weight, bias, steps, border, gaps, groups)
     return torch.ops.mmsnn.event_conv(x, weight, bias, steps, border, gaps, groups)
@@ -157,6 +159,8 @@ def _event_conv(x, weight, bias, stride, padding, dilation, groups):
 @_fallback('event_conv_weight_grad')
 def _event_conv_weight_grad(grad, x, kernel, stride, padding, dilation, groups):
     check_spikes(x)
+    if grad.dim() != 4:
+        raise ValueError(f'the gradient must be [N, outputs, H, W], got {tuple(grad.shape)}')
     check_groups(x, grad.shape[1], groups)
     sizes = check_geometry(x, kernel, stride, padding, dilation)
     if grad.shape[0] != x.shape[0] or list(grad.shape[2:]) != sizes:
@@ -196,7 +200,7 @@ def _event_layer(
         check_spikes(add)
         if tuple(add.shape) != (x.shape[0], outputs, *sizes):
             raise ValueError(f'what is added must have the shape of the output, got {tuple(add.shape)}')
-    neuron = neuron_of(kind, values, tau) if fire else None
+    neuron = firing_of(kind, values, tau) if fire else None
     weight = event_reference.weights(rows, outputs, kernel, groups)
     spikes, sums = event_reference.layer(x, weight, shift, add, stride, padding, dilation, groups, T, neuron)
     return _last(spikes) if fire else spikes, _last(sums) if current else sums.new_empty(0)
@@ -209,7 +213,7 @@ def _event_lif(x, T, repeat, kind, values, tau):
     if x.dim() < 1:
         raise ValueError('the input must have a first dimension of images')
     check_steps(T if repeat else x.shape[0], T)
-    neuron = neuron_of(kind, values, tau)
+    neuron = firing_of(kind, values, tau)
     return _fired(x, T, repeat).copy_(event_reference.lif(x, T, repeat, *neuron))
 
 

@@ -4,14 +4,29 @@ import torch
 from torch import Tensor
 
 from . import reference
+from .checks import DTYPES
 from .layout import dense, is_dense, like_potential, membrane_type, potential
-from .neuron import NeuronSettings, decode
+from .neuron import NeuronSettings, neuron_of
+from .packed import check_bits, check_packed
 
 
-def _decoded(kind: list[int], values: list[float], tau: Tensor | None) -> tuple[NeuronSettings, Tensor | None, bool]:
-    """Settings, learned time constant (of a neuron that leaks), and whether the spikes are smooth."""
-    settings, smooth = decode(kind, values)
-    return settings, None if settings.tau is None else tau, smooth
+def _check_type(dtype: torch.dtype) -> None:
+    if dtype not in DTYPES:
+        raise TypeError(f'expected float16, bfloat16, float32 or float64, got {dtype}')
+
+
+def _checked(
+    x: Tensor, T: int, kind: list[int], values: list[float], tau: Tensor | None, v: Tensor | None, grad_v=None
+) -> tuple[NeuronSettings, Tensor | None, bool]:
+    """The neuron, after the checks that csrc/call.h makes: settings, learned time constant, and ``smooth``."""
+    neuron = neuron_of(kind, values, tau)
+    if T < 1 or x.dim() < 1 or x.shape[0] % T:
+        raise ValueError(f'the first dimension of x must hold T={T} time steps, got shape {tuple(x.shape)}')
+    _check_type(x.dtype)
+    for each in (v, grad_v):
+        if each is not None and each.numel() * T != x.numel():
+            raise ValueError(f'a potential must hold one time step of x {tuple(x.shape)}, got {tuple(each.shape)}')
+    return neuron
 
 
 def _check_gradient(grad: Tensor, x: Tensor) -> None:
@@ -26,30 +41,34 @@ def _channels(values: Tensor, x: Tensor) -> Tensor:
 
 
 def lif(x, T, kind, values, tau, v_init, return_v):
+    settings, tau, smooth = _checked(x, T, kind, values, tau, v_init)
     x = dense(x)
-    settings, tau, smooth = _decoded(kind, values, tau)
     out, v = reference.lif_forward(x, T, settings, tau, v_init, True, smooth)
     return torch.empty_like(x).copy_(out), like_potential(v, x, T) if return_v else potential(x, T, False)
 
 
 def lif_backward(grad, grad_v, x, T, kind, values, tau, v_init):
+    settings, leak, smooth = _checked(x, T, kind, values, tau, v_init, grad_v)
     _check_gradient(grad, x)
     x = dense(x)
-    settings, tau, smooth = _decoded(kind, values, tau)
-    grad_x, grad_tau, grad_first = reference.lif_backward(grad, grad_v, x, T, settings, tau, v_init, smooth)
+    grad_x, grad_tau, grad_first = reference.lif_backward(grad, grad_v, x, T, settings, leak, v_init, smooth)
     if grad_tau is None:
-        grad_tau = x.new_empty(0, dtype=membrane_type(x))
+        grad_tau = x.new_empty(0, dtype=membrane_type(x)) if tau is None else torch.zeros_like(tau)
     grad_first = potential(x, T, False) if v_init is None else like_potential(grad_first, x, T)
     return torch.empty_like(x).copy_(grad_x), grad_tau, grad_first
 
 
 def bn_moments(x):
+    if x.dim() < 2 or not x.numel():
+        raise ValueError(f'batch statistics need values, got shape {tuple(x.shape)}')
+    _check_type(x.dtype)
     dims = [d for d in range(x.dim()) if d != 1]
     var, mean = torch.var_mean(x.to(membrane_type(x)), dims, correction=0)
     return mean, var
 
 
 def bn_lif(x, scale, shift, T, kind, values, tau, v_init, return_v):
+    _checked(x, T, kind, values, tau, v_init)
     y = x.to(membrane_type(x)) * _channels(scale, x) + _channels(shift, x)
     out, v = lif(y, T, kind, values, tau, v_init, return_v)
     x = dense(x)
@@ -57,6 +76,7 @@ def bn_lif(x, scale, shift, T, kind, values, tau, v_init, return_v):
 
 
 def bn_lif_reduce(grad, grad_v, x, scale, shift, mean, T, kind, values, tau, v_init):
+    _checked(x, T, kind, values, tau, v_init, grad_v)
     wide = x.to(membrane_type(x))
     y = wide * _channels(scale, x) + _channels(shift, x)
     g = lif_backward(grad.to(y.dtype), grad_v, y, T, kind, values, tau, v_init)[0]
@@ -65,6 +85,7 @@ def bn_lif_reduce(grad, grad_v, x, scale, shift, mean, T, kind, values, tau, v_i
 
 
 def bn_lif_backward(grad, grad_v, x, scale, shift, mean, offset, slope, T, kind, values, tau, v_init):
+    _checked(x, T, kind, values, tau, v_init, grad_v)
     wide = x.to(membrane_type(x))
     y = wide * _channels(scale, x) + _channels(shift, x)
     g, grad_tau, grad_first = lif_backward(grad.to(y.dtype), grad_v, y, T, kind, values, tau, v_init)
@@ -79,6 +100,8 @@ def _memory(x: Tensor) -> Tensor:
 
 
 def pack(x, bits):
+    check_bits(bits)
+    _check_type(x.dtype)
     flat = _memory(x if is_dense(x) else x.contiguous())
     whole = flat.clamp(0, 1 if bits == 1 else 255).to(torch.uint8)
     if not bool((whole == flat).all()):
@@ -93,10 +116,8 @@ def pack(x, bits):
 
 
 def unpack(packed, size, stride, dtype, bits):
-    out = torch.empty_strided(size, stride, dtype=dtype, device=packed.device)
-    held = packed.numel() * (8 if bits == 1 else 1)
-    if not is_dense(out) or packed.dtype != torch.uint8 or not 0 <= held - out.numel() < 8 // bits:
-        raise ValueError(f'{packed.dtype} {tuple(packed.shape)} does not hold size {size} with strides {stride}')
+    out = check_packed(packed, size, stride, dtype, bits)
+    _check_type(dtype)
     if bits == 1:
         packed = (packed.reshape(-1, 1) >> torch.arange(8, dtype=torch.uint8, device=packed.device)) & 1
     _memory(out).copy_(packed.flatten()[: out.numel()])

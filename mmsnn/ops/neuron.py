@@ -141,12 +141,15 @@ def decode(kind: list[int], values: list[float]) -> tuple[NeuronSettings, bool]:
 
 @functools.lru_cache(maxsize=1024)
 def _decoded(kind: tuple[int, ...], values: tuple[float, ...]) -> tuple[NeuronSettings, bool]:
-    if len(kind) != 6 or len(values) != 4 or min(kind) < 0:
-        raise ValueError(f'unknown kind of neuron {list(kind)} {list(values)}')
+    if len(kind) != 6 or len(values) != 4:
+        raise ValueError(f'expected 6 numbers in kind and 4 in values, got {list(kind)} and {list(values)}')
     leak, soft, surrogate, fire, levels, detach_reset = kind
-    if leak >= len(LEAKS) or surrogate >= len(SURROGATES) or fire >= len(FIRES):
-        raise ValueError(f'unknown kind of neuron {list(kind)} {list(values)}')
+    ends = (len(LEAKS), 2, len(SURROGATES), len(FIRES), MOST_LEVELS + 1, 2)
+    if any(not 0 <= n < end for n, end in zip(kind, ends)):
+        raise ValueError(f'unknown kind of neuron {list(kind)}')
     rate, v_threshold, v_rest, alpha = values
+    if LEAKS[leak] != 'none' and not 0 < rate <= 1:
+        raise ValueError(f'a neuron that leaks needs 1 / tau above 0 and at most 1, got {rate}')
     settings = NeuronSettings(
         tau=None if LEAKS[leak] == 'none' else 1 / rate,
         v_threshold=v_threshold,
@@ -159,6 +162,18 @@ def _decoded(kind: tuple[int, ...], values: tuple[float, ...]) -> tuple[NeuronSe
         rounded=FIRES[fire] == 'levels',
     )
     return settings, FIRES[fire] == 'smooth'
+
+
+def neuron_of(kind: list[int], values: list[float], tau: Tensor | None) -> tuple[NeuronSettings, Tensor | None, bool]:
+    """The neuron that an op is given: settings, learned time constant (None without a leak), and ``smooth``.
+
+    Raises:
+        ValueError: the numbers are those of no neuron, or ``tau`` holds another number of elements than one.
+    """
+    settings, smooth = decode(kind, values)
+    if tau is not None and tau.numel() != 1:
+        raise ValueError(f'a tensor tau must hold one number, got shape {tuple(tau.shape)}')
+    return settings, None if settings.tau is None else tau, smooth
 
 
 # Settings as keywords -------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .layout import membrane_type
 from .neuron import NeuronSettings, gather, takes_settings
 
 # The names of the surrogates are part of the definition.
@@ -134,7 +135,7 @@ def _first(x: Tensor, v_init: Tensor | None, settings: NeuronSettings, dtype: to
 def _rate(settings: NeuronSettings, tau: Tensor | None, dtype: torch.dtype) -> float | Tensor | None:
     """1 / tau, of the learned time constant if there is one; None without a leak."""
     if tau is not None:
-        return 1.0 / tau.to(dtype)
+        return 1.0 / tau.to(dtype).reshape(())
     return None if settings.tau is None else 1.0 / settings.tau
 
 
@@ -166,8 +167,9 @@ def lif(
     smooth: bool = False,
     **keywords,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Multi-step LIF, as the module's docstring defines it; arguments and errors are those of `mmsnn.ops.lif`.
+    """Multi-step LIF, as the module's docstring defines it; arguments are those of `mmsnn.ops.lif`.
 
+    Settings are checked, tensors and T are not: what does not fit fails in PyTorch's own functions.
     ``smooth`` puts the surrogate's integral in the place of the step, so that the gradients are those of the function.
     """
     return lif_forward(x, T, *gather(settings, keywords), v_init, return_v, smooth)
@@ -183,7 +185,7 @@ def lif_forward(
     smooth: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`lif` of complete settings and a learned time constant or None, of which nothing is checked."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = membrane_type(x)
     rate = _rate(settings, tau, dtype)
     steps = x.unflatten(0, (T, -1))
     v = _first(steps[0], v_init, settings, dtype)
@@ -214,7 +216,7 @@ def lif_backward(
 
     The membrane potential is computed again. The compiled kernels do the same; where there are none, this serves.
     """
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = membrane_type(x)
     rate = _rate(settings, tau, dtype)
     steps, grads = x.unflatten(0, (T, -1)), grad.unflatten(0, (T, -1))
     v_threshold, v_reset, v_rest = settings.v_threshold, settings.v_reset, settings.v_rest
@@ -258,7 +260,7 @@ def potentials(
     Shaped as ``x``, in the precision of the state. Gradients reach ``x`` on every path, the resets' through ``spikes``.
     """
     settings, tau = gather(settings, keywords)
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = membrane_type(x)
     rate = _rate(settings, tau, dtype)
     steps, fired = x.unflatten(0, (T, -1)), spikes.unflatten(0, (T, -1))
     v, charges = _first(steps[0], v_init, settings, dtype), []

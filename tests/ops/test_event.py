@@ -235,6 +235,13 @@ def test_gradcheck_behind_a_smooth_neuron():
     assert torch.autograd.gradcheck(smooth, [t.requires_grad_() for t in (x, weight, bias)])
 
 
+def test_it_says_what_serves(monkeypatch):
+    used = []
+    monkeypatch.setattr('mmsnn.ops.event.use', used.append)
+    event_conv(*arguments(SHAPES[-1], 'bytes'))
+    assert used == ['cpu']
+
+
 def test_compiles():
     x, weight, bias, *geometry = arguments(SHAPES[0], 'floats')
     compiled = torch.compile(lambda *a: event_conv(*a).relu(), backend='aot_eager', fullgraph=True)

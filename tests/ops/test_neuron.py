@@ -11,7 +11,7 @@ import torch
 
 from mmsnn import NeuronSettings
 from mmsnn.neurons import LIF, Neuron
-from mmsnn.ops import bn_lif, lif, reference
+from mmsnn.ops import bn_lif, fallback, lif, reference
 from mmsnn.ops.neuron import NAMES, decode
 
 GIVEN = dict(tau=1.7, v_threshold=0.7, v_reset=None, detach_reset=True, surrogate='sigmoid', alpha=3.0)
@@ -83,3 +83,36 @@ def test_named_errors():
         lif(x, 4, 2.0)
     with pytest.raises(TypeError, match="tau must be a number.*type='PLIF'"):
         LIF(tau=torch.tensor(2.0))
+
+
+@pytest.mark.parametrize(
+    'kind, values',
+    [
+        ([0, 0, 0, 0, 1], [0.5, 1.0, 0.0, 1.0]),
+        ([1, 0, 0, 0, 1, 0], [0.0, 1.0, 0.0, 1.0]),
+        ([1, 0, 0, 0, 1, 0], [float('nan'), 1.0, 0.0, 1.0]),
+        ([2, 0, 0, 0, 1, 0], [1.5, 1.0, 0.0, 1.0]),
+        ([1, 2, 0, 0, 1, 0], [0.5, 1.0, 0.0, 1.0]),
+        ([1, 0, 99, 0, 1, 0], [0.5, 1.0, 0.0, 1.0]),
+        ([1, 0, 0, 0, 256, 0], [0.5, 1.0, 0.0, 1.0]),
+        ([1, 0, 0, 0, 1, 2], [0.5, 1.0, 0.0, 1.0]),
+    ],
+)
+def test_numbers_of_no_neuron(kind, values):
+    with pytest.raises(ValueError):
+        decode(kind, values)
+
+
+def test_any_shape_of_one_time_constant():
+    x, grad, tau = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([[1.7]])
+    call = (grad, None, x, 2, *NeuronSettings().encoded, tau, None)
+    got, expected = torch.ops.mmsnn.lif_backward(*call), fallback.lif_backward(*call)
+    for a, b in zip(got, expected, strict=True):
+        assert a.shape == b.shape
+        torch.testing.assert_close(a, b)
+    assert got[1].shape == tau.shape and got[1].any()
+    call = (x, 2, *NeuronSettings().encoded, tau, None, False)
+    assert torch.equal(torch.ops.mmsnn.lif(*call)[0], fallback.lif(*call)[0])
+    # a neuron that does not leak has no use for it
+    call = (grad, None, x, 2, *NeuronSettings(tau=None).encoded, tau, None)
+    assert fallback.lif_backward(*call)[1].equal(torch.zeros(1, 1))

@@ -124,6 +124,17 @@ def test_without_the_compiled_kernels(copy, switch):
     assert code == 0 and 'plain PyTorch' in out
 
 
+def test_a_training_without_the_kernels_says_so_once(tmp_path):
+    """In its log file, where somebody who wonders about the time looks."""
+    config = cli.write_classifier(tmp_path)
+    work_dir = tmp_path / 'work'
+    done = cli.run('train', config, '--work-dir', work_dir, MMSNN_EXTENSION='0')
+    assert done.returncode == 0, done.stdout[-3000:]
+    (log,) = work_dir.rglob('*.log')
+    said = [line for line in log.read_text().splitlines() if 'mmsnn ops on' in line]
+    assert len(said) == 1 and 'plain PyTorch (MMSNN_EXTENSION=0)' in said[0]
+
+
 @pytest.mark.skipif(not hasattr(os, 'geteuid'), reason='needs users')
 def test_a_home_that_cannot_be_written(copy, tmp_path):
     """Nor caches, nor the folder of the package."""

@@ -67,7 +67,7 @@ def test_event(tmp_path, capsys):
     ours = {'mmsnn, events', 'mmsnn, events, 16-bit weights', 'mmsnn, dense', 'ANN, eager'}
     assert ours | {'SpikingJelly'} <= sew['table'].keys() and ours <= ms['table'].keys()
     assert sew['parity']['SpikingJelly'] < 0.01 and sew['parity']['mmsnn, events'] < 0.01
-    assert 0 < sew['density'] < 1 and sew['sites']['backbone.layer1.0.conv1']['runs'] in ('event', 'dense')
+    assert 0 < sew['density'] < 1 and sew['layers']['backbone.layer1.0.conv1']['runs'] in ('event', 'dense')
     assert 'MSResNet' in ms['missing']['SpikingJelly']
     assert out.with_suffix('.png').stat().st_size > 0 and 'by the least times' in capsys.readouterr().out
     benchmark.run_case = None

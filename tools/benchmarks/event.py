@@ -191,8 +191,8 @@ def run_case(case: dict, sides: Sides, folder: str) -> dict:
     for name, values in seconds.items():
         table[name]['least_milliseconds'] = round(min(values) * 1e3, 3)
         table[name]['ratio_of_least'] = round(min(values) / min(seconds[OURS]), 4)
-    sites = {name: dict(runs=c.how, density=c.density) for name, c in report.items()}
-    return {**case, 'density': report.density, 'table': table, 'parity': parity, 'missing': missing, 'sites': sites}
+    layers = {name: dict(runs=c.how, density=c.density) for name, c in report.items()}
+    return {**case, 'density': report.density, 'table': table, 'parity': parity, 'missing': missing, 'layers': layers}
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:

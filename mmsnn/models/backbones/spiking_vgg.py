@@ -6,6 +6,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmsnn.layers import Readout, SpikeConv2d
+from mmsnn.layers.conv import spike_bits
 from mmsnn.neurons import build_neuron, neuron_config
 from mmsnn.ops.checks import check_time_steps
 from mmsnn.registry import MODELS, build_own
@@ -129,7 +130,7 @@ class SpikingVGG(SpikingBackbone, BaseModule):
         conv = build_conv_layer(self.conv_cfg, in_channels, out_channels, 3, padding=1)
         neuron = build_neuron(self.neuron, self.T)
         if spikes and type(conv) is nn.Conv2d:
-            conv = SpikeConv2d.like(conv, bits=1 if neuron.settings.levels == 1 else 8)
+            conv = SpikeConv2d.like(conv, spike_bits(neuron))
         norms = [build_norm_layer(self.norm_cfg, out_channels)[1]] if self.norm_cfg else []
         return [conv, *norms, neuron]
 

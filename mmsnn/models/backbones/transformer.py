@@ -7,6 +7,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmsnn.layers import Readout
+from mmsnn.layers.conv import spike_bits
 from mmsnn.layers.transformer import DropPath, Kit
 from mmsnn.neurons import build_neuron, neuron_config
 from mmsnn.ops.checks import check_time_steps
@@ -94,7 +95,7 @@ class SpikingTransformer(SpikingBackbone, BaseModule):
         neuron = neuron_config(neuron, NEURON)
         attn_neuron = dict(v_threshold=0.5) if attn_neuron is None else attn_neuron
         spikes = build_neuron(neuron, T)
-        bits = 0 if not packed_spikes else 1 if spikes.settings.levels == 1 else 8
+        bits = spike_bits(spikes) if packed_spikes else 0
         # Stochastic depth scales branches, whose sums are then not integers.
         whole = self.spiking_stream and drop_path_rate == 0
         kit = Kit(

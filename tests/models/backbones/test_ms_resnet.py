@@ -211,6 +211,14 @@ class TestMaps:
         model(torch.randn(3, 4, 3, 32, 32))
         assert seen == [3, 12]
 
+    @pytest.mark.parametrize('norm, rows', [(None, [3, 12]), (dict(type='mmsnn.TEBN', T=4), [12, 12])])
+    def test_a_deep_stem_is_one_module_for_hooks(self, norm, rows):
+        model, seen = small(T=4, deep_stem=True, **(dict(norm_cfg=norm) if norm else {})).eval(), []
+        model.stem.register_forward_hook(lambda _m, _i, out: seen.append(out.shape[0]))
+        model(torch.randn(3, 3, 32, 32))
+        model(torch.randn(3, 4, 3, 32, 32))
+        assert seen == rows
+
     def test_frames_of_two_channels(self):
         assert len(small(in_channels=2, stem='cifar').eval()(torch.randn(3, 2, 2, 32, 32))) == 4
 
