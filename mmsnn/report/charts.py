@@ -184,7 +184,7 @@ def histogram(figure, values: list[float], label: str) -> None:
 
 def against(figure, rows: list[dict], x: str, left: str, right: str, labels: tuple[str, str, str]) -> None:
     """Two columns of a table over a third: accuracy and energy against T, for instance."""
-    axes = figure.subplots()
+    axes = _curve_axes(figure) if x == 'T' else figure.subplots()
     xs = [row[x] for row in rows]
     axes.plot(xs, [row[left] for row in rows], color=STUDENT, marker='o')
     axes.set(xlabel=labels[0], title=f'{labels[1]} and {labels[2]}')
@@ -194,4 +194,4 @@ def against(figure, rows: list[dict], x: str, left: str, right: str, labels: tup
     other.spines.right.set_visible(True)
     other.plot(xs, [row[right] for row in rows], color=TEACHER, marker='s', linestyle='--')
     other.set_ylabel(labels[2], color=TEACHER)
-    other.set_ylim(bottom=0)
+    other.set_ylim(0, 1.1 * max(row[right] for row in rows) or 1)
