@@ -8,7 +8,7 @@ STAMP := .venv/.mmsnn-installed
 # each worker runs whole files, so that what a file prepares is prepared once
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-.PHONY: test test-fast demo lint
+.PHONY: test test-fast demo lint docs
 
 test: $(STAMP)
 	$(PYTEST) tests
@@ -18,6 +18,9 @@ test-fast: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python demo/digits_demo.py
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
