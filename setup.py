@@ -39,7 +39,7 @@ if not any(type(finder).__name__ == 'MmsnnFirst' for finder in sys.meta_path):
 """
 
 ROOT = Path(__file__).parent.resolve()
-MIM = ('configs', 'tools', 'demo', 'model-index.yml')
+MIM = ('configs', 'weights', 'tools', 'demo', 'model-index.yml')
 LITTER = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints')
 
 

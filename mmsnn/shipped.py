@@ -1,6 +1,7 @@
-"""The files that come with mmsnn (configs, tools and demos), and their commit."""
+"""The files that come with mmsnn (configs, weights, tools and demos), and their commit."""
 
 import importlib.util
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,8 +19,31 @@ def find_config(name: str) -> Path | None:
     return file if file.is_file() else None
 
 
+def weights() -> dict[str, dict]:
+    """What weights come with mmsnn, by their names: ``file``, ``sha256``, ``config``, ``commands``, ``metrics``."""
+    index = home() / 'weights' / 'index.json'
+    if not index.is_file():
+        return {}
+    return {name: dict(of, file=index.parent / f'{name}.pth') for name, of in json.loads(index.read_text()).items()}
+
+
+def local(source: str | Path) -> str:
+    """``source``, where that is ``mmsnn://NAME`` the path of the weights that come with mmsnn under that name.
+
+    Raises:
+        FileNotFoundError: no weights of that name come with mmsnn; the message lists those that do.
+    """
+    scheme, there, name = str(source).partition('://')
+    if scheme != 'mmsnn' or not there:
+        return str(source)
+    known = weights()
+    if name not in known:
+        raise FileNotFoundError(f'{source}: no such weights come with mmsnn, but {", ".join(sorted(known)) or "none"}')
+    return str(known[name]['file'])
+
+
 def home() -> Path:
-    """The folder with ``configs``, ``tools`` and ``demo``: ``.mim`` in an installed mmsnn, or else the clone."""
+    """The folder with configs, weights, tools and demo: ``.mim`` in an installed mmsnn, or else the clone."""
     mim = Path(__file__).parent / '.mim'
     return mim if mim.is_dir() else mim.parents[1]
 

@@ -23,6 +23,7 @@ REPO = Path(__file__).parents[1]
 PARTS = (
     'mmsnn',
     'configs',
+    'weights',
     'tools',
     'demo',
     'setup.py',
@@ -283,6 +284,44 @@ def test_what_the_readme_shows(environment, tmp_path):
     said = inside(environment, '-c', THEIRS, cwd=tmp_path)
     assert said.count('is a RetinaNet SEWResNet') == 2
     assert len([*(tmp_path / 'browsed').iterdir()]) == 4 and (tmp_path / 'matrix' / 'confusion_matrix.png').is_file()
+
+
+QUARTER = """
+import json
+from mmsnn.__main__ import main
+from mmsnn.datasets import make_digit_scenes
+
+make_digit_scenes('data/digit_scenes', num_train=8, num_val=4)
+config, weights = 'mmsnn::spiking/retinanet_sew18_digits.py', 'mmsnn://retinanet_sew18_digits_sakd'
+main(['list', 'weights'])
+main(['check', config])
+main(['test', config, weights, '--benchmark', '--work-dir', 'tested'])
+main(['look', config, weights, 'data/digit_scenes/images/val/000000.jpg', '--out', 'look.html'])
+teacher = 'model.teacher_checkpoint=mmsnn://retinanet_r18_digits'
+main(['train', 'mmsnn::sakd/retinanet_sew18_digits.py', '--cfg-options', teacher, 'train_cfg.max_epochs=1'])
+main(['report', 'work_dirs/retinanet_sew18_digits'])
+main(['deploy', config, weights, '--to', 'onnx', '--out', 'net.onnx', '--verify', '2'])
+
+import numpy
+import onnxruntime
+
+session = onnxruntime.InferenceSession('net.onnx')
+found = session.run(None, {session.get_inputs()[0].name: numpy.zeros((3, 3, 128, 128), 'float32')})
+print('ONNX Runtime answers', len(found), 'maps for', len(found[0]), 'images')
+"""
+
+
+def test_a_newcomers_quarter_of_an_hour(environment, tmp_path):
+    """From a wheel, in an empty folder, with shipped weights: list, check, test, look, train, report, deploy."""
+    pytest.importorskip('sklearn', reason='draws the digits: pip install mmsnn[demo]')
+    pytest.importorskip('onnxruntime', reason='runs what is deployed: pip install mmsnn[onnx]')
+    said = inside(environment, '-c', QUARTER, cwd=tmp_path)
+    assert 'mmsnn://retinanet_sew18_digits_sakd' in said
+    assert re.search(r'Epoch\(train\).*loss_feature', said)
+    assert 'ONNX Runtime answers 6 maps for 3 images' in said
+    assert (tmp_path / 'tested' / 'benchmark.json').is_file() and (tmp_path / 'look.html').is_file()
+    report = tmp_path / 'work_dirs' / 'retinanet_sew18_digits' / 'report.html'
+    assert 'loss_feature' in report.read_text(encoding='utf-8')
 
 
 @pytest.mark.skipif(not (Path(mmsnn.__file__).parent / '.mim').is_dir(), reason='needs pip install -e .')

@@ -26,6 +26,7 @@ from mmsnn.engine.cli import read_config
 from mmsnn.engine.noise import channels
 from mmsnn.engine.options import add_cfg_options
 from mmsnn.layers import image_channels
+from mmsnn.shipped import local
 
 SUFFIXES = dict(pt2='.pt2', onnx='.onnx', nir='.nir')
 
@@ -34,7 +35,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file, or mmsnn::PATH; of a distillation config, the student is exported')
-    parser.add_argument('checkpoint', help='its weights, a .pth file')
+    parser.add_argument('checkpoint', help='its weights, a .pth file or mmsnn://NAME')
     parser.add_argument('--to', choices=list(SUFFIXES), required=True, help='format')
     parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='where to write it')
     parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'), help="in pixels; default: the config's")
@@ -125,7 +126,10 @@ class Deployment:
             rates = firing_rates(self.network, self.rate_inputs)
             self.found['firing_rate_measured_on'] = self.rates_of
         facts = card(self.model, self.shape, outputs, rates)
-        facts = dict(config=args.config, checkpoint=args.checkpoint, checkpoint_sha256=digest(args.checkpoint)) | facts
+        facts = (
+            dict(config=args.config, checkpoint=args.checkpoint, checkpoint_sha256=digest(local(args.checkpoint)))
+            | facts
+        )
         facts |= self.found | dict(files={path.name: digest(path) for path in files}, seconds=time.monotonic() - start)
         path = args.out.with_suffix('.card.json')
         path.write_text(json.dumps(facts, indent=1, default=float))

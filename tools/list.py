@@ -1,4 +1,4 @@
-"""List what there is: models, configs, losses, neurons; all of them, or those that match a pattern."""
+"""List what there is: models, configs, weights, losses, neurons; all of them, or those that match a pattern."""
 
 import argparse
 import ast
@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 # not the rest of mmsnn, whose imports take seconds: names and docstrings stand in the sources
-from mmsnn.shipped import home
+from mmsnn.shipped import home, weights
 
 # where in mmsnn the registered classes of a kind lie, and what is said of them
 KINDS = dict(
@@ -17,7 +17,10 @@ KINDS = dict(
     losses=('distill/losses', "in configs: losses=dict(loss_x=dict(type='NAME', ...)), as in configs/_base_/distill"),
     neurons=('neurons', "in configs: neuron=dict(type='NAME', ...), or act_cfg=dict(type='mmsnn.NAME')"),
 )
-CONFIGS = "for every command: mmsnn::PATH; 'mmsnn train mmsnn::sakd/sew18_imagenet.py'"
+FILES = dict(
+    configs="for every command: mmsnn::PATH; 'mmsnn train mmsnn::sakd/sew18_imagenet.py'",
+    weights="for every command that takes a checkpoint, and in configs: mmsnn://NAME; 'mmsnn test CONFIG mmsnn://NAME'",
+)
 
 
 def registered(folder: Path) -> Iterator[tuple[str, str]]:
@@ -46,6 +49,12 @@ def configs() -> Iterator[tuple[str, str]]:
             yield f'mmsnn::{name}', known.get(name, '')
 
 
+def shipped_weights() -> Iterator[tuple[str, str]]:
+    """``mmsnn://NAME`` of weights that come with mmsnn, with their config and what they reached."""
+    for name, of in sorted(weights().items()):
+        yield f'mmsnn://{name}', ', '.join([of['config'], *(f'{k} {v}' for k, v in of['metrics'].items())])
+
+
 def matches(name: str, said: str, pattern: str | None) -> bool:
     """Whether ``pattern``, part of a name or with wildcards, fits; upper and lower case are the same."""
     if pattern is None:
@@ -57,14 +66,15 @@ def matches(name: str, said: str, pattern: str | None) -> bool:
 def find(kind: str, pattern: str | None = None) -> list[tuple[str, str]]:
     """Names of a kind that match, each with a line about it."""
     package = home() / 'mmsnn' if (home() / 'mmsnn').is_dir() else home().parent
-    found = configs() if kind == 'configs' else registered(package / KINDS[kind][0])
+    files = dict(configs=configs, weights=shipped_weights)
+    found = files[kind]() if kind in files else registered(package / KINDS[kind][0])
     return [(name, said) for name, said in found if matches(name, said, pattern)]
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('kind', nargs='?', choices=['models', 'configs', 'losses', 'neurons'], help='default: all')
+    parser.add_argument('kind', nargs='?', choices=[*KINDS, *FILES], help='default: all')
     parser.add_argument(
         'pattern', nargs='?', help="part of a name or of the line about it, or with wildcards: '*bccd*'"
     )
@@ -75,12 +85,12 @@ def main(argv=None) -> int:
     """Run the command line ``argv`` (default: ``sys.argv``); returns how many were found."""
     args = parse_args(argv)
     count = 0
-    for kind in [args.kind] if args.kind else ['models', 'neurons', 'losses', 'configs']:
+    for kind in [args.kind] if args.kind else ['models', 'neurons', 'losses', 'configs', 'weights']:
         found = find(kind, args.pattern)
         count += len(found)
         if not found:
             continue
-        print(f'{kind} ({CONFIGS if kind == "configs" else KINDS[kind][1]})')
+        print(f'{kind} ({FILES.get(kind) or KINDS[kind][1]})')
         width = max(len(name) for name, _ in found) + 2
         for name, said in found:
             print(f'  {name:<{width}}{said}'.rstrip())

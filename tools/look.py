@@ -37,7 +37,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file, or mmsnn::PATH; of a distillation config, the student is run')
-    parser.add_argument('checkpoint', help='its weights, a .pth file')
+    parser.add_argument('checkpoint', help='its weights, a .pth file or mmsnn://NAME')
     parser.add_argument('image', type=Path, help='a picture')
     parser.add_argument('--out', type=Path, metavar='FILE', help='.png or .html (default: work_dirs/look/IMAGE.png)')
     parser.add_argument('--layer', metavar='NAME', help='neurons of raster and potentials (default: from the middle)')

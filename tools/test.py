@@ -25,7 +25,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file, or mmsnn::PATH; of a distillation config, the student is tested')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help='checkpoint file, URL or mmsnn://NAME (mmsnn list weights)')
     add_arguments(parser)
     parser.add_argument('--out', metavar='FILE.pkl', help='dump the predictions')
     parser.add_argument('--show', action='store_true', help='draw the predictions in a window')

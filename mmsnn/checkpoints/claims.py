@@ -7,6 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mmsnn.shipped import local
+
 from .matching import some
 
 # Largest ratio of a checkpoint's content to its file; torch does not compress, and weights hardly compress.
@@ -45,10 +47,10 @@ def require_file(source: str | Path, key: str = '') -> None:
     """Raise FileNotFoundError if ``source`` is not a file; the message says what a folder is, or what lies beside it.
 
     Args:
-        source: a path, which may begin with ``~``.
+        source: a path, which may begin with ``~``, or ``mmsnn://NAME``.
         key: the config key or option that names the file, for the message.
     """
-    path, lead = Path(source).expanduser(), f'{key}: ' if key else ''
+    path, lead = Path(local(source)).expanduser(), f'{key}: ' if key else ''
     if path.is_dir():
         raise FileNotFoundError(f'{lead}{str(source)!r} is no checkpoint but {stand_in(path)}')
     if not path.is_file():

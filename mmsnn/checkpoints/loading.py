@@ -155,6 +155,10 @@ def _role(module: nn.Module) -> str:
 def load_from_local(filename: str, map_location=None) -> dict:
     """The content of a checkpoint file with its state dict under ``state_dict``, always on the CPU.
 
+    Args:
+        filename: a file, or ``mmsnn://NAME`` for weights that come with mmsnn.
+        map_location: not used; mmengine passes it.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, holds objects that could run code, or has no state dict.
@@ -226,6 +230,7 @@ def check_what_mmengine_loads() -> None:
     of a training; files of known layouts are converted.
     """
     if not hasattr(mmengine_checkpoint.load_state_dict, '__wrapped__'):
+        CheckpointLoader.register_scheme('mmsnn://', load_from_local)
         PretrainedInit.__call__ = _checked_init(PretrainedInit.__call__)
         CheckpointLoader.load_checkpoint = _noted(CheckpointLoader.load_checkpoint)
         mmengine_checkpoint.load_state_dict = _checked_load(mmengine_checkpoint.load_state_dict)

@@ -13,6 +13,8 @@ import torch
 from mmengine.logging import print_log
 from torch import _weights_only_unpickler
 
+from mmsnn.shipped import local
+
 from .claims import check_archive, check_tensors, require_file, stand_in
 from .standins import INSTEAD, safe_globals
 
@@ -26,7 +28,7 @@ def load_state(source: str | Path, key: str | None = None) -> dict:
 
     Args:
         source: a file, a URL, ``torchvision://NAME`` or ``torchvision://NAME.WEIGHTS`` (``resnet50.imagenet1k_v1``),
-            ``timm://NAME``, or ``mmpretrain://NAME`` (a model of its zoo).
+            ``timm://NAME``, ``mmpretrain://NAME`` (a model of its zoo), or ``mmsnn://NAME`` (`mmsnn list weights`).
         key: key of the state dict in the file, for example ``state_dict_ema``; None tries the usual keys.
 
     Raises:
@@ -35,7 +37,7 @@ def load_state(source: str | Path, key: str | None = None) -> dict:
         ValueError: the file holds more than tensors and plain containers, is damaged, or has no state dict; or there
             are no weights of that name.
     """
-    source = str(source)
+    source = local(source)
     scheme, there, name = source.partition('://')
     if scheme == 'timm' and there:
         return _timm_state(name)
@@ -58,7 +60,7 @@ def load_file(path: str | Path) -> Mapping:
         ValueError: the file is damaged, is not a checkpoint, or could run code.
         ImportError: the file needs the package safetensors, which is not installed.
     """
-    path = Path(path).expanduser()
+    path = Path(local(path)).expanduser()
     if path.suffix == '.safetensors':
         return _safetensors(path)
     if what := stand_in(path):

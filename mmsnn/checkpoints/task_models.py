@@ -18,7 +18,7 @@ def load_model(config: str | Config, checkpoint: str | None, device: str = 'cpu'
 
     Args:
         config: a config, the path of its file, or ``mmsnn::PATH`` for a config of mmsnn.
-        checkpoint: path of the weights, read with ``weights_only=True``; None keeps random weights.
+        checkpoint: path of the weights or ``mmsnn://NAME``, read with ``weights_only=True``; None keeps random weights.
         device: name of a torch device.
 
     Returns:
