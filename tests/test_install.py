@@ -286,21 +286,27 @@ def test_what_the_readme_shows(environment, tmp_path):
     assert len([*(tmp_path / 'browsed').iterdir()]) == 4 and (tmp_path / 'matrix' / 'confusion_matrix.png').is_file()
 
 
+TEACHER = ['--cfg-options', 'model.teacher_checkpoint=mmsnn://retinanet_r18_digits']
 QUARTER = """
-import json
 from mmsnn.__main__ import main
 from mmsnn.datasets import make_digit_scenes
 
+def run(*arguments):
+    try:
+        main(arguments)
+    except SystemExit as stop:
+        assert not stop.code, (arguments, stop.code)
+
+
 make_digit_scenes('data/digit_scenes', num_train=8, num_val=4)
 config, weights = 'mmsnn::spiking/retinanet_sew18_digits.py', 'mmsnn://retinanet_sew18_digits_sakd'
-main(['list', 'weights'])
-main(['check', config])
-main(['test', config, weights, '--benchmark', '--work-dir', 'tested'])
-main(['look', config, weights, 'data/digit_scenes/images/val/000000.jpg', '--out', 'look.html'])
-teacher = 'model.teacher_checkpoint=mmsnn://retinanet_r18_digits'
-main(['train', 'mmsnn::sakd/retinanet_sew18_digits.py', '--cfg-options', teacher, 'train_cfg.max_epochs=1'])
-main(['report', 'work_dirs/retinanet_sew18_digits'])
-main(['deploy', config, weights, '--to', 'onnx', '--out', 'net.onnx', '--verify', '2'])
+run('list', 'weights')
+run('test', config, weights, '--benchmark', '--work-dir', 'tested')
+run('look', config, weights, 'data/digit_scenes/images/val/000000.jpg', '--out', 'look.html')
+short = ['train_cfg.max_epochs=1', 'default_hooks.logger.interval=1']
+run('train', 'mmsnn::sakd/retinanet_sew18_digits.py', *TEACHER, *short)
+run('report', 'work_dirs/retinanet_sew18_digits')
+run('deploy', config, weights, '--to', 'onnx', '--out', 'net.onnx', '--verify', '2')
 
 import numpy
 import onnxruntime
@@ -315,7 +321,9 @@ def test_a_newcomers_quarter_of_an_hour(environment, tmp_path):
     """From a wheel, in an empty folder, with shipped weights: list, check, test, look, train, report, deploy."""
     pytest.importorskip('sklearn', reason='draws the digits: pip install mmsnn[demo]')
     pytest.importorskip('onnxruntime', reason='runs what is deployed: pip install mmsnn[onnx]')
-    said = inside(environment, '-c', QUARTER, cwd=tmp_path)
+    said = inside(environment, '-c', f'TEACHER = {TEACHER}\n{QUARTER}', cwd=tmp_path)
+    checked = ['check', 'mmsnn::sakd/retinanet_sew18_digits.py', *TEACHER]
+    assert '0 errors' in inside(environment, '-m', 'mmsnn', *checked, cwd=tmp_path)
     assert 'mmsnn://retinanet_sew18_digits_sakd' in said
     assert re.search(r'Epoch\(train\).*loss_feature', said)
     assert 'ONNX Runtime answers 6 maps for 3 images' in said
