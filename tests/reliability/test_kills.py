@@ -413,3 +413,4 @@ def test_a_training_whose_workers_persist_ends(tmp_path, loop):
     )
     done = cli.run('train', tmp_path / 'config.py', '--work-dir', tmp_path / 'run', limit=200)
     assert done.returncode == 0, done.stdout[-3000:]
+    assert 'Traceback' not in done.stdout + (done.stderr or '')
