@@ -13,6 +13,7 @@ HOOKS = Registry('hook', parent=root.HOOKS, scope='mmsnn', locations=['mmsnn.eng
 PARAM_SCHEDULERS = Registry(
     'parameter scheduler', parent=root.PARAM_SCHEDULERS, scope='mmsnn', locations=['mmsnn.engine.schedulers']
 )
+OPTIM_WRAPPERS = Registry('optim_wrapper', parent=root.OPTIM_WRAPPERS, scope='mmsnn', locations=['mmsnn.engine.amp'])
 LOOPS = Registry('loop', parent=root.LOOPS, scope='mmsnn', locations=['mmsnn.engine.loops'])
 STRATEGIES = Registry('strategy', parent=root.STRATEGIES, scope='mmsnn', locations=['mmsnn.engine.strategy'])
 DATASETS = Registry('dataset', parent=root.DATASETS, scope='mmsnn', locations=['mmsnn.datasets'])

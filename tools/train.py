@@ -2,12 +2,16 @@
 
 import argparse
 
+from mmengine.device import get_device
+
 from mmsnn.building import is_distiller
 from mmsnn.engine import checks
 from mmsnn.engine.cli import add_arguments, build_runner, read_config
 from mmsnn.engine.resuming import prepare_resume
 from mmsnn.engine.safety import disk_errors_named, make_room, make_safe
 from mmsnn.report import add_hook
+
+ON_CPU = 'mmsnn.CPUAmpOptimWrapper'
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -22,11 +26,30 @@ def parse_args(argv=None) -> argparse.Namespace:
         metavar='CHECKPOINT',
         help='go on from CHECKPOINT; without one, from the latest in the work dir',
     )
-    parser.add_argument('--amp', action='store_true', help='mixed precision')
+    parser.add_argument('--amp', action='store_true', help='mixed precision; on a CPU in bfloat16')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
     parser.add_argument('--seed', type=int, help='seed of everything random')
     return parser.parse_args(argv)
+
+
+def use_amp(wrapper) -> None:
+    """Have the optimizer's ``wrapper`` train in mixed precision: mmengine's on a GPU, in bfloat16 on a CPU.
+
+    Raises:
+        ValueError: the config has another wrapper, or a CPU is asked for another precision than bfloat16.
+    """
+    kind = wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper', ON_CPU):
+        raise ValueError(f'--amp replaces optim_wrapper.type OptimWrapper, but the config has {kind!r}')
+    if get_device() != 'cpu':
+        wrapper.type = 'AmpOptimWrapper'
+        wrapper.setdefault('loss_scale', 'dynamic')
+        return
+    wrapper.type = ON_CPU
+    wrapper.pop('loss_scale', None)
+    if wrapper.setdefault('dtype', 'bfloat16') != 'bfloat16':
+        raise ValueError(f'--amp takes bfloat16 on a CPU, but the config has optim_wrapper.dtype={wrapper.dtype!r}')
 
 
 def prepare(cfg, args: argparse.Namespace):
@@ -43,11 +66,7 @@ def prepare(cfg, args: argparse.Namespace):
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.amp:
-        kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-        if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-            raise ValueError(f'--amp replaces optim_wrapper.type OptimWrapper, but the config has {kind!r}')
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        use_amp(cfg.optim_wrapper)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ValueError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config')

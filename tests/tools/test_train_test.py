@@ -12,8 +12,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 
 from mmsnn.checkpoints.reading import load_file
+from mmsnn.neurons import Neuron
 from mmsnn.ops import extension
 
 pytest.importorskip('mmpretrain', reason='the smallest task that trains is a classification')
@@ -241,14 +244,55 @@ def test_training_a_distiller_adds_its_hook(home):
     assert train['prepare'](cfg, args).custom_hooks.count(hook) == 1
 
 
-def test_options_reach_the_config(home):
+def test_options_reach_the_config(home, monkeypatch):
     train = tool('train')
+    monkeypatch.setitem(train['use_amp'].__globals__, 'get_device', lambda: 'cuda')
     args = train['parse_args']([str(home / 'plain.py'), '--amp', '--no-validate', '--resume', 'x.pth', '--seed', '0'])
     cfg = train['prepare'](train['read_config'](args), args)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.loss_scale == 'dynamic'
     assert cfg.val_cfg is cfg.val_dataloader is cfg.val_evaluator is None
     assert cfg.resume and cfg.load_from == 'x.pth' and cfg.randomness.seed == 0
     assert cfg.work_dir == 'work_dirs/plain'
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, mixed precision is mmengine's")
+def test_mixed_precision_on_a_cpu(home, tmp_path):
+    """In bfloat16: convolutions and neurons run in it, weights and losses stay float32, and a run resumes."""
+    seen = []
+
+    @HOOKS.register_module(name='SeenPrecision', force=True)
+    class SeenPrecision(Hook):
+        def before_train(self, runner):
+            neuron = next(m for m in runner.model.modules() if isinstance(m, Neuron))
+            neuron.register_forward_hook(lambda _, inputs, spikes: seen.extend((inputs[0].dtype, spikes.dtype)))
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            # checks before the training run in float32
+            seen.clear()
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            assert {p.dtype for p in runner.model.parameters()} == {torch.float32}
+            assert outputs['loss'].dtype == torch.float32 and outputs['loss'].isfinite()
+
+    config = home / 'precision.py'
+    config.write_text("_base_ = 'plain.py'\nval_cfg = val_dataloader = val_evaluator = None\n")
+    watched = home / 'watched.py'
+    watched.write_text("_base_ = 'precision.py'\ncustom_hooks = [dict(type='SeenPrecision')]\n")
+    options = ['--amp', '--work-dir', str(tmp_path)]
+    tool('train')['main']([str(watched), *options])
+    assert set(seen) == {torch.bfloat16}
+    state = load_file(tmp_path / 'epoch_1.pth')['state_dict']
+    assert {v.dtype for v in state.values() if v.is_floating_point()} == {torch.float32}
+    tool('train')['main']([str(config), '--resume', *options, '--cfg-options', 'train_cfg.max_epochs=2'])
+    assert (tmp_path / 'epoch_2.pth').is_file()
+
+
+def test_other_precision_on_a_cpu(home, monkeypatch):
+    train = tool('train')
+    monkeypatch.setitem(train['use_amp'].__globals__, 'get_device', lambda: 'cpu')
+    args = train['parse_args']([str(home / 'plain.py'), '--amp', '--cfg-options', 'optim_wrapper.dtype=float16'])
+    with pytest.raises(ValueError, match="bfloat16 on a CPU, but the config has optim_wrapper.dtype='float16'"):
+        train['prepare'](train['read_config'](args), args)
 
 
 @pytest.mark.parametrize(

@@ -106,12 +106,13 @@ def check_config(cfg: Mapping, parts: tuple[str, ...] = PARTS, contents: bool = 
 
 
 def check_amp(cfg: Mapping) -> Iterator[Finding]:
-    """An error if ``cfg`` asks for mixed precision and there is no GPU."""
-    if 'AmpOptimWrapper' in str((cfg.get('optim_wrapper') or {}).get('type')) and get_device() == 'cpu':
+    """An error if ``cfg`` asks for mmengine's mixed precision and there is no GPU."""
+    kind = str((cfg.get('optim_wrapper') or {}).get('type'))
+    if kind.endswith('AmpOptimWrapper') and not kind.endswith('CPUAmpOptimWrapper') and get_device() == 'cpu':
         yield error(
             'optim_wrapper.type',
-            "'AmpOptimWrapper' (--amp): mmengine's mixed precision needs a GPU, and none was found. Leave --amp out; "
-            'if the config asks for it, add --cfg-options optim_wrapper.type=OptimWrapper',
+            "mmengine's 'AmpOptimWrapper' needs a GPU, and there is none. Add --amp to train in bfloat16 on the CPU, or "
+            '--cfg-options optim_wrapper.type=OptimWrapper for float32',
         )
 
 
