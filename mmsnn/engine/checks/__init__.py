@@ -111,7 +111,7 @@ def check_amp(cfg: Mapping) -> Iterator[Finding]:
     if kind.endswith('AmpOptimWrapper') and not kind.endswith('CPUAmpOptimWrapper') and get_device() == 'cpu':
         yield error(
             'optim_wrapper.type',
-            "mmengine's 'AmpOptimWrapper' needs a GPU, and there is none. Add --amp to train in bfloat16 on the CPU, or "
+            "mmengine's 'AmpOptimWrapper' needs a GPU; there is none. Add --amp to train in bfloat16 on the CPU, or "
             '--cfg-options optim_wrapper.type=OptimWrapper for float32',
         )
 
