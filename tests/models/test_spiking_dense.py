@@ -533,7 +533,7 @@ class TestErrors:
             (
                 lambda: SpikeFPN(upsample_cfg=dict(mode='bilinear'), **PYRAMID),
                 ValueError,
-                r"neck.upsample_cfg=.*bilinear.* makes fractions of spikes .*neck.upsample_cfg.mode='nearest'",
+                r"neck.upsample_cfg=.*bilinear.* makes fractions of spikes: set neck.upsample_cfg.mode='nearest'",
             ),
         ],
     )
