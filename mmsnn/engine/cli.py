@@ -72,6 +72,9 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
         FileNotFoundError: there is no file at ``load_from``.
     """
     check_source(cfg)
+    if cfg.get('visualizer'):
+        # By a fixed name, a second runner in a process gets the first one's visualizer, which writes into its folder.
+        cfg.visualizer.pop('name', None)
     read_annotations_safely()
     install_safe_loading()
     runner = console.build(cfg, verbose)

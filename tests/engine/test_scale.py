@@ -134,13 +134,6 @@ class TestMixedPrecision:
             if name.startswith(('backbone.layer1.', 'connectors.loss_feature.0.')):
                 assert torch.cosine_similarity(gradient.flatten(), found[False][1][name].flatten(), dim=0) > 0.9, name
 
-    @pytest.mark.skipif(torch.cuda.is_available(), reason='with a GPU it is not refused')
-    def test_amp_without_a_gpu_is_refused(self, tmp_path):
-        config = tmp_path / 'config.py'
-        config.write_text("model = dict(type='nothing')\noptim_wrapper = dict(type='OptimWrapper')")
-        with pytest.raises(ValueError, match='--amp.*needs a GPU.*optim_wrapper.type=OptimWrapper'):
-            runpy.run_path(str(ROOT / 'tools/train.py'))['main']([str(config), '--amp', '--work-dir', str(tmp_path)])
-
 
 class Watch(Hook):
     """Losses of every iteration, and the layouts that convolutions and neurons were given and hold."""

@@ -287,6 +287,16 @@ def test_mixed_precision_on_a_cpu(home, tmp_path):
     assert (tmp_path / 'epoch_2.pth').is_file()
 
 
+def test_every_run_of_a_process_writes_into_its_own_folder(home, tmp_path):
+    """Also where the config names its visualizer, as those of mmdet do."""
+    config = home / 'named.py'
+    config.write_text("_base_ = 'plain.py'\nvisualizer = dict(name='visualizer')\n")
+    for run in ('first', 'second'):
+        tool('train')['main']([str(config), '--work-dir', str(tmp_path / run)])
+        (scalars,) = (tmp_path / run).glob('*/vis_data/scalars.json')
+        assert 'loss' in scalars.read_text()
+
+
 def test_other_precision_on_a_cpu(home, monkeypatch):
     train = tool('train')
     monkeypatch.setitem(train['use_amp'].__globals__, 'get_device', lambda: 'cpu')
