@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from mkdocs.structure.files import File, Files
 
@@ -13,7 +13,8 @@ SUFFIXES = {'.md', '.png', '.json', '.py', '.sh'}
 # packages with a page of their own, made from what they export; a name stands on the first page that has it
 PACKAGES = ['neurons', 'layers', 'models', 'distill.losses', 'distill', 'ops', 'analysis', 'visualize', 'inference']
 PACKAGES += ['deploy', 'datasets', 'engine.hooks']
-LINK = re.compile(r'(?<=\]\()(?!\w+:|#)([^)#\s]+)')
+# a link, but for a picture, to another file of the repository
+LINK = re.compile(r'(?<!!)\[([^\]]+)\]\((?!\w+:|#)([^)#\s]+)(#[^)]*)?\)')
 
 
 def on_files(files: Files, config) -> Files:
@@ -57,21 +58,19 @@ def reference_page(package: str, shown: set[str]) -> str:
 
 
 def on_page_markdown(markdown: str, page, config, files: Files) -> str:
-    """Link a folder by its page, and leave the words alone where it has none, as where a file is not on the site."""
-    here = PurePosixPath(page.file.src_uri).parent
-
-    def target(match: re.Match) -> str:
-        path = (ROOT / here / match[1]).resolve()
-        if path.is_dir() and (path / 'README.md').exists():
-            return match[1].rstrip('/') + '/README.md'
-        return match[1]
-
-    markdown = LINK.sub(target, markdown)
+    """Link a folder by its page, and leave the words alone where the site has neither folder nor file."""
+    here = (ROOT / page.file.src_uri).parent
     known = {file.src_uri for file in files}
 
-    def words(match: re.Match) -> str:
-        path = (ROOT / here / match[2]).resolve()
-        on_site = path.is_relative_to(ROOT) and path.relative_to(ROOT).as_posix() in known
-        return match[0] if on_site or not path.exists() else match[1]
+    def linked(match: re.Match) -> str:
+        words, target, anchor = match.groups('')
+        path = (here / target).resolve()
+        if path.is_dir():
+            path, target = path / 'README.md', f'{target.rstrip("/")}/README.md'
+        if path.exists() or (here / match[2]).exists():
+            on_site = path.is_relative_to(ROOT) and path.relative_to(ROOT).as_posix() in known
+            return f'[{words}]({target}{anchor})' if on_site else words
+        # a link into nothing stays, and fails the build
+        return match[0]
 
-    return re.sub(r'(?<!!)\[([^\]]+)\]\((?!\w+:|#)([^)#\s]+)(?:#[^)]*)?\)', words, markdown)
+    return LINK.sub(linked, markdown)

@@ -7,3 +7,4 @@ model = dict(
         init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50'),
     ),
 )
+auto_scale_lr = dict(base_batch_size=16)  # 4 GPUs x 4

@@ -11,3 +11,4 @@ model = dict(
     decode_head=dict(in_channels=512, channels=128),
     auxiliary_head=dict(in_channels=256, channels=64),
 )
+auto_scale_lr = dict(base_batch_size=16)  # 4 GPUs x 4

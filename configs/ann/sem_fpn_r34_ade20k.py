@@ -9,3 +9,4 @@ model = dict(
     ),
     neck=dict(in_channels=[64, 128, 256, 512]),
 )
+auto_scale_lr = dict(base_batch_size=16)  # 4 GPUs x 4

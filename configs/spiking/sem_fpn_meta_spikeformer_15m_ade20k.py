@@ -6,3 +6,4 @@ model = dict(
     neck=dict(in_channels=[64, 128, 256, 360]),
 )
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=0.05))
+auto_scale_lr = dict(base_batch_size=16)  # 4 GPUs x 4

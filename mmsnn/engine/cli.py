@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import is_distributed
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 
 from mmsnn.building import read
 from mmsnn.checkpoints.loading import CheckMatch, check_source, install_safe_loading
@@ -72,9 +73,10 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
         FileNotFoundError: there is no file at ``load_from``.
     """
     check_source(cfg)
-    if cfg.get('visualizer'):
-        # By a fixed name, a second runner in a process gets the first one's visualizer, which writes into its folder.
-        cfg.visualizer.pop('name', None)
+    drawing = cfg.get('visualizer') or {}
+    if Visualizer.check_instance_created(drawing.get('name', '')):
+        # An earlier run of this process has a visualizer of that name, and would get what this one writes.
+        drawing.pop('name')
     read_annotations_safely()
     install_safe_loading()
     runner = console.build(cfg, verbose)
