@@ -75,6 +75,11 @@ def encode(text: str, encoding: str) -> bytes:
     return codecs.encode(text, 'latin1')
 
 
+def nothing() -> bytes:
+    """How protocol 2 writes what is empty; of a number it would be so many zeros."""
+    return b''
+
+
 def room(content: bytes = b'') -> bytearray:
     """A bytearray of bytes; of a number it would be so many zeros."""
     if not isinstance(content, bytes):
@@ -120,6 +125,7 @@ STANDINS = {
         for name, function in functions.items()
     },
     ('builtins', 'getattr'): statistic,
+    ('builtins', 'bytes'): nothing,
     ('mmengine.logging.history_buffer', 'HistoryBuffer'): Buffer,
 }
 # what torch's reader lets a file call by itself, and what it may call instead

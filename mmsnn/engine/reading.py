@@ -40,8 +40,9 @@ class DataUnpickler(pickle.Unpickler):
 
 def _storage(content: bytes):
     storage = safely(io.BytesIO(content))
-    if storage.nbytes() > len(content):
-        raise pickle.UnpicklingError(f'it claims {storage.nbytes()} bytes of a tensor, and holds {len(content)}')
+    size = storage.untyped().nbytes()
+    if size > len(content):
+        raise pickle.UnpicklingError(f'it claims {size} bytes of a tensor, and holds {len(content)}')
     return storage
 
 
@@ -65,7 +66,7 @@ def _object(kind: type, base: type, state):
 _HOMES = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}
 _ALLOWED = {('builtins', kind.__name__): kind for kind in (set, frozenset, list, dict, tuple, complex, slice, object)}
 _ALLOWED |= {(kind.__module__, kind.__name__): kind for kind in (BaseDataElement, InstanceData, LabelData, PixelData)}
-_ALLOWED |= {name: standin for name, standin in STANDINS.items() if name[0].startswith('numpy')}
+_ALLOWED |= {name: STANDINS[name] for name in STANDINS if name[0].startswith('numpy') or name[1] == 'bytes'}
 _ALLOWED |= {
     ('collections', 'OrderedDict'): collections.OrderedDict,
     ('_codecs', 'encode'): encode,

@@ -171,6 +171,10 @@ def _contents(text: str) -> tuple[list[str], list[str]]:
         call = isinstance(node, ast.Call) and (getattr(node.func, 'id', '') != 'dict' or node.args)
         if not isinstance(node, DATA) or hidden or call:
             raise ValueError(f'line {getattr(node, "lineno", 1)} is more than data')
+        if isinstance(node, ast.Name) and (
+            node.id.startswith('__') or (node.id == 'dict' and not isinstance(node.ctx, ast.Load))
+        ):
+            raise ValueError(f'line {node.lineno} takes or changes {node.id!r} of Python')
         if isinstance(node, ast.Assign):
             if not all(isinstance(target, ast.Name | ast.Subscript | ast.Attribute) for target in node.targets):
                 raise ValueError(f'line {node.lineno} assigns to several names at once')

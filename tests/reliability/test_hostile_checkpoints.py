@@ -302,6 +302,7 @@ def test_what_mmengine_writes_is_read(tmp_path, core):
     """Log buffers and numbers of numpy, also as numpy 1 called them."""
     log = HistoryBuffer([1.0, 2.0], [1, 1])
     content = dict(log=log, a=np.arange(6.0).reshape(2, 3), b=np.float32(2), c=np.array(['x', None], dtype=object))
+    content.update(d=np.zeros((0, 4)), empty=HistoryBuffer())
     torch.save(content, tmp_path / 'whole.pth')
     with zipfile.ZipFile(tmp_path / 'whole.pth') as old, zipfile.ZipFile(tmp_path / 'a.pth', 'w') as new:
         for info in old.infolist():
@@ -310,7 +311,8 @@ def test_what_mmengine_writes_is_read(tmp_path, core):
     assert type(found['log']) is HistoryBuffer
     found['log'].update(6.0)
     assert found['log'].mean() == 3 and log.mean() == 1.5
-    for name in 'abc':
+    assert len(found['empty'].data[0]) == 0
+    for name in 'abcd':
         assert np.array_equal(found[name], content[name]) and found[name].dtype == content[name].dtype
     torch.save(found, tmp_path / 'b.pth')
     again = load_file(tmp_path / 'b.pth')

@@ -153,7 +153,7 @@ def test_arrays_of_which_a_file_says_what_is_not_so(tmp_path, kind):
 def test_what_pickles_may_hold(tmp_path, protocol):
     content = dict(
         a=np.arange(6.0).reshape(2, 3), b=np.float32(2), c=np.array(['x', None], dtype=object), d={1, 2}, e=b'\xff',
-        f=(1, 2.5, 'text'), g=np.asfortranarray(np.arange(4).reshape(2, 2)),
+        f=(1, 2.5, 'text'), g=np.asfortranarray(np.arange(4).reshape(2, 2)), h=np.zeros((0, 4)), i=b'',
     )  # fmt: skip
     write(tmp_path / 'a.pkl', content, protocol=protocol)
     found = SafePickleHandler().load_from_path(str(tmp_path / 'a.pkl'))
@@ -176,6 +176,9 @@ HOSTILE_TEACHERS = {
     'a type beside another': "model = dict()\nmodel['type'], y = 'os.system', 0",
     'an import beside another': "custom_imports, y = dict(imports=['evil']), 0\nmodel = dict(type='mmdet.RetinaNet')",
     'a base out of a package': "_base_ = 'mmsnn::{folder}/evil.py'\nmodel = dict()",
+    'another dict': "dict = __import__\nmodel = dict(name='evil')",
+    'another dict among builtins': "__builtins__['dict'] = __import__\nmodel = dict(name='evil')",
+    'a dict that opens files': "dict = open\nmodel = dict(file='{mark}', mode='w')",
     'a type in a variable': "kind = 'os.system'\nmodel = dict(type=kind, command='touch {mark}')",
 }
 
