@@ -42,6 +42,16 @@ def options(path: Path) -> list[str]:
     )
 
 
+def kinds(path: Path) -> list[str]:
+    """What ``mmsnn list`` lists: the keys of the dicts in its source."""
+    tables = [
+        node.value
+        for node in ast.parse(path.read_text(encoding='utf-8')).body
+        if isinstance(node, ast.Assign) and node.targets[0].id in ('KINDS', 'FILES')
+    ]
+    return [keyword.arg for table in tables for keyword in table.keywords]
+
+
 def completion(shell: str) -> str:
     """Code for ``shell`` that completes commands, their options, and files.
 
@@ -57,7 +67,7 @@ def completion(shell: str) -> str:
         return '\n'.join(lines)
     if shell not in ('bash', 'zsh'):
         raise SystemExit(f'completion exists for bash, zsh and fish, not for {shell!r}')
-    known['list'] = ['models', 'configs', 'losses', 'neurons', '--help']
+    known['list'] = [*kinds(scripts()['list']), '--help']
     cases = '\n'.join(f'    {name}) options="{" ".join(flags)}" ;;' for name, flags in known.items())
     # zsh can run bash's completions.
     first = 'autoload -U +X bashcompinit && bashcompinit\n' if shell == 'zsh' else ''

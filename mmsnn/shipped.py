@@ -42,6 +42,11 @@ def local(source: str | Path) -> str:
     return str(known[name]['file'])
 
 
+def is_remote(source: str | Path) -> bool:
+    """Whether ``source`` is an address, and no file of this machine or weights that come with mmsnn."""
+    return '://' in str(source) and not str(source).startswith('mmsnn://')
+
+
 def home() -> Path:
     """The folder with configs, weights, tools and demo: ``.mim`` in an installed mmsnn, or else the clone."""
     mim = Path(__file__).parent / '.mim'

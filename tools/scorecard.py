@@ -93,9 +93,10 @@ def run(rows: list[str] | None, workers: str) -> dict:
         folder = ROOT / 'tests' / 'reliability'
         places = [str(folder / name) for name in LONGEST if (folder / name).is_file()] + [str(folder)]
         command = [sys.executable, '-m', 'pytest', *options, *places]
-        subprocess.run(command, cwd=ROOT, env=environment, check=False)
-        if not path.is_file():
-            raise SystemExit('pytest wrote no counts: see above')
+        done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
+        # 1: tests failed; all else means that they did not run
+        if done.returncode not in (0, 1) or not path.is_file():
+            raise SystemExit('pytest did not run the tests: see above')
         return json.loads(path.read_text())
 
 
@@ -134,7 +135,10 @@ def merge(before: dict, counts: dict, asked: list[str], command: str, minutes: f
     now = dict(commit=commit(), machine=where, command=command, minutes=round(minutes, 1))
     rows = {}
     for row, (what, wanted) in ROWS.items():
-        found = {**counts.get(row, {}), **now} if row in asked else before.get('rows', {}).get(row, {})
+        new, old = counts.get(row, {}), before.get('rows', {}).get(row, {})
+        # where all is skipped, as without a GPU, what another machine tried stays
+        skipped = new.get('skipped') and not new.get('tried') and old.get('tried')
+        found = {**new, **now} if row in asked and not skipped else old
         rows[row] = {**found, 'what': what, 'wanted': wanted, 'verdict': verdict(row, found)}
     return dict(rows=rows)
 

@@ -19,6 +19,7 @@ from mmsnn.engine.early_exit import check
 from mmsnn.engine.testing import ProgressBar, draw_results, use_tta
 from mmsnn.engine.time_steps import sweep_exits, sweep_time_steps
 from mmsnn.report import add_hook, rewrite
+from mmsnn.shipped import is_remote
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -138,7 +139,7 @@ def show_events(model, logger) -> None:
 def main(argv=None) -> dict | list[dict]:
     """Run the command line ``argv`` (default: ``sys.argv``); returns the metrics, of several runs a list of rows."""
     args = parse_args(argv)
-    if '://' not in args.checkpoint:
+    if not is_remote(args.checkpoint):
         require_file(args.checkpoint)
     cfg = prepare(read_config(args), args)
     found = checks.check_data(cfg, ('test',))

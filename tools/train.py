@@ -4,14 +4,12 @@ import argparse
 
 from mmengine.device import get_device
 
-from mmsnn.building import is_distiller
+from mmsnn.building import is_distiller, type_name
 from mmsnn.engine import checks
 from mmsnn.engine.cli import add_arguments, build_runner, read_config
 from mmsnn.engine.resuming import prepare_resume
 from mmsnn.engine.safety import disk_errors_named, make_room, make_safe
 from mmsnn.report import add_hook
-
-ON_CPU = 'mmsnn.CPUAmpOptimWrapper'
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -37,19 +35,17 @@ def use_amp(wrapper) -> None:
     """Have the optimizer's ``wrapper`` train in mixed precision: mmengine's on a GPU, in bfloat16 on a CPU.
 
     Raises:
-        ValueError: the config has another wrapper, or a CPU is asked for another precision than bfloat16.
+        ValueError: the config has another wrapper.
     """
-    kind = wrapper.get('type', 'OptimWrapper')
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper', ON_CPU):
-        raise ValueError(f'--amp replaces optim_wrapper.type OptimWrapper, but the config has {kind!r}')
+    kind = type_name(wrapper) or 'OptimWrapper'
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'CPUAmpOptimWrapper'):
+        raise ValueError(f'--amp replaces optim_wrapper.type OptimWrapper, but the config has {wrapper.type!r}')
     if get_device() != 'cpu':
         wrapper.type = 'AmpOptimWrapper'
         wrapper.setdefault('loss_scale', 'dynamic')
         return
-    wrapper.type = ON_CPU
+    wrapper.type = 'mmsnn.CPUAmpOptimWrapper'
     wrapper.pop('loss_scale', None)
-    if wrapper.setdefault('dtype', 'bfloat16') != 'bfloat16':
-        raise ValueError(f'--amp takes bfloat16 on a CPU, but the config has optim_wrapper.dtype={wrapper.dtype!r}')
 
 
 def prepare(cfg, args: argparse.Namespace):

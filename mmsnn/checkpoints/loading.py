@@ -15,9 +15,12 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
+from mmsnn.listing import some
+from mmsnn.shipped import is_remote
+
 from .claims import require_file
 from .fitting import below, fit, unwrapped
-from .matching import compare, is_spiking, is_wrapper, misfit, plain_name, some
+from .matching import compare, is_spiking, is_wrapper, misfit, plain_name
 from .reading import download, find_state, load_file, safely
 
 # Whether the weights of ANNs are checked as well (the tools switch this on), and the file that mmengine read last.
@@ -27,7 +30,7 @@ _checks = SimpleNamespace(of_anns=False, read='')
 def check_source(cfg: Mapping) -> None:
     """Raise FileNotFoundError if the file in ``load_from`` does not exist; the message lists checkpoints beside it."""
     path = cfg.get('load_from')
-    if path and '://' not in path:
+    if path and not is_remote(path):
         require_file(path, '--resume' if cfg.get('resume') else 'load_from')
 
 

@@ -177,7 +177,8 @@ def seeded_loader(loader: DataLoader, seed: int, unreadable: Unreadable | None =
     names = ('num_workers', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn', 'multiprocessing_context')
     names += ('generator', 'prefetch_factor', 'persistent_workers', 'pin_memory_device')
     settings = {name: getattr(loader, name) for name in names if hasattr(loader, name)}
-    settings['worker_init_fn'] = PatientWorker(loader.worker_init_fn)
+    if loader.num_workers:
+        settings['worker_init_fn'] = PatientWorker(loader.worker_init_fn)
     return DataLoader(
         SeededDataset(loader.dataset, seed, unreadable), batch_sampler=PlacedBatches(loader.batch_sampler), **settings
     )

@@ -9,6 +9,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.optim import AmpOptimWrapper
+
+from mmsnn.engine.amp import CPUAmpOptimWrapper
+from mmsnn.engine.checks import check_amp
 
 pytest.importorskip('mmpretrain', reason='the smallest task that trains is a classification')
 ROOT = Path(__file__).parents[2]
@@ -170,6 +174,27 @@ def test_mixed_precision_needs_a_gpu(home, capsys):
     assert code == 1
     line(lines, 'error', 'optim_wrapper.type', 'needs a GPU')
     line(lines, 'ok', 'one step with')
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='each is the right one on another device')
+def test_precision_named_by_a_class():
+    wrong, right = (str([*check_amp(dict(optim_wrapper=dict(type=k)))]) for k in (AmpOptimWrapper, CPUAmpOptimWrapper))
+    assert 'needs a GPU' in wrong and right == '[]'
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        "load_from = 'mmsnn://no_such'",
+        "model = dict(init_cfg=dict(type='Pretrained', checkpoint='mmsnn://no_such'))",
+    ],
+)
+def test_weights_that_do_not_come_with_mmsnn(home, capsys, text):
+    """They are no download that could be left for later."""
+    (home / 'weights.py').write_text(f"_base_ = 'plain.py'\n{text}\n")
+    code, lines = check(capsys, home / 'weights.py')
+    assert code == 1
+    line(lines, 'error', 'mmsnn://no_such: no such weights come with mmsnn, but retinanet_r18_digits')
 
 
 def test_the_command_line(home, tmp_path):

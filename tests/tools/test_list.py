@@ -92,7 +92,8 @@ def test_bash_completes_commands_and_options():
     run = dict(capture_output=True, text=True, check=True)
     assert 'deploy' in subprocess.run(['bash', '-c', code % ('dep', 1)], **run).stdout.split()
     assert '--resume' in subprocess.run(['bash', '-c', code % ('train --re', 2)], **run).stdout.split()
-    assert subprocess.run(['bash', '-c', code % ('list mod', 2)], **run).stdout.split() == ['models']
+    for kind in (*LIST['KINDS'], *LIST['FILES']):
+        assert kind in subprocess.run(['bash', '-c', code % (f'list {kind[:3]}', 2)], **run).stdout.split()
 
 
 def test_other_shells_are_refused():

@@ -90,9 +90,25 @@ def test_rows_keep_what_ran_before(card, tmp_path):
     assert rows['R16']['commit'] and rows['R24']['minutes'] == 3.0
     rows, text = add({'R16': row(20, 19)}, 'R16')
     assert rows['R16']['verdict'] == 'failed' and '1 of 26 rows survived' in text
-    # A row that cannot be run now keeps nothing of what it was.
+    # A row that is skipped here keeps what another machine tried.
+    rows, _ = add({'R24': row(0, 0)}, 'R24')
+    assert (rows['R24']['verdict'], rows['R24']['tried']) == ('survived', 6)
+    # A row whose tests are gone keeps nothing of what it was.
     rows, _ = add({}, 'R24')
     assert rows['R24']['verdict'] == 'not run'
+
+
+def test_nothing_is_written_where_pytest_does_not_run_the_tests(card, tmp_path, monkeypatch):
+    """An import that fails, say, ends the collection; the record stays."""
+    broken = tmp_path / 'tests' / 'reliability'
+    broken.mkdir(parents=True)
+    (broken / 'test_it.py').write_text('import nothing_of_that_name')
+    monkeypatch.setitem(card['run'].__globals__, 'ROOT', tmp_path)
+    monkeypatch.setenv('PYTHONPATH', str(ROOT / 'tests' / 'support'))
+    out = tmp_path / 'card.md'
+    with pytest.raises(SystemExit, match='pytest did not run the tests'):
+        card['main'](['--out', str(out), '--workers', '0'])
+    assert not out.exists() and not out.with_suffix('.json').exists()
 
 
 def test_the_table_in_the_docs_is_what_the_record_says(card, tmp_path):

@@ -297,12 +297,12 @@ def test_every_run_of_a_process_writes_into_its_own_folder(home, tmp_path):
         assert 'loss' in scalars.read_text()
 
 
-def test_other_precision_on_a_cpu(home, monkeypatch):
+def test_other_precision_on_a_cpu(home, tmp_path, monkeypatch):
     train = tool('train')
     monkeypatch.setitem(train['use_amp'].__globals__, 'get_device', lambda: 'cpu')
-    args = train['parse_args']([str(home / 'plain.py'), '--amp', '--cfg-options', 'optim_wrapper.dtype=float16'])
-    with pytest.raises(ValueError, match="bfloat16 on a CPU, but the config has optim_wrapper.dtype='float16'"):
-        train['prepare'](train['read_config'](args), args)
+    options = ['--amp', '--work-dir', str(tmp_path), '--cfg-options', 'optim_wrapper.dtype=float16']
+    with pytest.raises(ValueError, match="dtype='float16': mixed precision on a CPU takes bfloat16 alone"):
+        train['main']([str(home / 'plain.py'), *options])
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from mmsnn.checkpoints.fitting import load_weights
 from mmsnn.engine.checks import check_data
 from mmsnn.engine.cli import read_config
 from mmsnn.engine.options import add_cfg_options
+from mmsnn.shipped import is_remote, local
 
 # does not need a display
 matplotlib.use('Agg')
@@ -81,8 +82,7 @@ def build(cfg: Config, checkpoint: str | None, key: str) -> torch.nn.Module:
         FileNotFoundError: no such checkpoint; the message names ``key`` and lists those beside it.
         ValueError: the checkpoint does not fit, or could run code.
     """
-    local = checkpoint and '://' not in checkpoint
-    if local and not Path(checkpoint).is_file():
+    if checkpoint and not is_remote(checkpoint) and not Path(local(checkpoint)).is_file():
         there = ', '.join(sorted(path.name for path in Path(checkpoint).parent.glob('*.pth')))
         raise FileNotFoundError(
             f'{key}: there is no checkpoint at {checkpoint!r}; in {str(Path(checkpoint).parent)!r} there is '

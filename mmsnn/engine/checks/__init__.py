@@ -106,9 +106,15 @@ def check_config(cfg: Mapping, parts: tuple[str, ...] = PARTS, contents: bool = 
 
 
 def check_amp(cfg: Mapping) -> Iterator[Finding]:
-    """An error if ``cfg`` asks for mmengine's mixed precision and there is no GPU."""
-    kind = str((cfg.get('optim_wrapper') or {}).get('type'))
-    if kind.endswith('AmpOptimWrapper') and not kind.endswith('CPUAmpOptimWrapper') and get_device() == 'cpu':
+    """An error if ``cfg`` asks for a mixed precision that the device does not have."""
+    kind, on_cpu = type_name(cfg.get('optim_wrapper') or {}), get_device() == 'cpu'
+    if kind == 'CPUAmpOptimWrapper' and not on_cpu:
+        yield error(
+            'optim_wrapper.type',
+            "'CPUAmpOptimWrapper' does nothing on a GPU, which would train in float32: add --amp, which takes "
+            "mmengine's AmpOptimWrapper there",
+        )
+    if kind == 'AmpOptimWrapper' and on_cpu:
         yield error(
             'optim_wrapper.type',
             "mmengine's 'AmpOptimWrapper' needs a GPU; there is none. Add --amp to train in bfloat16 on the CPU, or "

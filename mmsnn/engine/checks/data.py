@@ -10,6 +10,7 @@ from functools import cached_property
 from mmengine.registry import DATASETS
 
 from mmsnn.building import type_name
+from mmsnn.shipped import is_remote, local
 
 from ..reading import SafePickleHandler, SafeYamlHandler
 from .findings import Finding, error, some, unchecked, warning
@@ -187,7 +188,13 @@ def check_formats(data: Data) -> Iterator[Finding]:
 
 def check_path(key: str, path, what: str, where: str = '') -> Iterator[Finding]:
     """An error unless ``path`` exists; empty and remote paths are accepted."""
-    if not isinstance(path, str) or not path or '://' in path or osp.exists(osp.expanduser(path)):
+    if not isinstance(path, str) or not path or is_remote(path):
+        return
+    try:
+        if osp.exists(osp.expanduser(local(path))):
+            return
+    except FileNotFoundError as problem:
+        yield error(key, str(problem), FileNotFoundError)
         return
     looked = '' if osp.isabs(path) else f' (below {osp.abspath(".")})'
     yield error(

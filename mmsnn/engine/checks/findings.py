@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mmsnn import listing
+
 ERROR, WARNING, NOTE, UNCHECKED = 'error', 'warning', 'note', 'unchecked'
 
 
@@ -56,9 +58,7 @@ def refuse(findings: Iterable[Finding]) -> None:
 
 def some(items: Iterable, shown: int = 5) -> str:
     """The first ``items`` as Python writes them, and the number of the others, as text."""
-    items = list(items)
-    more = f' and {len(items) - shown} more' if len(items) > shown else ''
-    return ', '.join(map(repr, items[:shown])) + more
+    return listing.some(list(map(repr, items)), shown)
 
 
 def number(count: int, what: str) -> str:

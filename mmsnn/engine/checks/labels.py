@@ -10,6 +10,7 @@ import numpy as np
 from mmengine.registry import TRANSFORMS
 from PIL import Image
 
+from mmsnn import listing
 from mmsnn.building import type_name
 
 from .data import Data, evaluators, missing_files
@@ -163,7 +164,7 @@ class Labels:
     def _found(self) -> str:
         total = self.pixels.total()
         values = [f'{value} ({count / total:.1%})' for value, count in sorted(self.pixels.items())]
-        shown = ', '.join(values[:20]) + (f' and {len(values) - 20} more' if len(values) > 20 else '')
+        shown = listing.some(values, 20)
         folder = osp.dirname(self.samples[0]['seg_map_path'])
         number = len(self.data.classes)
         keys = ', '.join(f'{key}={value}' for key, value in self.ignored.items())

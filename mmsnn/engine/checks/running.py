@@ -16,8 +16,10 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
+from mmsnn.building import type_name
 from mmsnn.checkpoints.fitting import load_weights
 from mmsnn.neurons import SpikeCounter
+from mmsnn.shipped import is_remote, local
 
 from .findings import Finding, error, note, number, some, warning
 from .memory import Kept, memory, teachers_of, too_large
@@ -135,11 +137,11 @@ class Trial:
         fetched = set()
         for teacher in teachers_of(model):
             remote = _fetched(teacher.model) if teacher.checkpoint is None else {teacher.checkpoint}
-            remote = {source for source in remote if '://' in source or not os.path.isfile(source)}
+            remote = {source for source in remote if is_remote(source) or not os.path.isfile(local(source))}
             # A teacher whose weights are missing keeps random ones, which suffice for one step.
             teacher.loaded = bool(remote)
-            fetched |= {source for source in remote if '://' in source}
-        own = {source for source in _fetched(model) if '://' in source}
+            fetched |= {source for source in remote if is_remote(source)}
+        own = {source for source in _fetched(model) if is_remote(source)}
         if not own:
             with self._tried('model'):
                 runner._init_model_weights()
@@ -147,7 +149,7 @@ class Trial:
         if own | fetched:
             yield note('model', f'weights that training would download were left out: {some(sorted(own | fetched))}')
         source = self.cfg.get('load_from')
-        if source and '://' not in source:
+        if source and not is_remote(source):
             with self._tried('load_from'):
                 load_weights(model, source, key='load_from', door='start')
             if self.problem is None:
@@ -157,7 +159,7 @@ class Trial:
     def _train(self, runner: Runner, batch, dataset, used: int, size: int) -> Iterator[Finding]:
         """One step of the optimizer."""
         settings = self.cfg.optim_wrapper.copy()
-        if self.device == 'cpu' and 'Amp' in str(settings.get('type')):
+        if self.device == 'cpu' and type_name(settings) == 'AmpOptimWrapper':
             settings = Config({k: v for k, v in settings.items() if k in ('optimizer', 'paramwise_cfg', 'constructor')})
             settings = {**settings, 'type': 'OptimWrapper'}
         wrapper = None
