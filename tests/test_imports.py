@@ -13,6 +13,7 @@ ROOMS = (
     'version',
     'import_hook',
     'mmsnn',
+    'listing',
     'registry',
     'shipped',
     'building',

@@ -133,6 +133,7 @@ def _now(on_gpu: bool) -> float:
 
 
 def peak_memory(device: torch.device) -> float | None:
+    """Peak memory in MiB: of tensors on a GPU, else the largest resident size of the process; None where unknown."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 2**20
     # Windows does not have this module.

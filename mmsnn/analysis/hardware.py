@@ -35,7 +35,10 @@ class Arithmetic:
 
 
 def quantised(bits: int) -> Arithmetic:
-    """Integer arithmetic with 8-bit weights and ``bits``-bit activations, whose energy is proportional to ``bits``."""
+    """Integer arithmetic with 8-bit weights and ``bits``-bit activations.
+
+    The energy of a multiplication is proportional to ``bits``; sums have 32 bits.
+    """
     return Arithmetic(f'8-bit weights, {bits}-bit activations', 8, MULTIPLY8_PJ * bits / 8 + ADD32_PJ, ADD32_PJ)
 
 

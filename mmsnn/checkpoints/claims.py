@@ -7,9 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mmsnn.listing import some
 from mmsnn.shipped import local
-
-from .matching import some
 
 # Largest ratio of a checkpoint's content to its file; torch does not compress, and weights hardly compress.
 INFLATION = 10

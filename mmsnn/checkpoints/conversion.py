@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from mmsnn.listing import some
+
 from .layouts import Layout, find_layout
-from .matching import Match, compare, plain_name, some
+from .matching import Match, compare, plain_name
 
 
 @dataclass

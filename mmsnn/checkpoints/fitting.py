@@ -7,8 +7,10 @@ from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
+from mmsnn.listing import some
+
 from .conversion import convert_state
-from .matching import Match, compare, is_wrapper, learned_by_neurons, misfit, plain_name, some
+from .matching import Match, compare, is_wrapper, learned_by_neurons, misfit, plain_name
 from .reading import load_state
 
 # Prefixes of names in checkpoints of training scripts that wrap a network.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from mmsnn.layers import TimeAware
+from mmsnn.listing import some
 from mmsnn.neurons import Neuron
 
 # Ends of the names of entries that count calls and are not weights.
@@ -46,11 +47,6 @@ class Match:
         lines += [f'  {what}: {some(names, 8)}' for what, names in groups if names]
         lines += [f'  read as {self.reading}'] if self.reading else []
         return '\n'.join(lines)
-
-
-def some(names: list[str], shown: int = 3) -> str:
-    """The first ``shown`` names and the number of the others, as text."""
-    return ', '.join(names[:shown]) + (f' and {len(names) - shown} more' if len(names) > shown else '')
 
 
 def plain_name(key: str) -> str:

@@ -28,9 +28,10 @@ class Distiller(Transparent, BaseModel):
 
     From outside it looks like the student: its ``state_dict`` holds only the student's weights under the student's
     names, attributes that it does not have itself are looked up in the student, and prediction runs the student.
-    Connectors are trained together with the student. `DistillHook` (mmsnn.engine.hooks) saves them for resuming; a
-    runner refuses to train without it. The teacher is not a submodule, so it appears in no checkpoint, no optimizer and
-    no DDP reducer. Without losses and transfer, training equals that of the plain student bit for bit.
+    Connectors are trained together with the student. `DistillHook` (mmsnn.engine.hooks) saves them for resuming and
+    tells varying weights how far the training is; where there are any of these, a runner does not train without it. The
+    teacher is not a submodule, so it appears in no checkpoint, no optimizer and no DDP reducer. Without losses and
+    transfer, training equals that of the plain student bit for bit.
 
     Example::
 
@@ -132,7 +133,8 @@ class Distiller(Transparent, BaseModel):
 
     @property
     def teacher(self) -> Teacher | None:
-        """The first teacher that is still needed; None without one, or when its weights have been copied."""
+        """The first teacher that is still needed; None without one, or when its weights have been copied and no loss
+        needs it."""
         return next(iter(self.teachers.values()), None)
 
     def _check_short_T(self, short_T: int) -> None:
@@ -156,6 +158,9 @@ class Distiller(Transparent, BaseModel):
     def init_weights(self) -> None:
         """Initialise the student by its own rules, load the teacher, then copy weights (level 1)."""
         self.student.init_weights()
+        if self.is_init:
+            # Teachers that have been copied may be gone, and the student may have learned.
+            return
         self._is_init = True
         for teacher in self.teachers.values():
             teacher.load()
@@ -178,7 +183,8 @@ class Distiller(Transparent, BaseModel):
         """As `BaseModel.train_step`.
 
         Raises:
-            RuntimeError: a Runner trains connectors or varying weights without `DistillHook`.
+            RuntimeError: a Runner trains without `DistillHook`, and there are connectors, varying weights or losses
+                that need the progress of the training.
         """
         varies = any(term.weight.varies or term.loss.needs_progress for term in self.terms)
         needs_hook = len(self.connectors) or varies or self.task_weight.varies

@@ -90,7 +90,7 @@ def resolve(model: nn.Module, tap: Tap, role: str) -> nn.Module:
     if tap.potential:
         neurons = [m for m in module.modules() if isinstance(m, Neuron)]
         if not neurons:
-            raise ValueError(f'{role} tap {str(tap)!r}: {tap.module} holds no spiking neuron with a potential')
+            raise ValueError(f'{role} tap {str(tap)!r}: {tap.module} has no spiking neuron with a potential')
         return neurons[-1]
     return module
 

@@ -81,7 +81,9 @@ class DirectEncoder(TimeAware, nn.Module):
         Returns:
             ``[T*B, C', H', W']``.
         """
-        once = self.same_every_step and not self.is_event(x) and not getattr(norm, 'mixes_time', False)
+        inside = [module for layer in (conv, norm) if layer is not None for module in layer.modules()]
+        mixes_time = any(getattr(module, 'mixes_time', False) for module in inside)
+        once = self.same_every_step and not self.is_event(x) and not mixes_time
         x = conv(x if once else self(x))
         if not once and pool is None and None not in (norm, neuron):
             return neuron.after_norm(norm, x)

@@ -48,8 +48,9 @@ class TEBN(TimeAware, nn.Module):
         T: time steps.
 
     Attributes:
-        mixes_time: True marks a norm that treats time steps differently and needs all of them: its output for the
-            first steps of a sequence differs from its output for these steps alone.
+        mixes_time: True marks a norm that treats time steps differently and needs all of them: in training, its
+            output for the first steps of a sequence differs from that for these steps alone, because its statistics
+            are those of all steps.
 
     Raises:
         ValueError: in the forward pass, there are more time steps than factors, or T does not divide the batch.

@@ -18,7 +18,9 @@ LARGEST, HALVINGS, SAMPLE = 2.0**24, 12, 2**16
 
 
 def balance_thresholds(model: nn.Module, images: Tensor, rate: float = RATE) -> dict[str, float]:
-    """Give every layer of neurons an input gain with which it fires at ``rate`` or more, from first to last layer.
+    """Give every layer of neurons an input gain with which it fires at ``rate``, from first to last layer.
+
+    A layer too few of whose inputs are positive for that settles for half of the largest rate that it can reach.
 
     A neuron with threshold ``v`` and gain ``g`` acts like one with threshold ``v / g``. This is the threshold balancing
     of converted networks (Diehl et al., IJCNN 2015), applied to networks before training. Random weights often give

@@ -9,15 +9,23 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 # Functions whose arguments are a size, and functions whose output has as many rows as their first argument.
-BY_SIZE = {torch.rand, torch.randn, torch.randint}
-BY_ROWS = {torch.rand_like, torch.randn_like, torch.multinomial, torch.bernoulli, Tensor.multinomial, Tensor.bernoulli}
+BY_SIZE = {torch.rand, torch.randn, torch.randint, torch.normal}
+BY_ROWS = {
+    torch.rand_like,
+    torch.randn_like,
+    torch.randint_like,
+    torch.multinomial,
+    torch.bernoulli,
+    Tensor.multinomial,
+    Tensor.bernoulli,
+}
 
 
 class SameDraws(TorchFunctionMode):
     """Context in which random numbers for T*B rows are drawn for B images and repeated T times.
 
     With it, masked pre-training hides the same patches of an image at every time step. Only tensors with T*B rows are
-    affected. Dropout is not.
+    affected. Dropout is not, and neither are draws into a tensor that is given as ``out``.
 
     Args:
         T: number of time steps.
@@ -30,6 +38,9 @@ class SameDraws(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs, rows = kwargs or {}, self.T * self.images
+        if kwargs.get('out') is not None:
+            # The caller's own tensor cannot be filled by a smaller draw.
+            return function(*args, **kwargs)
         if function in BY_ROWS:
             # The first argument may be given by its name, too.
             like, *rest = args or (kwargs['input'],)
@@ -48,14 +59,14 @@ class SameDraws(TorchFunctionMode):
 
 
 def _size(function: Callable, args: tuple, kwargs: dict) -> tuple[tuple[int, ...], Callable[[tuple], tuple]]:
-    """The size among the arguments of ``rand``, ``randn`` or ``randint``, and what puts another in its place."""
+    """The size among the arguments of a function of `BY_SIZE`, and what puts another in its place."""
     if 'size' in kwargs:
         return tuple(kwargs['size']), lambda size: (args, {**kwargs, 'size': size})
     at = next((i for i, a in enumerate(args) if isinstance(a, (tuple, list))), None)
     if at is not None:
         return tuple(args[at]), lambda size: ((*args[:at], size, *args[at + 1 :]), kwargs)
-    # The numbers of rand(3, 4) are a size, those of randint are bounds.
-    if function is torch.randint:
+    # The numbers of rand(3, 4) are a size, those of randint are bounds, and those of normal mean and deviation.
+    if function in (torch.randint, torch.normal):
         return (), lambda size: (args, kwargs)
     return args, lambda size: (size, kwargs)
 

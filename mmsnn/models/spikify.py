@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmsnn.checkpoints.loading import init_inner, pretrained_from
 from mmsnn.layers import Readout, unfold
+from mmsnn.listing import some
 from mmsnn.neurons import Neuron, build_neuron, neuron_config
 from mmsnn.neurons.firing import SpikeCounter
 from mmsnn.ops.checks import check_time_steps
@@ -178,8 +179,7 @@ class Spikify(Transparent, SpikingBackbone, BaseModule):
         said = f'{dict(replaced)} became {neuron["type"]}, {dict(analog) or "nothing"} stayed analog'
         if seen.off_path:
             names = [name for name, m in self.backbone.named_modules() if m in seen.off_path]
-            more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-            said += f', and so did those that see no images: {", ".join(names[:3])}{more}'
+            said += f', and so did those that see no images: {some(names)}'
         if functions:
             said += f', and activations called as functions: {functions}'
         print_log(f'Spikify {type(self.backbone).__name__}: {said}', logger='current', level=logging.INFO)

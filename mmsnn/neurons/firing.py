@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from mmsnn.listing import some
+
 from .base import Neuron
 from .watching import Watcher
 
@@ -31,7 +33,8 @@ class LayerFiring:
 
     Attributes:
         rate: mean number of spikes per neuron and time step; for ILIF the mean integer, between 0 and D.
-        channels: number of channels of its output; if a module is used at several places, the sum over these.
+        channels: number of channels of its output; places of a module with equal numbers of
+            channels share them, and a channel is silent that fired at none of them.
         silent_channels: number of channels that never fired.
         updates: number of neurons x time steps x images.
         v_threshold: threshold of the neurons.
@@ -110,10 +113,12 @@ class FiringRates(Mapping):
         nearly = [name for name in names if name not in silent]
         parts = []
         if silent:
-            parts.append(f'{len(silent)} of {len(self)} neuron layers are silent, no neuron fired: {few(silent)}')
+            parts.append(
+                f'{len(silent)} of {len(self)} neuron layers are silent, no neuron fired: {some(silent, SHOWN)}'
+            )
         if nearly:
             shares = {n: f'{self.layers[n].silent_channels} of {self.layers[n].channels}' for n in nearly}
-            shown = few([f'{name} ({share})' for name, share in shares.items()])
+            shown = some([f'{name} ({share})' for name, share in shares.items()], SHOWN)
             parts.append(
                 f'{len(nearly)} of {len(self)} neuron layers are nearly silent, channels that never fired: {shown}'
             )
@@ -239,11 +244,6 @@ class SpikeCounter(Watcher):
         """Set all counts to 0."""
         self._spikes.clear()
         self._updates.clear()
-
-
-def few(names: list[str], shown: int = SHOWN) -> str:
-    """The first ``shown`` names and the number of the others, as text."""
-    return ', '.join(names[:shown]) + (f' and {len(names) - shown} more' if len(names) > shown else '')
 
 
 def _is_blank(norm: nn.Module) -> bool:

@@ -8,9 +8,10 @@ from typing import TypeAlias
 from torch import Tensor, nn
 
 from mmsnn.layers.time import unfold
+from mmsnn.listing import some
 
 from .base import Neuron
-from .firing import WRAPPERS, few
+from .firing import WRAPPERS
 from .watched import SavedAside
 from .watching import Watcher
 
@@ -169,8 +170,8 @@ def _unknown(model: nn.Module, name: str, plain: str, modules: dict, known: dict
     inside = [other for other in known if other.startswith(f'{plain}.')]
     kind = what.split()[-1]
     if inside:
-        return f"{name} is not a {kind}, but holds {len(inside)}: {few(inside, 8)}. For all of them: '{name}.*'"
+        return f"{name} is not a {kind}, but holds {len(inside)}: {some(inside, 8)}. For all of them: '{name}.*'"
     if plain in modules:
         return f'{name} is a {type(modules[plain]).__name__}, not a {what}'
     near = get_close_matches(plain, known, n=5, cutoff=0.5) or list(known)
-    return f'{name!r} matches no {kind} of {type(model).__name__}; there are {few(near, 8)}'
+    return f'{name!r} matches no {kind} of {type(model).__name__}; there are {some(near, 8)}'

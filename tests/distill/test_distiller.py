@@ -333,6 +333,17 @@ class TestOutside:
             expected = sum(F.mse_loss(c(s), t) for c, s, t in zip(model.connectors.loss_feature, ours, theirs))
         torch.testing.assert_close(got, expected)
 
+    def test_initialised_twice(self):
+        """The second call copies nothing: the first teacher may be gone by then, and the student may have learned."""
+        kept = dict(config=classifier(False))
+        model = build(dict(loss_kl=dict(LOGITS, from_teacher='big')), teachers=dict(big=kept), transfer=True)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        model.init_weights()
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        alone = build(transfer=True)
+        alone.init_weights()
+        assert alone.teacher is None
+
     def test_without_losses_there_is_no_teacher(self):
         model = MODELS.build(dict(type='mmsnn.Distiller', student=classifier(True)))
         model.init_weights()

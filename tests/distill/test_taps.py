@@ -273,5 +273,5 @@ class TestPotential:
         assert torch.autograd.gradcheck(mean_potential, x)
 
     def test_no_neuron(self):
-        with pytest.raises(ValueError, match='student tap .layer1.0.conv1@v.: layer1.0.conv1 holds no spiking neuron'):
+        with pytest.raises(ValueError, match='student tap .layer1.0.conv1@v.: layer1.0.conv1 has no spiking neuron'):
             Recorder(self.make(), [Tap.parse('layer1.0.conv1@v')], 'student')

@@ -8,7 +8,7 @@ from mmengine.runner.checkpoint import get_state_dict, load_state_dict
 from torch import nn
 
 from mmsnn.distill import transfer_weights
-from mmsnn.layers import DirectEncoder, PoissonEncoder, Readout, fold, unfold
+from mmsnn.layers import TEBN, DirectEncoder, PoissonEncoder, Readout, fold, unfold
 
 
 class TestDirectEncoder:
@@ -135,3 +135,17 @@ class TestReadout:
             Readout(4, 'last')
         with pytest.raises(ValueError, match='T=4 does not divide'):
             Readout(4)(torch.zeros(6, 2))
+
+
+def test_layers_that_mix_time_see_every_step():
+    """Also where they are inside of what stands for the convolution; by hand: factors 1 and 3 in evaluation mode."""
+    norm = TEBN(1, T=2).eval()
+    norm.p.data[:] = torch.tensor([1.0, 3.0])
+    stem = nn.Sequential(nn.Identity(), norm)
+    seen = []
+    stem.register_forward_hook(lambda *args: seen.append(len(args[-1])))
+    encoder, x = DirectEncoder(2), torch.ones(3, 1, 2, 2)
+    out = encoder.after_stem(x, stem)
+    assert seen == [6] and torch.allclose(out[3:], 3 * out[:3]) and out[:3].abs().min() > 0
+    still = nn.BatchNorm2d(1).eval()
+    assert torch.equal(*encoder.after_stem(x, nn.Sequential(nn.Identity(), still)).chunk(2))

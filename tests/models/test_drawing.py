@@ -17,6 +17,9 @@ DRAWS = {
     'rand_like by name': lambda x: torch.rand_like(input=x, dtype=torch.float64),
     'multinomial by name': lambda x: torch.multinomial(input=torch.ones(len(x), 50), num_samples=5),
     'rand_like': lambda x: torch.rand_like(x),
+    'randint_like': lambda x: torch.randint_like(x, 100),
+    'normal': lambda x: torch.normal(0.0, 1.0, size=(len(x), 5)),
+    'normal of a tuple': lambda x: torch.normal(0.0, 1.0, (len(x), 5)),
     'multinomial': lambda x: torch.multinomial(torch.ones(len(x), 50), 5),
     'bernoulli': lambda x: torch.bernoulli(torch.full((len(x), 50), 0.5)),
     'method': lambda x: torch.full((len(x), 50), 0.5).bernoulli(),
@@ -40,6 +43,8 @@ def test_what_is_no_number_of_rows():
     with SameDraws(T=2, images=3):
         assert torch.rand(()).dim() == 0 and torch.rand(5, 6).shape == (5, 6) and torch.zeros(6, 2).sum() == 0
         assert torch.bernoulli(torch.tensor(1.0)) == 1
+        out = torch.empty(6, 2)
+        assert torch.rand(6, 2, out=out) is out and not torch.equal(out[:3], out[3:])
         # six is a bound here, and no number of rows
         assert torch.randint(6, (5, 4)).shape == (5, 4) and torch.randint(6, 9, size=(4, 2)).shape == (4, 2)
         assert torch.randint(6, ()).dim() == 0 and torch.randint(high=6, size=()).dim() == 0

@@ -116,7 +116,7 @@ class FiringRate(DistillLoss):
                 images; for ``synops`` the synaptic operations of one image and their number if all inputs fired.
         """
         amounts, sizes = torch.stack(list(student)).unbind(1)
-        # Both kinds of target are expressed as a share of the largest possible amount.
+        # Both kinds of target are amounts per place.
         target = self.target / sizes.sum() if self.of_synapses else self.target
         shares = amounts / sizes / target
         measured = shares if self.layerwise else amounts.sum() / sizes.sum() / target
@@ -129,8 +129,8 @@ class Activity(Watcher):
 
     Args:
         modules: the modules by name.
-        measure: ``measure(name, module, x, output)`` gives an amount and its largest possible value, or None to count
-            nothing.
+        measure: ``measure(name, module, x, output)`` gives an amount and the number of places where it arises (neurons
+            x time steps x images, or dense operations), or None to count nothing.
         per_image: whether both numbers are divided by ``images``.
 
     Attributes:

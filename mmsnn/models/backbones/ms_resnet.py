@@ -121,12 +121,9 @@ class MSResNet(SpikingResNet):
 
     def _stem(self, x: Tensor) -> Tensor:
         """The potentials ``[T*B, C, H, W]`` that enter stage 1, from images or event frames."""
-        if not self.deep_stem:
-            return self.encoder.after_stem(x, self.conv1, self.norm1)
-        # The stem is called as one module, so that hooks on it (taps, for instance) see its output.
-        if getattr(self.stem[-1], 'mixes_time', False):
-            return self.stem(self.encoder(x))
-        return self.encoder.after_stem(x, self.stem)
+        # A deep stem is called as one module, so that hooks on it (taps, for instance) see its output.
+        layers = (self.stem,) if self.deep_stem else (self.conv1, self.norm1)
+        return self.encoder.after_stem(x, *layers)
 
     def _stage_output(self, stage: int, x: Tensor) -> Tensor:
         return getattr(self, f'out_neuron{stage + 1}')(x)

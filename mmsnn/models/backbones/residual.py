@@ -58,7 +58,7 @@ class SpikingBlock(BaseModule):
             first, second = (1, stride) if style == 'pytorch' else (stride, 1)
             convs = [(in_channels, mid, 1, first, 1), (mid, mid, 3, second, dilation), (mid, out_channels, 1, 1, 1)]
         self.norm_names, self.plugin_names, self.beyond_plain = [], [], []
-        # The dict is shared by all blocks of a stage, so that only the first block falls back, as in mmdet.
+        # The dict is shared by all stages, so only the network's first deformable block falls back, as in mmdet.
         deformable = bool(dcn) and not dcn.pop('fallback_on_stride', False)
         for i, (c_in, c_out, kernel, step, dil) in enumerate(convs, start=1):
             geometry = dict(stride=step, padding=dil * (kernel // 2), dilation=dil, bias=False)

@@ -16,8 +16,8 @@ CIFAR = (False, False, True, True)
 class SpikingPatchSplitting(FlatLayers):
     """SPS: four convolutions with norms, neurons and poolings, then a convolution as relative position embedding.
 
-    The backbone calls the first layer, ``proj_{}`` with its pooling, because images pass it before they are repeated
-    over time.
+    The backbone calls the first layer, ``proj_{}`` (with ``cml`` its pooling as well), because images pass it before
+    they are repeated over time.
 
     Args:
         in_channels, width: numbers of channels of the images and of the output.
