@@ -3,11 +3,13 @@
 import argparse
 import os
 import os.path as osp
+import time
 from datetime import timedelta
 
 import torch
 from mmengine.config import Config
 from mmengine.dist import is_distributed
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
@@ -77,6 +79,9 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
     if Visualizer.check_instance_created(drawing.get('name', '')):
         # An earlier run of this process has a visualizer of that name, and would get what this one writes.
         drawing.pop('name')
+    # mmengine names a run by its second: a run of the same second would get this one's logger, and no log file.
+    while MMLogger.get_current_instance().instance_name.endswith(time.strftime('%Y%m%d_%H%M%S')):
+        time.sleep(0.05)
     read_annotations_safely()
     install_safe_loading()
     runner = console.build(cfg, verbose)

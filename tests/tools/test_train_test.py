@@ -12,10 +12,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from mmsnn.checkpoints.reading import load_file
+from mmsnn.engine import cli
 from mmsnn.neurons import Neuron
 from mmsnn.ops import extension
 
@@ -295,6 +297,16 @@ def test_every_run_of_a_process_writes_into_its_own_folder(home, tmp_path):
         tool('train')['main']([str(config), '--work-dir', str(tmp_path / run)])
         (scalars,) = (tmp_path / run).glob('*/vis_data/scalars.json')
         assert 'loss' in scalars.read_text()
+
+
+def test_runs_of_one_second_have_their_own_logs(home, tmp_path):
+    runs = ['0', '1', '2', '3']
+    for run in runs:
+        cfg = Config.fromfile(home / 'plain.py')
+        cfg.work_dir = str(tmp_path / run)
+        cli.complete_loaders(cfg)
+        cli.build_runner(cfg)
+    assert sorted(path.parts[-3] for path in tmp_path.glob('*/*/*.log')) == runs
 
 
 def test_other_precision_on_a_cpu(home, tmp_path, monkeypatch):
