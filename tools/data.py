@@ -17,7 +17,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     parser.add_argument('--to', type=Path, metavar='FOLDER', help='the layout; default: where the configs look for it')
     parser.add_argument('--download', action='store_true', help='fetch what is missing, going on with what broke off')
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.download and args.given:
+        parser.error('--download builds the layout of what it fetches, --from of what is there: give one of them')
+    return args
 
 
 def main(argv=None) -> int:
@@ -36,21 +39,19 @@ def main(argv=None) -> int:
     source = SOURCES[args.name]
     root = args.to or source.folder()
     print(f'{source.title}\n  page      {source.page}\n  licence   {source.licence}\n  lies in   {root}')
-    for file in source.files:
-        by_hand = '' if file.fetched else '  (a person has to fetch it)'
-        print(f'  file      {file.name}  {file.url}  md5 {file.md5 or "unknown"}{by_hand}')
-    if source.note:
-        print(f'  note      {source.note}')
     try:
+        for file in source.files:
+            by_hand = '' if file.fetched else '  (a person has to fetch it)'
+            print(f'  file      {file.name}  {file.url}  md5 {file.md5 or "unknown"}{by_hand}')
+        if source.note:
+            print(f'  note      {source.note}')
         if args.download:
-            # archives of one data set do not mix with those of others
-            folder = root / 'download' if source.root != '$MMSNN_DATA_ROOT' else root / f'{args.name}_download'
             for file in source.files:
                 print(f'fetching {file.name}')
-                fetch(file, folder)
-            args.given = args.given or folder
-        if args.given is not None:
-            prepare(source, args.given, root)
+                fetch(file, root / 'download')
+        given = root / 'download' if args.download else args.given
+        if given is not None:
+            prepare(source, given, root)
     except (OSError, ValueError, ImportError) as error:
         raise SystemExit(f'{args.name}: {error}') from error
     found = verify(source, root)
@@ -58,7 +59,7 @@ def main(argv=None) -> int:
         print(f'  {"whole" if check.whole else "LACKS":<10}{check.path}: {check.text}')
     whole = bool(found) and all(check.whole for check in found)
     if not whole:
-        hint = '' if args.given or args.download else f'; mmsnn data {args.name} --from PATH builds it of what you have'
+        hint = '' if given else f'; mmsnn data {args.name} --from PATH builds it of what you have'
         print(f'{args.name} is not whole in {root}{hint}')
     return 0 if whole else 1
 

