@@ -4,6 +4,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
+import losses  # noqa: F401 registers a wrapper with a loss scaler
 import pytest
 import tiny
 import torch
@@ -133,6 +134,32 @@ def test_teacher_feature(tmp_path):
     fails(built, r'loss_feature is NaN; the output of teacher.backbone.layer3.0.conv1')
 
 
+@pytest.mark.parametrize('wrapper', ['mmsnn.CPUAmpOptimWrapper', 'ScaledOnCPU'])
+@pytest.mark.parametrize(
+    'place, said',
+    [
+        ('teacher', 'loss_feature is NaN; the output of teacher.backbone.layer3.0.conv1'),
+        ('loss', 'loss is NaN'),
+        ('weight', 'the weight backbone.layer2.0.conv1.weight holds NaN'),
+    ],
+)
+def test_mixed_precision(tmp_path, wrapper, place, said):
+    """A loss scaler skips the step of a loss that is NaN, and would go on."""
+
+    def where(model, value):
+        if place == 'teacher':
+            model.teacher.model.backbone.layer3[0].conv1.weight.data[0] = value
+        elif place == 'weight':
+            model.student.backbone.layer2[0].conv1.weight.data[0] = value
+        else:
+            loss = model.student.head.loss
+            model.student.head.loss = lambda *args, **kwargs: {k: v * value for k, v in loss(*args, **kwargs).items()}
+
+    built = spoil(runner(tmp_path, student_and_teacher()), where)
+    built.optim_wrapper = dict(type=wrapper, optimizer=dict(type='SGD', lr=0.01))
+    fails(built, said, spoilt=place == 'weight')
+
+
 def test_weight_of_a_loss(tmp_path):
     model = student_and_teacher()
     model['losses']['loss_feature']['weight'] = float('inf')
@@ -160,7 +187,7 @@ def test_steps_that_loss_scaling_skips(tmp_path, skipped, ends):
     built = runner(tmp_path)
     hook = next(h for h in built.hooks if type(h).__name__ == 'FiniteHook')
     hook.runner = SimpleNamespace(iter=0, epoch=0, seed=0, work_dir=str(tmp_path))
-    hook.most_skipped = 4
+    hook.most_skipped, hook.model = 4, built.model
     hook.scalers, hook.scales = [Scaler()], [Scaler.scale]
 
     def iterations(count, factor):

@@ -26,7 +26,7 @@ class FiniteHook(Hook):
     the images, the seed, the iteration and the loss terms.
 
     With dynamic loss scaling (AMP) gradients may overflow occasionally. The scaler skips these steps by itself, and
-    only more than ``most_skipped`` of them in a row end the training.
+    only more than ``most_skipped`` of them in a row end the training, or one with a loss or weight that is not finite.
 
     Losses and gradients are checked once per iteration, before the optimizer's step; on a GPU this waits for the
     backward pass.
@@ -76,6 +76,8 @@ class FiniteHook(Hook):
         lowered = any(now < then for now, then in zip(self.scales, before))
         # An iteration that only accumulates gradients does not count.
         if lowered:
+            # A loss or weight that is not finite stays so at any scale.
+            self._check_losses_and_weights()
             self.skipped += 1
         elif self.stepped:
             self.skipped = 0
@@ -110,6 +112,13 @@ class FiniteHook(Hook):
         norm = torch.nn.utils.get_total_norm(grads) if grads else torch.zeros(())
         if _is_finite(norm + self._total().to(norm.device)):
             return
+        self._check_losses_and_weights()
+        for name, parameter in self.model.named_parameters():
+            if parameter.grad is not None and not _is_finite(parameter.grad):
+                self._stop(f'the gradient of {name} holds {_what(parameter.grad)}, the losses are finite')
+        self._stop('the norm of the gradients overflows, each of them is finite')
+
+    def _check_losses_and_weights(self) -> None:
         for name, value in self.losses.items():
             for term in value if isinstance(value, list | tuple) else [value]:
                 if isinstance(term, Tensor) and not _is_finite(term):
@@ -118,10 +127,6 @@ class FiniteHook(Hook):
         for name, parameter in self.model.named_parameters():
             if not _is_finite(parameter):
                 self._stop(f'the weight {name} holds {_what(parameter)}')
-        for name, parameter in self.model.named_parameters():
-            if parameter.grad is not None and not _is_finite(parameter.grad):
-                self._stop(f'the gradient of {name} holds {_what(parameter.grad)}, the losses are finite')
-        self._stop('the norm of the gradients overflows, each of them is finite')
 
     def _first_module(self) -> str:
         """A text naming the first module whose output is not finite, from a second forward pass of the batch."""
