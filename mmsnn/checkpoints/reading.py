@@ -16,7 +16,7 @@ from torch import _weights_only_unpickler
 from mmsnn.shipped import local
 
 from .claims import check_archive, check_tensors, require_file, stand_in
-from .standins import INSTEAD, safe_globals
+from .standins import instead, safe_globals
 
 # Keys under which training scripts store weights, and keys of moving averages in files that hold both.
 STATES = ('state_dict', 'model', 'model_state_dict', 'net', 'network', 'weights')
@@ -117,7 +117,7 @@ def safely(source: Path | io.BytesIO, **settings) -> Mapping:
         size = check_archive(source)
         if isinstance(source, io.BytesIO):
             source.seek(0)
-        with torch.serialization.safe_globals(allowed), mock.patch.dict(own, INSTEAD):
+        with torch.serialization.safe_globals(allowed), mock.patch.dict(own, instead(own)):
             content = torch.load(source, **{**settings, 'map_location': 'cpu', 'weights_only': True})
         check_tensors(content, size)
         return content

@@ -10,7 +10,9 @@ from functools import partial
 from pickle import UnpicklingError
 
 import numpy as np
+import torch
 from mmengine.logging import HistoryBuffer
+from torch._tensor import _rebuild_from_type_v2
 
 
 class Dtype:
@@ -92,6 +94,35 @@ def of_a_device(*_):
     raise UnpicklingError('it holds tensors in the form of another device: save its state dict from the CPU')
 
 
+class Plain(torch.Tensor):
+    """Names ``torch.Tensor``, as files with tensors that carry attributes do; it is not called.
+
+    A call makes a tensor of a list, and a short file can hold a list that holds another twice, and so on.
+    """
+
+    def __new__(cls, *_):
+        raise UnpicklingError('it calls torch.Tensor')
+
+
+class Storage:
+    """Names the class of untyped storages, which a call would make of any size."""
+
+    dtype = torch.uint8
+
+    def __new__(cls, *_):
+        raise UnpicklingError('it calls a class of storages')
+
+
+def retyped(function, kind: type, args: tuple, state) -> torch.Tensor:
+    """How torch reads tensors that carry attributes."""
+    return _rebuild_from_type_v2(function, torch.Tensor if kind is Plain else kind, args, state)
+
+
+def of_values(*_):
+    """What ``torch.FloatTensor`` and the like make, as torch.Tensor does."""
+    raise UnpicklingError('it calls a class of tensors')
+
+
 class Buffer(HistoryBuffer):
     """mmengine's log buffer; its numbers are read, and not the functions that it keeps beside them."""
 
@@ -130,11 +161,20 @@ STANDINS = {
 }
 # what torch's reader lets a file call by itself, and what it may call instead
 INSTEAD = {
+    'torch.Tensor': Plain,
+    'torch._tensor._rebuild_from_type_v2': retyped,
+    'torch.storage.TypedStorage': Storage,
+    'torch.storage.UntypedStorage': Storage,
     '_codecs.encode': encode,
     'builtins.bytearray': room,
     'torch._utils._rebuild_device_tensor_from_numpy': of_a_device,
     'torch._utils._rebuild_device_tensor_from_cpu_tensor': of_a_device,
 }
+
+
+def instead(own: dict) -> dict:
+    """What takes the place of ``own``, what torch's reader lets a file call: `INSTEAD`, and no class of tensors."""
+    return {**{name: of_values for name in own if name.endswith('Tensor')}, **INSTEAD}
 
 
 def safe_globals() -> list:

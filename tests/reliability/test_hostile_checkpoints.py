@@ -255,6 +255,13 @@ def doubled(text: bytes, times: int):
     return text
 
 
+def twice(values: list, times: int) -> list:
+    """A list that holds another twice, and that again."""
+    for _ in range(times):
+        values = [values, values]
+    return values
+
+
 def buffer_of(logs) -> HistoryBuffer:
     """A log buffer whose numbers are another thing."""
     log = HistoryBuffer()
@@ -280,6 +287,10 @@ FALSE_CLAIMS = {
         'cpu', False,
     ),
     'room that stays empty': lambda: Calls(torch.Tensor, 1 << 15, 1 << 15),
+    'a list that doubles': lambda: Calls(torch.Tensor, twice([1.0], 28)),
+    'a list that doubles, as whole numbers': lambda: Calls(torch.ShortTensor, twice([1], 28)),
+    'a storage by its size': lambda: Calls(torch.UntypedStorage, 1 << 30),
+    'a typed storage by its size': lambda: Calls(torch.storage.TypedStorage, 1 << 28),
     'a log buffer that is called': lambda: Calls(HistoryBuffer, [[[1]]], [[[1]]]),
     'a log buffer of objects': lambda: buffer_of([1, 2]),
 }  # fmt: skip
@@ -317,6 +328,17 @@ def test_what_mmengine_writes_is_read(tmp_path, core):
     torch.save(found, tmp_path / 'b.pth')
     again = load_file(tmp_path / 'b.pth')
     assert again['log'].mean() == 3 and np.array_equal(again['a'], content['a'])
+
+
+def test_tensors_with_attributes_are_read(tmp_path):
+    """Files name ``torch.Tensor`` beside them, and parameters their own class."""
+    tensor, parameter = torch.arange(3.0), torch.nn.Parameter(torch.ones(2))
+    tensor.origin = parameter.origin = 'a.pth'
+    torch.save(dict(a=tensor, b=parameter, c=torch.zeros(4).untyped_storage()), tmp_path / 'a.pth')
+    found = load_file(tmp_path / 'a.pth')
+    assert type(found['a']) is torch.Tensor and torch.equal(found['a'], tensor)
+    assert type(found['b']) is torch.nn.Parameter and found['a'].origin == found['b'].origin == 'a.pth'
+    assert found['c'].tolist() == [0] * 16
 
 
 @pytest.mark.parametrize('how', ['another width', 'a stage is missing', 'other names'])

@@ -53,6 +53,7 @@ NAMES = {
     'torch.autograd.forward_ad._current_level': 'whether forward-mode derivatives are asked for',
     'torch._weights_only_unpickler._get_allowed_globals': 'calls that would take memory by a number are replaced',
     'torch._utils._rebuild_tensor': 'shapes of a checkpoint without its data',
+    'torch._tensor._rebuild_from_type_v2': 'reads tensors that carry attributes, and calls no class of tensors',
     'torch.utils._pytree.tree_flatten_with_path': 'names the inputs and outputs of an exported network',
     'torch.utils._python_dispatch.TorchDispatchMode': 'counts the products of spiking attention',
     'torch.nn.Module._apply': 'the teacher follows `.to()`',
