@@ -79,8 +79,8 @@ class ReportHook(Hook):
         page: whether ``report.html`` is written after the run; ``mmsnn report WORK_DIR`` writes it at any time.
     """
 
-    # after all that write logs and checkpoints
-    priority = 'VERY_LOW'
+    # before EMAHook (NORMAL) takes back the weights that the validation was of: the pictures are drawn with them
+    priority = 'ABOVE_NORMAL'
 
     def __init__(self, tables: bool = True, teachers: dict | None = None, page: bool = True):
         self.tables, self.teachers, self.page = tables, teachers or {}, page
@@ -137,7 +137,9 @@ class ReportHook(Hook):
 
     def after_train(self, runner) -> None:
         if is_main_process() and self.run:
-            done = dict(finished=runner.iter >= runner.max_iters, iterations=runner.iter)
+            stopped = runner.train_loop.stop_training and runner.iter < runner.max_iters
+            finished = stopped or runner.iter >= runner.max_iters
+            done = dict(finished=finished, stopped_early=stopped, iterations=runner.iter)
             self._try('the end of the run', self._end, runner, done)
 
     def _end(self, runner, done: dict) -> None:
@@ -187,13 +189,15 @@ class ReportHook(Hook):
     def _summarise(self, runner, part: str, loader, metrics: dict | None) -> None:
         if not self.looking:
             return
-        # every process takes part, also one in which something went wrong
-        items = collect_results(self.items, len(loader.dataset), device='cpu')
+        self._try(f'the figures of the {part} set', self._tell, runner, part, loader, metrics)
         self.items = []
-        if items is not None:
-            self._try(f'the figures of the {part} set', self._tell, runner, part, loader, items, metrics)
 
-    def _tell(self, runner, part: str, loader, items: list[dict], metrics: dict | None) -> None:
+    def _tell(self, runner, part: str, loader, metrics: dict | None) -> None:
+        # every process takes part, also one in which something went wrong; by the process group, 'gpu' or not: a full
+        # disk would stop one of them, and have the others wait
+        items = collect_results(self.items, len(loader.dataset), device='gpu')
+        if items is None:
+            return
         from .evaluation import extremes, summarise
 
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model

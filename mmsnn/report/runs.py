@@ -132,6 +132,8 @@ class Run:
         epoch = self.train[step].get('epoch')
         total = loop.get('max_epochs') or loop.get('max_iters')
         unit, now = ('epoch', epoch) if loop.get('max_epochs') else ('iteration', step)
+        if said.get('stopped_early'):
+            return f'stopped early in {unit} {now} of {total}, after {said["iterations"]} iterations'
         if said.get('finished'):
             return f'finished: {total} {unit}s, {said.get("iterations", step)} iterations'
         if total is None:

@@ -11,6 +11,7 @@ import cli
 import cv2
 import numpy as np
 import pytest
+import ranks
 import tiny
 import torch
 from mmengine.config import Config
@@ -297,6 +298,68 @@ def test_an_error_in_a_hook_is_a_warning(runs, tmp_path, monkeypatch, caplog):
     for what in ('the statistics of the labels', 'the figures of the val set'):
         assert f'report.html will lack {what}: ZeroDivisionError' in log
     assert 'no report.html was written: ZeroDivisionError' in log
+
+
+def classifier(folder, extra: str):
+    """A config of a classifier that is validated, with more in it."""
+    path = cli.write_classifier(folder)
+    evaluator = "dict(type='Accuracy', topk=(1,), collect_device='gpu')"
+    text = LOGGED.format(visualizer='UniversalVisualizer', evaluator=evaluator)
+    path.write_text(path.read_text() + text + extra)
+    return path
+
+
+def test_pictures_are_of_the_weights_that_were_scored(tmp_path, monkeypatch):
+    monkeypatch.setenv('MMSNN_REPORT', '1')
+    seen = {}
+
+    def weight(model):
+        return float(model.head.fc.weight.detach().double().sum())
+
+    def after_val_iter(self, runner, *args, collect=ReportHook.after_val_iter, **kwargs):
+        seen['scored'] = weight(runner.model)
+        return collect(self, runner, *args, **kwargs)
+
+    def draw(model, *args):
+        seen['drawn'] = weight(model)
+        return []
+
+    monkeypatch.setattr(ReportHook, 'after_val_iter', after_val_iter)
+    monkeypatch.setattr('mmsnn.report.pictures.draw', draw)
+    ema = "custom_hooks = [dict(type='EMAHook', momentum=0.5)]\noptim_wrapper['optimizer']['lr'] = 1.0\n"
+    config = classifier(tmp_path, ema + "train_cfg['max_epochs'] = 1")
+    cli.main('train', config, '--work-dir', tmp_path / 'run')
+    state = torch.load(tmp_path / 'run/epoch_1.pth', weights_only=False)
+    # CheckpointHook puts the average in the place of the weights
+    trained = float(state['ema_state_dict']['module.head.fc.weight'].double().sum())
+    assert seen['drawn'] == seen['scored'] != trained
+
+
+def test_a_training_that_is_stopped_early_has_ended(tmp_path, monkeypatch):
+    monkeypatch.setenv('MMSNN_REPORT', '1')
+    stop = "custom_hooks = [dict(type='EarlyStoppingHook', monitor='accuracy/top1', patience=0, min_delta=1000)]\n"
+    config = classifier(tmp_path, stop + "train_cfg['max_epochs'] = 6")
+    cli.main('train', config, '--work-dir', tmp_path / 'run')
+    page = Page(tmp_path / 'run/report.html')
+    assert 'stopped early in epoch 2 of 6, after 4 iterations' in page.text
+    assert '--resume' not in page.text
+
+
+def test_figures_that_are_not_collected_end_no_training(tmp_path, monkeypatch):
+    monkeypatch.setenv('MMSNN_REPORT', '1')
+    monkeypatch.setattr('mmsnn.report.hook.collect_results', lambda *args, **kwargs: 1 / 0)
+    config = classifier(tmp_path, "train_cfg['max_epochs'] = 1")
+    cli.main('train', config, '--work-dir', tmp_path / 'run')
+    assert (tmp_path / 'run/epoch_1.pth').is_file()
+    log = next((tmp_path / 'run').glob('*/*.log')).read_text()
+    assert 'report.html will lack the figures of the val set: ZeroDivisionError' in log
+
+
+def test_two_processes_collect_without_files(tmp_path):
+    config = classifier(tmp_path, "train_cfg['max_epochs'] = 1")
+    ranks.run(ranks.report, tmp_path / 'ranks', str(config))
+    assert sum(map(sum, record(tmp_path / 'ranks/run', 'val')['confusion'])) == 8
+    assert not list((tmp_path / 'ranks/here').iterdir())
 
 
 def test_an_unreadable_part_leaves_the_others(runs, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.dist import all_reduce_params
 from mmengine.hooks import Hook
@@ -20,6 +21,7 @@ import mmsnn  # noqa: F401
 from mmsnn.checkpoints.loading import CheckMatch
 from mmsnn.layers import PoissonEncoder
 from mmsnn.models import SEWResNet
+from mmsnn.report import add_hook
 
 STAGES = ['backbone.layer1', 'backbone.layer4']
 LOSSES = dict(
@@ -258,3 +260,14 @@ class KillRankOne(Hook):
         if runner.rank == 1 and runner.iter == 2:
             (Path(runner.work_dir) / 'killed').touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def report(rank: int, folder: Path, config: str) -> dict:
+    """A training that writes its report, in an empty working directory."""
+    (folder / 'here').mkdir(exist_ok=True)
+    os.chdir(folder / 'here')
+    os.environ['MMSNN_REPORT'] = '1'
+    cfg = add_hook(Config.fromfile(config))
+    cfg.work_dir = str(folder / 'run')
+    Runner.from_cfg(cfg).train()
+    return {}
