@@ -70,22 +70,22 @@ def draw(model, batch: dict, image, args: argparse.Namespace):
     first = {name: spikes.calls(name)[0] for name in dict.fromkeys(shown)}
     name = next(iter(one))
     fired, v = (one.calls(name, what)[0] for what in ('spikes', 'v'))
-    figure = plt.figure(figsize=(15, 12), layout='constrained')
-    grid = figure.add_gridspec(3, LAYERS)
-    draw_result(figure.add_subplot(grid[0, :2]), image, sample, model.classes, args.score_thr)
-    draw_rates(figure.add_subplot(grid[0, 2:]), firing_rates(model, batch), mmsnn.get_time_steps(model))
-    for k, (each, values) in enumerate(first.items()):
-        axes = figure.add_subplot(grid[1, k])
+    figure = plt.figure(figsize=(15, 13), layout='constrained')
+    top, middle, bottom = figure.subfigures(3, 1, height_ratios=(4, 3, 4))
+    for_result, for_rates = top.subplots(1, 2, width_ratios=(1, 2))
+    draw_result(for_result, image, sample, model.classes, args.score_thr)
+    draw_rates(for_rates, firing_rates(model, batch), mmsnn.get_time_steps(model))
+    for axes, (each, values) in zip(middle.subplots(1, len(first), squeeze=False)[0], first.items()):
         axes.set_title(each, fontsize=8)
         if values.dim() == 5:
             rate_map(axes, values, image)
         else:
             axes.axis('off')
-    raster(figure.add_subplot(grid[2, 0]), fired).set_title(f'spikes of {name}', fontsize=8)
-    axes = figure.add_subplot(grid[2, 1:3])
-    membrane(axes, v, neurons[name].settings.v_threshold, spikes=fired)
-    axes.set_title(f'membrane potentials of {name}', fontsize=8)
-    rate_over_time(figure.add_subplot(grid[2, 3]), first).set_title('firing rate over time', fontsize=8)
+    for_spikes, for_potentials, over_time = bottom.subplots(1, 3)
+    raster(for_spikes, fired).set_title(f'spikes of {name}', fontsize=8)
+    membrane(for_potentials, v, neurons[name].settings.v_threshold, spikes=fired)
+    for_potentials.set_title(f'membrane potentials of {name}', fontsize=8)
+    rate_over_time(over_time, first).set_title('firing rate over time', fontsize=8)
     return figure
 
 

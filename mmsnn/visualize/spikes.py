@@ -109,8 +109,12 @@ def rate_map(
     if image is not None:
         axes.imshow(image)
         rates = F.interpolate(rates[None, None], image.shape[:2], mode='bilinear', align_corners=False)[0, 0]
-    drawn = axes.imshow(rates.numpy(), cmap='inferno', alpha=alpha if image is not None else 1.0, vmin=0)
-    axes.figure.colorbar(drawn, ax=axes, shrink=0.8, label='spikes per neuron and step')
+    # A layer that does not fire has a scale too.
+    top = float(rates.max()) or 1.0
+    drawn = axes.imshow(rates.numpy(), cmap='inferno', alpha=alpha if image is not None else 1.0, vmin=0, vmax=top)
+    bar = axes.figure.colorbar(drawn, ax=axes, shrink=0.7, label='spikes per neuron and step')
+    bar.ax.tick_params(labelsize=7)
+    bar.ax.yaxis.label.set_size(7)
     axes.axis('off')
     return axes
 
