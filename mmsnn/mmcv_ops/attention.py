@@ -1,4 +1,4 @@
-"""Attention over places of maps: Deformable DETR's (Zhu et al., ICLR 2021) and PSANet's (Zhao et al., ECCV 2018)."""
+"""Attention over positions of maps: Deformable DETR (Zhu et al., ICLR 2021), PSANet (Zhao et al., ECCV 2018)."""
 
 import torch
 from torch import Tensor
@@ -16,16 +16,16 @@ def ms_deform_attn_forward(
     attention_weights: Tensor,
     im2col_step: int,
 ) -> Tensor:
-    """Multi-scale deformable attention, ``[B, Q, heads * C]``, by the form in PyTorch that mmcv has for the CPU.
+    """Multi-scale deformable attention, ``[B, Q, heads * C]``, by mmcv's own implementation in PyTorch.
 
-    mmcv asks for the compiled op wherever the tensors are on a GPU. ``value`` is ``[B, keys, heads, C]``: the maps of
-    all levels one after the other, whose heights and widths are ``value_spatial_shapes`` ``[levels, 2]``.
+    mmcv itself uses that implementation on the CPU, and this op on a GPU. ``value`` is ``[B, keys, heads, C]``: the
+    concatenated maps of all levels, whose heights and widths are ``value_spatial_shapes`` ``[levels, 2]``.
     ``sampling_locations`` is ``[B, Q, heads, levels, points, 2]``, x and y from 0 to 1; ``attention_weights`` is
     ``[B, Q, heads, levels, points]``.
     """
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
-    # Sizes as numbers, fetched from the GPU once.
+    # The sizes are copied from the GPU once.
     sizes = value_spatial_shapes.tolist()
     tensors = wide(value), sizes, wide(sampling_locations), wide(attention_weights)
     return multi_scale_deformable_attn_pytorch(*tensors).to(value.dtype)
@@ -43,10 +43,10 @@ def ms_deform_attn_backward(
     grad_attn_weight: Tensor,
     im2col_step: int,
 ) -> None:
-    """Gradients of ``ms_deform_attn_forward`` into the tensors named so; the forward is computed again for them.
+    """Gradients of ``ms_deform_attn_forward``, into the ``grad_*`` tensors; the forward pass is computed again.
 
-    A sample exactly one pixel above or left of a map passes its location the gradient of one side, as mmcv's form for
-    the CPU does; the compiled op passes none.
+    A sample exactly one pixel above or left of a map gets the one-sided gradient for its location, as in mmcv's
+    implementation in PyTorch; in the compiled op it gets none.
     """
 
     def attend(value, locations, weights):
@@ -60,27 +60,27 @@ def ms_deform_attn_backward(
 
 
 def spread(mask: Tensor, size: tuple[int, int], collect: bool) -> Tensor:
-    """Attention between all places of a map, ``[B, H*W, H, W]``, from masks ``[B, h*w, H, W]`` centred on each place.
+    """Attention between all positions, ``[B, H*W, H, W]``, from a mask for every position, ``[B, h*w, H, W]``.
 
-    A mask says how much each place around its centre matters. Of the result's two places the first is that of the
-    mask's entry and the second the centre if ``collect``, else the other way round. What no mask reaches is 0.
+    The mask of a position, its centre, holds the weights of the positions around it. The result has two positions: if
+    ``collect``, first the one that is weighted and then the centre, else the reverse. It is 0 where no mask reaches.
     """
     height, width = mask.shape[2:]
     rows, row_valid = offsets(height, size[0], mask.device)
     columns, column_valid = offsets(width, size[1], mask.device)
     y, x = torch.arange(height, device=mask.device), torch.arange(width, device=mask.device)
     masks = mask.unflatten(1, size)
-    # In the order y and x of the entry, y and x of the centre.
-    found = masks[:, rows[:, None, :, None], columns[None, :, None, :], y[:, None], x]
-    found = found * (row_valid[:, None, :, None] & column_valid[None, :, None, :])
-    found = found.flatten(3).flatten(1, 2)
-    return (found if collect else found.transpose(1, 2)).unflatten(2, (height, width))
+    # The dimensions are y and x of the weighted position, then y and x of the centre.
+    weights = masks[:, rows[:, None, :, None], columns[None, :, None, :], y[:, None], x]
+    weights = weights * (row_valid[:, None, :, None] & column_valid[None, :, None, :])
+    weights = weights.flatten(3).flatten(1, 2)
+    return (weights if collect else weights.transpose(1, 2)).unflatten(2, (height, width))
 
 
-def offsets(places: int, size: int, device) -> tuple[Tensor, Tensor]:
-    """Index into a mask of ``size`` of each place (row) seen from each centre (column), and whether it has one."""
-    place = torch.arange(places, device=device)
-    index = place[:, None] - place + (size - 1) // 2
+def offsets(length: int, size: int, device) -> tuple[Tensor, Tensor]:
+    """Along an axis, the index of each position (row) in the mask of each centre (column), and whether it is inside."""
+    position = torch.arange(length, device=device)
+    index = position[:, None] - position + (size - 1) // 2
     return index.clamp(0, size - 1), (index >= 0) & (index < size)
 
 
@@ -96,7 +96,7 @@ def psamask_forward(
     half_h_mask: int,
     half_w_mask: int,
 ) -> None:
-    """``spread`` of ``input`` into ``output``; ``psa_type`` is 0 to collect, 1 to distribute."""
+    """Writes ``spread`` of ``input`` into ``output``; ``psa_type`` is 0 to collect, 1 to distribute."""
     output.copy_(spread(input, (h_mask, w_mask), psa_type == 0))
 
 
@@ -112,7 +112,7 @@ def psamask_backward(
     half_h_mask: int,
     half_w_mask: int,
 ) -> None:
-    """Gradient of ``psamask_forward`` into ``grad_input``."""
-    # The op is linear: the point at which it is differentiated does not matter.
+    """Writes the gradient of ``psamask_forward`` into ``grad_input``."""
+    # The op is linear, so its gradient is the same at every input.
     at = torch.zeros_like(grad_input)
     grad_input.copy_(vjp(lambda mask: spread(mask, (h_mask, w_mask), psa_type == 0), [at], grad_output)[0])

@@ -1,6 +1,6 @@
-"""CARAFE (Wang et al., ICCV 2019): upsampling by kernels that the content chooses, in PyTorch.
+"""CARAFE (Wang et al., ICCV 2019): upsampling by kernels that depend on the content, in PyTorch.
 
-mmcv has two sets of kernels for the same function; here one serves both.
+mmcv has two implementations of the same function; here one serves both.
 """
 
 import torch.nn.functional as F
@@ -12,26 +12,26 @@ __all__ = ['carafe_forward', 'carafe_backward', 'carafe_naive_forward', 'carafe_
 
 
 def reassemble(features: Tensor, masks: Tensor, kernel: int, groups: int, scale: int) -> Tensor:
-    """``[B, C, scale * H, scale * W]`` of pixels that are weighted sums of the ``kernel`` squared around their source.
+    """Upsampled features ``[B, C, scale * H, scale * W]``, weighted sums of ``kernel`` x ``kernel`` source pixels.
 
     ``masks`` ``[B, groups * kernel * kernel, scale * H, scale * W]`` holds the weights, for each group of channels.
     """
     _, _, height, width = features.shape
     padded = F.pad(features, [kernel // 2] * 4).unflatten(1, (groups, -1))
     masks = masks.unflatten(1, (groups, kernel * kernel)).unflatten(-1, (width, scale)).unflatten(-3, (height, scale))
-    # A loop over the kernel's places: unfolded at once, the features would take kernel * kernel times their memory.
+    # This loops over the kernel, because unfolded features would take kernel * kernel times their memory.
     out = 0
-    for place in range(kernel * kernel):
-        y, x = divmod(place, kernel)
+    for index in range(kernel * kernel):
+        y, x = divmod(index, kernel)
         source = padded[..., y : y + height, x : x + width]
-        out = out + source[..., :, None, :, None] * masks[:, :, None, place]
+        out = out + source[..., :, None, :, None] * masks[:, :, None, index]
     return out.flatten(1, 2).flatten(-2).flatten(-3, -2)
 
 
 def carafe_naive_forward(
     features: Tensor, masks: Tensor, output: Tensor, kernel_size: int, group_size: int, scale_factor: int
 ) -> None:
-    """``reassemble`` into ``output``."""
+    """Writes ``reassemble`` into ``output``."""
     output.copy_(reassemble(wide(features), wide(masks), kernel_size, group_size, scale_factor))
 
 
@@ -45,7 +45,7 @@ def carafe_naive_backward(
     group_size: int,
     scale_factor: int,
 ) -> None:
-    """Gradients of ``reassemble`` by features and masks, into ``bottom_grad`` and ``mask_grad``."""
+    """Writes the gradients of ``reassemble`` for features and masks into ``bottom_grad`` and ``mask_grad``."""
     grads = vjp(
         lambda *inputs: reassemble(*inputs, kernel_size, group_size, scale_factor),
         [wide(features), wide(masks)],
@@ -66,7 +66,7 @@ def carafe_forward(
     group_size: int,
     scale_factor: int,
 ) -> None:
-    """``reassemble`` into ``output``; ``rfeatures``, which alone the backward pass is given, takes the features."""
+    """Writes ``reassemble`` into ``output``, and the features into ``rfeatures``, which mmcv keeps for backward."""
     rfeatures.copy_(features)
     carafe_naive_forward(features, masks, output, kernel_size, group_size, scale_factor)
 
@@ -85,5 +85,5 @@ def carafe_backward(
     group_size: int,
     scale_factor: int,
 ) -> None:
-    """As ``carafe_naive_backward``; the tensors whose names begin with r, mmcv's scratch, stay."""
+    """The same as ``carafe_naive_backward``; mmcv's scratch tensors, whose names begin with r, are not written."""
     carafe_naive_backward(top_grad, rfeatures, masks, bottom_grad, mask_grad, kernel_size, group_size, scale_factor)

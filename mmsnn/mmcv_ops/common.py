@@ -1,4 +1,4 @@
-"""What the ops share: torchvision, imported late, the precision they compute in, and gradients by autograd."""
+"""Helpers of the ops: torchvision, which is imported late, the precision of computations, and gradients by autograd."""
 
 import functools
 
@@ -10,10 +10,10 @@ from ..compat import torchvision_hint
 
 @functools.cache
 def torchvision_ops():
-    """``torchvision.ops``, imported late because it is slow and seldom needed.
+    """``torchvision.ops``, imported late because it is slow and rarely needed.
 
     Raises:
-        ImportError: torchvision does not fit torch.
+        ImportError: torchvision is missing or does not match torch.
     """
     try:
         import torchvision.ops
@@ -23,12 +23,12 @@ def torchvision_ops():
 
 
 def wide(x: Tensor) -> Tensor:
-    """``x`` in float32, or in float64 if it comes so: half precision is for storage."""
+    """``x`` in float32, or unchanged if it is float64: half precision is for storage only."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def vjp(function, inputs: list[Tensor], cotangent: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Gradients by each of ``inputs`` of ``function(*inputs)``, a scalar where no ``cotangent`` is given."""
+    """Gradients of ``function(*inputs)`` for each of ``inputs``; without ``cotangent`` the result must be a scalar."""
     with torch.enable_grad():
         inputs = [x.detach().requires_grad_() for x in inputs]
         out = function(*inputs)

@@ -1,10 +1,10 @@
-"""Deformable convolutions (Dai et al., ICCV 2017; Zhu et al., CVPR 2019), by way of torchvision.
+"""Deformable convolutions (Dai et al., ICCV 2017; Zhu et al., CVPR 2019), computed by torchvision.
 
-Torchvision's kernels read offsets ``[B, G*K*2, h, w]`` and masks ``[B, G*K, h, w]`` as mmcv's do: for G groups of
-channels and K places of a kernel, y and x in turn. Two habits of mmcv's are added. A sample exactly on the padding's
-outer edge, one pixel above or left of the map, where an offset of zero puts it at a border, passes no gradient to its
-offset; torchvision passes that of one side. And the modulated convolution takes offsets and masks of a larger map than
-its output, as DyHead hands them over, and reads them from their beginning in memory.
+Torchvision's kernels take offsets ``[B, G*K*2, h, w]`` and masks ``[B, G*K, h, w]`` in the same order as mmcv's: for G
+groups of channels and K positions in the kernel, with y before x. Two properties of mmcv's kernels are added. A sample
+exactly on the padding's outer edge, one pixel above or left of the map, where a zero offset puts samples at a border,
+gives its offset no gradient; torchvision gives it the one-sided gradient. And the modulated convolution accepts offsets
+and masks of a larger map than its output, as DyHead passes them, and reads them from their beginning in memory.
 """
 
 import torch
@@ -22,7 +22,7 @@ __all__ = [
 
 
 class Geometry:
-    """Where a deformable convolution of ``input`` by ``weight`` samples; pairs are vertical, horizontal."""
+    """The sampling positions of a deformable convolution of ``input`` by ``weight``; pairs are vertical, horizontal."""
 
     def __init__(self, input: Tensor, weight: Tensor, stride, padding, dilation, groups: int, deform_groups: int):
         self.kernel = kernel = tuple(weight.shape[2:])
@@ -36,14 +36,14 @@ class Geometry:
 
     @property
     def settings(self) -> tuple:
-        """As torchvision's ops take them."""
+        """The settings in the order of torchvision's ops."""
         return *self.stride, *self.padding, *self.dilation, self.groups, self.deform_groups
 
     def read(self, x: Tensor, channels: int, name: str) -> Tensor:
-        """The beginning of each image of ``x``, as ``[B, channels, h, w]`` of the output's size.
+        """The first elements of each image in ``x``, as ``[B, channels, h, w]`` of the output's size.
 
         Raises:
-            ValueError: ``x`` is too small, where mmcv reads past its end.
+            ValueError: ``x`` is too small (mmcv would read past its end); the message contains ``name``.
         """
         shape = torch.Size([len(x), channels, *self.out])
         if x.shape[1:].numel() < shape[1:].numel():
@@ -51,7 +51,7 @@ class Geometry:
         return x.flatten(1)[:, : shape[1:].numel()].view(shape)
 
     def on_edge(self, offset: Tensor) -> Tensor:
-        """Where in ``offset`` a sample lies exactly on the padding's outer edge, one pixel above or left of the map."""
+        """Mask of the entries of ``offset`` whose sample lies exactly one pixel above or left of the map."""
         edge = False
         for axis, base in enumerate(self.bases(offset)):
             edge |= base + offset.unflatten(1, (-1, 2))[:, :, axis] == -1
@@ -70,7 +70,7 @@ class Geometry:
 
 
 def convolve(geometry: Geometry, input: Tensor, weight: Tensor, offset: Tensor, mask, bias) -> Tensor:
-    """The convolution ``[B, C, h, w]``; without ``mask`` all samples count in full."""
+    """The convolution ``[B, C, h, w]``; without ``mask`` all samples have weight 1."""
     torchvision_ops()
     x, weight, offset = wide(input), wide(weight), wide(offset)
     bias = x.new_zeros(len(weight)) if bias is None else wide(bias)
@@ -80,7 +80,7 @@ def convolve(geometry: Geometry, input: Tensor, weight: Tensor, offset: Tensor, 
 
 
 def gradients(geometry: Geometry, grad: Tensor, input: Tensor, weight: Tensor, offset: Tensor, mask) -> tuple:
-    """Gradients by input, weight, offset, mask and bias."""
+    """Gradients for input, weight, offset, mask and bias."""
     torchvision_ops()
     x, weight, offset = wide(input), wide(weight), wide(offset)
     ones = mask is None
@@ -110,7 +110,7 @@ def deform_conv_forward(
     deformable_group: int,
     im2col_step: int,
 ) -> None:
-    """Deformable convolution of ``input`` into ``output`` ``[B, C, h, w]``; d is the stride."""
+    """Writes the deformable convolution of ``input`` into ``output`` ``[B, C, h, w]``; ``dW``, ``dH`` are strides."""
     geometry = Geometry(input, weight, (dH, dW), (padH, padW), (dilationH, dilationW), group, deformable_group)
     output.copy_(convolve(geometry, input, weight, offset, None, None))
 
@@ -135,15 +135,15 @@ def deform_conv_backward_input(
     deformable_group: int,
     im2col_step: int,
 ) -> None:
-    """Gradients by input and offset of ``deform_conv_forward``, into ``gradInput`` and ``gradOffset``.
+    """Writes the gradients of ``deform_conv_forward`` for input and offset into ``gradInput`` and ``gradOffset``.
 
-    Leaves that by the weight in ``columns``, for ``deform_conv_backward_parameters``.
+    It leaves the gradient for the weight in ``columns``, for ``deform_conv_backward_parameters``.
     """
     geometry = Geometry(input, weight, (dH, dW), (padH, padW), (dilationH, dilationW), group, deformable_group)
     grads = gradients(geometry, gradOutput, input, weight, offset, None)
     gradInput.copy_(grads[0])
     gradOffset.copy_(grads[2])
-    # Torchvision computes all gradients at once; mmcv asks for the weight's next, with the same scratch tensor.
+    # Torchvision computes all gradients at once; mmcv asks for the weight's gradient next, with the same tensor.
     columns.resize_(weight.shape).copy_(grads[1])
 
 
@@ -167,9 +167,9 @@ def deform_conv_backward_parameters(
     scale: float,
     im2col_step: int,
 ) -> None:
-    """Adds the gradient by the weight of ``deform_conv_forward``, times ``scale``, to ``gradWeight``.
+    """Adds the gradient of ``deform_conv_forward`` for the weight, times ``scale``, to ``gradWeight``.
 
-    Takes it from ``columns`` where ``deform_conv_backward_input`` has left it there.
+    It is taken from ``columns`` if ``deform_conv_backward_input`` left it there.
     """
     if columns.shape != gradWeight.shape:
         geometry = Geometry(input, gradWeight, (dH, dW), (padH, padW), (dilationH, dilationW), group, deformable_group)
@@ -199,7 +199,7 @@ def modulated_deform_conv_forward(
     deformable_group: int,
     with_bias: bool,
 ) -> None:
-    """Deformable convolution whose samples count as much as ``mask`` says, into ``output`` ``[B, C, h, w]``.
+    """Writes the deformable convolution whose samples are weighted by ``mask`` into ``output`` ``[B, C, h, w]``.
 
     Raises:
         ValueError: ``offset`` or ``mask`` has fewer entries than the output needs.
@@ -237,7 +237,7 @@ def modulated_deform_conv_backward(
     deformable_group: int,
     with_bias: bool,
 ) -> None:
-    """Gradients of ``modulated_deform_conv_forward``, into the tensors named so."""
+    """Writes the gradients of ``modulated_deform_conv_forward`` into the ``grad_*`` tensors."""
     geometry = Geometry(
         input, weight, (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w), group, deformable_group
     )
@@ -246,7 +246,7 @@ def modulated_deform_conv_backward(
     grad_input.copy_(grads[0])
     grad_weight.copy_(grads[1])
     for grad, target in (grads[2], grad_offset), (grads[3], grad_mask):
-        # What was not read has no gradient.
+        # Elements that the forward pass did not read have gradient 0.
         whole = grad.new_zeros(target.shape).flatten(1)
         whole[:, : grad.shape[1:].numel()] = grad.flatten(1)
         target.copy_(whole.view(target.shape))

@@ -1,4 +1,4 @@
-"""Convolution at chosen places of one image, as guided anchoring does in tests (Wang et al., CVPR 2019), in PyTorch."""
+"""Convolution at selected positions of one image, which guided anchoring (Wang et al., CVPR 2019) uses in tests."""
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ def masked_im2col_forward(
     pad_h: int,
     pad_w: int,
 ) -> None:
-    """Patches of ``im`` ``[1, C, H, W]`` under the kernel at M places, into ``col`` ``[C * kernel places, M]``."""
+    """Writes the patches of ``im`` ``[1, C, H, W]`` at M positions into ``col`` ``[C * kernel_h * kernel_w, M]``."""
     padded = F.pad(im[0], (pad_w, pad_w, pad_h, pad_h))
     rows = torch.arange(kernel_h, device=im.device)[:, None, None] + mask_h_idx
     columns = torch.arange(kernel_w, device=im.device)[:, None] + mask_w_idx
@@ -27,5 +27,5 @@ def masked_im2col_forward(
 def masked_col2im_forward(
     col: Tensor, mask_h_idx: Tensor, mask_w_idx: Tensor, im: Tensor, height: int, width: int, channels: int
 ) -> None:
-    """Puts ``col`` ``[C, M]`` at its M places of ``im`` ``[1, C, H, W]``; the others stay."""
+    """Writes ``col`` ``[C, M]`` to its M positions of ``im`` ``[1, C, H, W]``; other positions are unchanged."""
     im[0, :, mask_h_idx, mask_w_idx] = col

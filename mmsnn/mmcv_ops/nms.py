@@ -1,4 +1,4 @@
-"""Suppression of boxes that overlap, by way of torchvision. Boxes are ``[N, 4]``, as x1, y1, x2, y2."""
+"""Non-maximum suppression, computed with torchvision. Boxes are ``[N, 4]``, as x1, y1, x2, y2."""
 
 import torch
 from torch import Tensor
@@ -9,13 +9,13 @@ __all__ = ['nms', 'nms_match', 'softnms']
 
 
 def extended(boxes: Tensor, offset: int) -> Tensor:
-    """``boxes`` such that their plain width is ``x2 - x1 + offset``, in the float32 that mmcv computes IoUs in."""
+    """``boxes`` enlarged by ``offset`` at x2 and y2, in float32, in which mmcv computes IoUs."""
     boxes = boxes.float()
     return torch.cat([boxes[:, :2], boxes[:, 2:] + offset], dim=1)
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices ``[K]`` of the boxes kept, best first; one whose IoU with a better one is above the threshold goes."""
+    """Indices ``[K]`` of the kept boxes, best first; boxes whose IoU with a better one exceeds the threshold go."""
     # mmcv compares in float32: an IoU of exactly 0.6 is not above the float32 nearest to 0.6, but is above the double.
     threshold = torch.tensor(iou_threshold, dtype=torch.float32).item()
     return torchvision_ops().nms(extended(boxes, offset), scores.float(), threshold)
@@ -31,9 +31,9 @@ def softnms(
     method: int,
     offset: int,
 ) -> Tensor:
-    """Soft-NMS (Bodla et al., ICCV 2017); ``method`` 0 is hard, 1 linear, 2 Gaussian.
+    """Soft-NMS (Bodla et al., ICCV 2017); ``method`` 0 is plain NMS, 1 linear, 2 Gaussian.
 
-    Fills the first K rows of ``dets`` ``[N, 5]`` with the boxes kept and their lowered scores, and returns their
+    Writes the kept boxes and their lowered scores into the first K rows of ``dets`` ``[N, 5]``, and returns their
     indices ``[K]``.
     """
     box_iou = torchvision_ops().box_iou
@@ -54,12 +54,12 @@ def softnms(
 
 
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
-    """NMS on ``dets`` ``[N, 5]`` that returns, for each box kept, its index and those of the boxes it suppressed."""
+    """NMS on ``dets`` ``[N, 5]``: for each kept box a list of its index and those of the boxes that it suppresses."""
     box_iou = torchvision_ops().box_iou
     left, groups = dets[:, 4].sort(descending=True, stable=True).indices, []
     while len(left):
         suppressed = box_iou(dets[left[0], None, :4], dets[left, :4])[0] >= iou_threshold
-        # A box without area has no IoU with itself.
+        # The IoU of a box without area with itself is not 1.
         suppressed[0] = True
         groups.append(left[suppressed].tolist())
         left = left[~suppressed]

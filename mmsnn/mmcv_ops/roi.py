@@ -1,4 +1,4 @@
-"""Pooling of regions: rois are ``[R, 5]``, as image index and box; maps are ``[B, C, H, W]``."""
+"""Pooling of regions of interest. Rois are ``[R, 5]``, as image index and box; feature maps are ``[B, C, H, W]``."""
 
 import torch
 import torch.nn.functional as F
@@ -29,10 +29,10 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """RoIAlign (He et al., ICCV 2017) of ``input`` ``[B, C, H, W]`` into ``output`` ``[R, C, h, w]``.
+    """Writes RoIAlign (He et al., ICCV 2017) of ``input`` ``[B, C, H, W]`` into ``output`` ``[R, C, h, w]``.
 
     Raises:
-        RuntimeError: ``pool_mode`` is 0, maximum; torchvision has the average only.
+        RuntimeError: ``pool_mode`` is 0 for the maximum; torchvision only has the average.
     """
     if pool_mode == 0:
         raise RuntimeError("RoIAlign with pool_mode='max' needs a compiled mmcv; mmsnn replaces 'avg' only.")
@@ -55,7 +55,7 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Gradient of ``roi_align_forward``: from ``grad_output`` ``[R, C, h, w]`` into ``grad_input`` ``[B, C, H, W]``."""
+    """Writes the gradient of ``roi_align_forward`` for ``input`` into ``grad_input`` ``[B, C, H, W]``."""
     torchvision_ops()
     grad = wide(grad_output)
     bins = (spatial_scale, aligned_height, aligned_width)
@@ -75,10 +75,10 @@ def roi_pool_forward(
     pooled_width: int,
     spatial_scale: float,
 ) -> None:
-    """RoIPool (Girshick, ICCV 2015): maxima of bins into ``output`` ``[R, C, h, w]``, their places into ``argmax``.
+    """RoIPool (Girshick, ICCV 2015): writes the maxima of bins into ``output`` ``[R, C, h, w]``.
 
-    Bins reach from the floor of their first to the ceiling of their last edge, as mmcv's; torchvision rounds the roi
-    first. An empty bin gives 0, and -1 as its place.
+    The flat index of each maximum in its map goes into ``argmax``. Bins extend from the floor of their lower to the
+    ceiling of their upper edge, as in mmcv; torchvision rounds the roi first. An empty bin gives 0 and index -1.
     """
     x, (height, width) = wide(input), input.shape[2:]
     rois = wide(rois)
@@ -88,16 +88,16 @@ def roi_pool_forward(
         (y, y_valid), (x_, x_valid) = windows(rows[i], x.device), windows(columns[i], x.device)
         valid = y_valid[:, None, :, None] & x_valid[:, None, :]
         # [C, h, w, rows of a bin, columns of a bin]
-        found = x[image][:, y.clamp(max=height - 1)[:, None, :, None], x_.clamp(max=width - 1)[:, None, :]]
-        best, place = found.masked_fill(~valid, -torch.inf).flatten(-2).max(-1)
-        index = (y[:, None, :, None] * width + x_[:, None, :]).flatten(-2).expand(*place.shape, -1)
+        pixels = x[image][:, y.clamp(max=height - 1)[:, None, :, None], x_.clamp(max=width - 1)[:, None, :]]
+        best, at = pixels.masked_fill(~valid, -torch.inf).flatten(-2).max(-1)
+        index = (y[:, None, :, None] * width + x_[:, None, :]).flatten(-2).expand(*at.shape, -1)
         empty = ~valid.flatten(-2).any(-1)
         output[i] = best.masked_fill(empty, 0)
-        argmax[i] = index.gather(-1, place[..., None])[..., 0].masked_fill(empty, -1)
+        argmax[i] = index.gather(-1, at[..., None])[..., 0].masked_fill(empty, -1)
 
 
 def bin_edges(low: Tensor, high: Tensor, scale: float, bins: int, size: int) -> Tensor:
-    """First row and the one after the last of each bin, ``[R, bins, 2]``, of rois that include ``low`` and ``high``."""
+    """First row of each bin and the row after its last, ``[R, bins, 2]``; rois include ``low`` and ``high``."""
     start, end = low * scale, (high + 1) * scale
     step = ((end - start) / bins)[:, None]
     number = torch.arange(bins, device=low.device)
@@ -107,7 +107,7 @@ def bin_edges(low: Tensor, high: Tensor, scale: float, bins: int, size: int) -> 
 
 
 def windows(edges: Tensor, device) -> tuple[Tensor, Tensor]:
-    """The rows of each bin, ``[bins, longest]``, and which of them belong to it."""
+    """Row indices of each bin, ``[bins, longest]``, and a mask of those that belong to it."""
     first, last = edges.unbind(-1)
     index = first[:, None] + torch.arange(max(1, int((last - first).max())))
     return index.to(device), (index < last[:, None]).to(device)
@@ -122,7 +122,7 @@ def roi_pool_backward(
     pooled_width: int,
     spatial_scale: float,
 ) -> None:
-    """Gradient of ``roi_pool_forward``: adds to ``grad_input`` ``[B, C, H, W]`` at the places of the maxima."""
+    """Adds the gradient of ``roi_pool_forward`` to ``grad_input`` ``[B, C, H, W]`` at the positions of the maxima."""
     grad = wide(grad_output)
     plane = rois[:, :1].long() * grad_input.size(1) + torch.arange(grad_input.size(1), device=rois.device)
     index = plane[:, :, None, None] * grad_input[0, 0].numel() + argmax
@@ -134,10 +134,10 @@ def roi_pool_backward(
 def deform_pool(
     input: Tensor, offset: Tensor, rois: Tensor, bins: tuple[int, int], scale: float, ratio: int, gamma: float
 ) -> Tensor:
-    """RoIAlign, ``[R, C, h, w]``, whose bins are moved by ``offset`` ``[R, 2, h, w]``, as x and y; empty for none.
+    """RoIAlign, ``[R, C, h, w]``, with bins shifted by ``offset`` ``[R, 2, h, w]`` in x and y, unless that is empty.
 
-    Offsets are in units of ``gamma`` times the roi's size; ``ratio`` is the number of samples in each direction, 0 for
-    one a pixel.
+    Offsets are in units of ``gamma`` times the roi's size. ``ratio`` is the number of samples in each direction; 0
+    means one per pixel.
     """
     height, width = input.shape[2:]
     start = rois[:, 1:3] * scale - 0.5
@@ -149,7 +149,7 @@ def deform_pool(
         corner = corner + gamma * size[:, :, None, None] * offset
     out = input.new_zeros(len(rois), input.size(1), *bins)
     kinds, kind = torch.cat([rois[:, :1].long(), grid], dim=1).unique(dim=0, return_inverse=True)
-    places, pools = [], []
+    indices, pools = [], []
     # Rois of one image with the same number of samples are pooled at once.
     for number, (image, columns, rows) in enumerate(kinds.tolist()):
         if not rows * columns:
@@ -159,17 +159,17 @@ def deform_pool(
         y = positions(corner[chosen, 1], step[chosen, 1], rows, axis=1)[..., None]
         x, y = torch.broadcast_tensors(x, y)
         inside = (x >= -1) & (x <= width) & (y >= -1) & (y <= height)
-        # From pixels to grid_sample's range of -1 to 1.
+        # grid_sample takes coordinates from -1 to 1 instead of pixels.
         at = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1).flatten(0, 2).flatten(1, 2)
-        found = F.grid_sample(input[image, None], at[None], 'bilinear', 'border', align_corners=False)[0]
-        pooled = (found * inside.flatten(0, 2).flatten(1)).mean(-1).unflatten(1, (len(chosen), *bins))
-        places.append(chosen)
+        samples = F.grid_sample(input[image, None], at[None], 'bilinear', 'border', align_corners=False)[0]
+        pooled = (samples * inside.flatten(0, 2).flatten(1)).mean(-1).unflatten(1, (len(chosen), *bins))
+        indices.append(chosen)
         pools.append(pooled.transpose(0, 1))
-    return out.index_copy(0, torch.cat(places), torch.cat(pools)) if places else out
+    return out.index_copy(0, torch.cat(indices), torch.cat(pools)) if indices else out
 
 
 def positions(corner: Tensor, step: Tensor, samples: int, axis: int) -> Tensor:
-    """Along one axis, the samples ``[R, h, w, samples]`` of bins ``step`` wide, whose first begins at ``corner``."""
+    """Coordinates along one axis of the samples in each bin, ``[R, h, w, samples]``; the first bin is at ``corner``."""
     shape = [-1 if i == axis else 1 for i in range(4)]
     number = torch.arange(corner.size(axis), device=corner.device).view(shape)
     within = (torch.arange(samples, dtype=corner.dtype, device=corner.device) + 0.5) / samples
@@ -187,7 +187,7 @@ def deform_roi_pool_forward(
     sampling_ratio: int,
     gamma: float,
 ) -> None:
-    """Deformable RoI pooling (Dai et al., ICCV 2017), ``deform_pool``, into ``output`` ``[R, C, h, w]``."""
+    """Writes deformable RoI pooling (Dai et al., ICCV 2017), ``deform_pool``, into ``output`` ``[R, C, h, w]``."""
     bins = pooled_height, pooled_width
     output.copy_(deform_pool(wide(input), wide(offset), wide(rois), bins, spatial_scale, sampling_ratio, gamma))
 
@@ -205,10 +205,10 @@ def deform_roi_pool_backward(
     sampling_ratio: int,
     gamma: float,
 ) -> None:
-    """Gradients of ``deform_roi_pool_forward`` by input and offset, into ``grad_input`` and ``grad_offset``.
+    """Writes the gradients of ``deform_roi_pool_forward`` for input and offset into ``grad_input``, ``grad_offset``.
 
-    Samples past the outermost pixels' centres, whose values no longer change with their position, pass no gradient to
-    their offset; mmcv's kernel passes one there.
+    Beyond the centres of the outermost pixels a sample does not change with its position, and so its offset gets no
+    gradient; mmcv's kernel gives it one.
     """
     settings = (wide(rois), (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma)
     grads = vjp(lambda *inputs: deform_pool(*inputs, *settings), [wide(input), wide(offset)], wide(grad_output))

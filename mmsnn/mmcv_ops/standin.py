@@ -1,4 +1,4 @@
-"""The stand-in as a module."""
+"""The module that stands in for ``mmcv._ext``."""
 
 import functools
 import importlib.util
@@ -18,7 +18,7 @@ OPS = {name: getattr(file, name) for file in FILES for name in file.__all__}
 
 
 class StandIn(types.ModuleType):
-    """The module put in the place of ``mmcv._ext``."""
+    """A module with the ops of this package; other ops raise RuntimeError when they are called."""
 
     def __init__(self, name: str = NAME):
         super().__init__(name, sys.modules[__package__].__doc__)
@@ -27,14 +27,14 @@ class StandIn(types.ModuleType):
             setattr(self, op, announced(function))
 
     def __getattr__(self, name: str):
-        # mmcv asks for all of its ops by hasattr when it is imported, so an op we lack may fail only when called.
+        # When mmcv is imported it checks all of its ops by hasattr, so a missing op may fail only when it is called.
         if name.startswith('__'):
             raise AttributeError(name)
 
         def missing(*args, **kwargs):
             raise RuntimeError(
                 f'{name} needs a compiled mmcv: mmcv is installed without its compiled ops, and this one is not among '
-                f'those mmsnn replaces ({supplied()}). Build mmcv from source with torch installed '
+                f'those that mmsnn replaces ({supplied()}). Build mmcv from source with torch installed '
                 "and pip's --no-build-isolation."
             )
 
@@ -42,7 +42,7 @@ class StandIn(types.ModuleType):
 
 
 def active() -> bool:
-    """Whether mmcv's compiled ops are this stand-in; False where mmcv is absent, compiled, or the stand-in refused."""
+    """Whether ``mmcv._ext`` is this stand-in; False if mmcv is missing or compiled, or the stand-in is switched off."""
     try:
         spec = importlib.util.find_spec(NAME)
     except ModuleNotFoundError:
@@ -51,7 +51,7 @@ def active() -> bool:
 
 
 def announced(op):
-    """``op``, which says once per process that it is not mmcv's: late enough to stand in a training's log file."""
+    """``op`` with a message at its first call in a process, which is late enough for the log file of a training."""
 
     @functools.wraps(op)
     def call(*args, **kwargs):
@@ -64,11 +64,11 @@ def announced(op):
 @functools.cache
 def announce():
     print_log(
-        f'mmcv is installed without its compiled ops: mmsnn supplies {supplied()} ({SWITCH}=0 refuses them).',
+        f'mmcv is installed without its compiled ops: mmsnn supplies {supplied()} ({SWITCH}=0 switches them off).',
         logger='current',
     )
 
 
 def supplied() -> str:
-    """The ops there are, by the names mmcv's users know."""
+    """The ops of this package, by the names that users of mmcv know."""
     return ', '.join(sorted({re.sub('_(forward|backward).*', '', name) for name in OPS}))

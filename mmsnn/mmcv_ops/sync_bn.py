@@ -1,6 +1,6 @@
-"""The parts of mmcv's batch norm over several processes, ``MMSyncBN``, between which mmcv exchanges sums; in PyTorch.
+"""The local parts of ``MMSyncBN``, mmcv's batch norm over several processes; mmcv exchanges sums between them.
 
-Activations are ``[N, C, S]``; statistics and ``norm``, the activations normalised, are float32.
+Activations are ``[N, C, S]``; the statistics and the normalised activations ``norm`` are float32.
 """
 
 from torch import Tensor
@@ -15,12 +15,12 @@ __all__ = [
 
 
 def sync_bn_forward_mean(input: Tensor, mean: Tensor) -> None:
-    """Mean of each channel into ``mean`` ``[C]``."""
+    """Writes the mean of each channel into ``mean`` ``[C]``."""
     mean.copy_(input.float().mean((0, 2)))
 
 
 def sync_bn_forward_var(input: Tensor, mean: Tensor, var: Tensor) -> None:
-    """Mean square distance from ``mean`` of each channel, into ``var`` ``[C]``."""
+    """Writes the mean squared distance of each channel from ``mean`` into ``var`` ``[C]``."""
     var.copy_((input.float() - mean[:, None]).square().mean((0, 2)))
 
 
@@ -39,7 +39,7 @@ def sync_bn_forward_output(
     momentum: float | Tensor,
     group_size: int,
 ) -> None:
-    """Writes ``std`` ``[C]``, ``norm`` and ``output``, and moves the running statistics by ``momentum``."""
+    """Writes ``std`` ``[C]``, ``norm`` and ``output``, and updates the running statistics by ``momentum``."""
     std.copy_((var + eps).sqrt())
     norm.copy_((input.float() - mean[:, None]) / std[:, None])
     output.copy_(norm if weight is None else norm * weight[:, None] + bias[:, None])
@@ -50,7 +50,7 @@ def sync_bn_forward_output(
 
 
 def sync_bn_backward_param(grad_output: Tensor, norm: Tensor, grad_weight: Tensor, grad_bias: Tensor) -> None:
-    """Gradients by weight and bias ``[C]`` of this process's activations."""
+    """Writes the gradients for weight and bias ``[C]`` that come from this process's activations."""
     grad = grad_output.float()
     grad_weight.copy_((grad * norm).sum((0, 2)))
     grad_bias.copy_(grad.sum((0, 2)))
@@ -65,7 +65,7 @@ def sync_bn_backward_data(
     std: Tensor,
     grad_input: Tensor,
 ) -> None:
-    """Gradient by the activations, of ``grad_weight`` and ``grad_bias`` averaged over the processes."""
+    """Writes the gradient for the activations, given ``grad_weight`` and ``grad_bias`` averaged over the processes."""
     count = grad_output.size(0) * grad_output.size(2)
     through_statistics = (grad_weight[:, None] * norm + grad_bias[:, None]) / count
     grad_input.copy_((grad_output.float() - through_statistics) * (weight / std)[:, None])
