@@ -1,4 +1,4 @@
-"""Take a trained network elsewhere: torch.export (pt2), ONNX or NIR, checked against PyTorch, with a card."""
+"""Export a trained network to torch.export (pt2), ONNX or NIR, compare it with PyTorch, and write a card about it."""
 
 import argparse
 import json
@@ -36,41 +36,45 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file, or mmsnn::PATH; of a distillation config, the student is exported')
     parser.add_argument('checkpoint', help='its weights, a .pth file or mmsnn://NAME')
-    parser.add_argument('--to', choices=list(SUFFIXES), required=True, help='format')
-    parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='where to write it')
+    parser.add_argument('--to', choices=list(SUFFIXES), required=True, help='format of the file')
+    parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='file to write')
     parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'), help="in pixels; default: the config's")
     parser.add_argument('--T', type=int, metavar='N', help='time steps, if not those of the config')
-    parser.add_argument('--streaming', action='store_true', help='one time step, membranes in and out (pt2, onnx)')
-    parser.add_argument('--plain', action='store_true', help='pt2 that loads where mmsnn is not installed')
-    parser.add_argument('--static-batch', type=int, metavar='B', help='for batches of B images alone')
-    parser.add_argument('--int8', action='store_true', help='also FILE.int8.onnx, calibrated on training images')
-    parser.add_argument('--calibrate', type=int, default=64, metavar='N', help='of how many (default: 64)')
+    parser.add_argument(
+        '--streaming', action='store_true', help='one time step, with membranes as input and output (pt2, onnx)'
+    )
+    parser.add_argument('--plain', action='store_true', help='a pt2 file that loads where mmsnn is not installed')
+    parser.add_argument('--static-batch', type=int, metavar='B', help='export for batches of exactly B images')
+    parser.add_argument('--int8', action='store_true', help='also write FILE.int8.onnx, calibrated on training images')
+    parser.add_argument(
+        '--calibrate', type=int, default=64, metavar='N', help='number of these training images (default: 64)'
+    )
     parser.add_argument(
         '--verify',
         nargs='?',
         type=int,
         const=0,
         metavar='N',
-        help='run the file on the test set (on its first N images) and print its metric beside that of PyTorch',
+        help="run the file on the test set (or its first N images) and print its metric beside PyTorch's",
     )
     add_cfg_options(parser)
     parser.set_defaults(work_dir=None, launcher='none')
     args = parser.parse_args(argv)
     if args.streaming and args.to == 'nir':
-        parser.error('--streaming: NIR describes one instant anyway; leave it out')
+        parser.error('--streaming: a NIR file always describes a single time step; leave the option out')
     if args.int8 and (args.to != 'onnx' or args.streaming):
-        parser.error('--int8 goes with --to onnx, and not with --streaming')
+        parser.error('--int8 needs --to onnx without --streaming')
     if args.plain and args.to != 'pt2':
-        parser.error('--plain goes with --to pt2: the other formats know no operation of mmsnn anyway')
+        parser.error('--plain needs --to pt2: the other formats never contain operations of mmsnn')
     if args.verify is not None and (args.to == 'nir' or args.streaming):
-        parser.error('--verify runs a whole network on the test set; NIR and --streaming are compared step by step')
+        parser.error('--verify runs all time steps at once, which NIR and --streaming do not: leave it out')
     if args.out.suffix != SUFFIXES[args.to]:
         parser.error(f'--out: the file must end with {SUFFIXES[args.to]}, got {str(args.out)!r}')
     return args
 
 
 class Deployment:
-    """One run of the tool: the model, what is written, and what was found."""
+    """One run of the tool: it writes the files, compares them with PyTorch, and collects the facts for the card."""
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.console = args, Console()
@@ -81,7 +85,7 @@ class Deployment:
         if args.T is not None:
             mmsnn.set_time_steps(self.model, args.T)
         if not any(neurons_of(self.model)):
-            self.say('this network has no spiking neurons: it is exported as the ANN that it is')
+            self.say('this network has no spiking neurons: it is exported as an ANN')
         self.shape = self._shape()
         self.batch = args.static_batch or 2
         self.sample = sample_like((self.batch, *self.shape))
@@ -100,16 +104,16 @@ class Deployment:
         return channels(self.model), *size
 
     def batches(self) -> list[Tensor]:
-        """Random inputs; of several sizes of batch where any will do."""
+        """Random inputs, in batches of several sizes unless the batch is static."""
         sizes = [self.args.static_batch] if self.args.static_batch else [1, 3]
         return [sample_like((n, *self.shape), seed=n) for n in sizes]
 
     def step_like(self, x: Tensor) -> Tensor:
-        """What a single time step is given of ``x``."""
+        """The part of ``x`` that a single time step is given."""
         return x[:, :1] if len(self.shape) == 4 else x
 
     def run(self) -> dict:
-        """Write, compare, and write the card."""
+        """Write the files, compare them with PyTorch, and write the card; returns the card."""
         start = time.monotonic()
         args = self.args
         if args.to == 'nir':
@@ -122,7 +126,7 @@ class Deployment:
             outputs = dict(zip(self.names, self.network(self.sample)))
         rates = None
         if any(neurons_of(self.model)):
-            # over random inputs a rate says little: it comes with what it was measured on
+            # a rate on random inputs says little, so the card names the inputs
             rates = firing_rates(self.network, self.rate_inputs)
             self.found['firing_rate_measured_on'] = self.rates_of
         facts = card(self.model, self.shape, outputs, rates)
@@ -147,7 +151,7 @@ class Deployment:
         return f'{len(self.seen)} images of the test set' if getattr(self, 'seen', None) else 'random inputs'
 
     def folded(self) -> list[Path]:
-        """All T steps, as pt2 or ONNX."""
+        """Write all T time steps as pt2 or ONNX; returns the files."""
         args = self.args
         check_encoder(self.model, 'an exported graph')
         graph = export(self.network, self.sample, self.names, dynamic=not args.static_batch)
@@ -168,12 +172,12 @@ class Deployment:
         return files
 
     def save(self, graph: Graph):
-        """Write ``graph``; returns what runs the file."""
+        """Write ``graph``; returns a function that runs the file."""
         out = self.args.out
         if self.args.to == 'onnx':
             save_onnx(graph, out)
             if foreign := custom_operators(out):
-                raise RuntimeError(f'{out} holds operators that are not of ONNX: {", ".join(foreign)}')
+                raise RuntimeError(f'{out} contains operators that are not standard in ONNX: {", ".join(foreign)}')
             return OnnxFile(out)
         program = plain_neurons(graph, not self.args.static_batch) if self.args.plain else graph.program
         torch.export.save(program, out)
@@ -186,10 +190,10 @@ class Deployment:
         self.found.setdefault('difference_on_random_inputs', {})[key] = vars(difference)
         own = verify.rounding(self.network, self.batches())
         self.found['rounding_of_pytorch'] = own.largest
-        self.say(f"{what}{difference} beside PyTorch, random inputs (float64 moves PyTorch's own by {own.largest:.3g})")
+        self.say(f"{what}{difference} from PyTorch on random inputs (float64 moves PyTorch's by {own.largest:.3g})")
 
     def test(self, runs: dict) -> None:
-        """The metrics of PyTorch and of every file on the test set."""
+        """Print the metrics of PyTorch and of every file on the test set."""
         runner = verify.test_set(self.cfg, self.args.verify or None)
         network, self.seen = self.network, []
 
@@ -206,15 +210,15 @@ class Deployment:
         for column in ('', *tested):
             table.add_column(column, justify='left' if not column else 'right')
         for metric in tested['PyTorch'].metrics:
-            table.add_row(metric, *[f'{one.metrics.get(metric, float("nan")):.4f}' for one in tested.values()])
-        table.add_row('largest difference', *[f'{one.difference.largest:.3g}' for one in tested.values()])
+            table.add_row(metric, *[f'{result.metrics.get(metric, float("nan")):.4f}' for result in tested.values()])
+        table.add_row('largest difference', *[f'{result.difference.largest:.3g}' for result in tested.values()])
         self.console.print(table)
         self.found['test_set'] = {
-            name: dict(metrics=one.metrics, difference=vars(one.difference)) for name, one in tested.items()
+            name: dict(metrics=result.metrics, difference=vars(result.difference)) for name, result in tested.items()
         }
 
     def streaming(self) -> list[Path]:
-        """One step, as pt2 or ONNX, beside the folded run."""
+        """Write one time step as pt2 or ONNX, and compare T steps with the network; returns the files."""
         stream = Streaming(self.model, self.step_like(self.sample))
         run = self.save(stream.as_graph())
         T, largest = mmsnn.get_time_steps(self.model), verify.Difference()
@@ -225,35 +229,35 @@ class Deployment:
                 outputs, state = out[: len(self.names)], out[len(self.names) :]
             with torch.no_grad():
                 largest.add(outputs, self.network(x))
-        self.say(f'after {T} steps: {largest} beside the folded run, random inputs')
+        self.say(f'after {T} steps: {largest} from PyTorch on random inputs')
         states = {name: list(shape) for name, (shape, _) in zip(stream.state_names, stream.first)}
         self.found |= dict(streaming=dict(state=states, start=[value for _, value in stream.first]))
         self.found['difference_on_random_inputs'] = dict(file=vars(largest))
         return [self.args.out]
 
     def nir(self) -> list[Path]:
-        """What NIR can say, read back by two readers."""
-        found = NirExport(self.model, self.step_like(self.sample))
-        files = found.save(self.args.out)
+        """Write the parts that NIR can express, and read them back by two readers; returns the files."""
+        exported = NirExport(self.model, self.step_like(self.sample))
+        files = exported.save(self.args.out)
         x = sample_like((1, *self.shape), seed=1)
         T = mmsnn.get_time_steps(self.model)
         steps = x.transpose(0, 1).unsqueeze(1) if len(self.shape) == 4 else x.expand(T, 1, *self.shape)
-        differences = read_back(found, files, steps)
-        table = Table(title='NIR, read back: largest difference of the outputs, averaged over time')
+        differences = read_back(exported, files, steps)
+        table = Table(title='NIR files read back: largest difference of the outputs, averaged over time')
         for column in ('file', 'layers of neurons', *differences[0]):
             table.add_column(column)
-        for part, file, one in zip(found.parts, files, differences):
-            said = [v if isinstance(v, str) else f'{v:.3g}' for v in one.values()]
-            table.add_row(file.name, str(part.neurons), *said)
+        for part, file, by_reader in zip(exported.parts, files, differences):
+            cells = [v if isinstance(v, str) else f'{v:.3g}' for v in by_reader.values()]
+            table.add_row(file.name, str(part.neurons), *cells)
         self.console.print(table)
-        for refusal in found.refusals:
-            self.say(f'stays outside: {refusal}')
-        if found.whole:
-            self.say('the whole network went')
+        for refusal in exported.refusals:
+            self.say(f'not exported: {refusal}')
+        if exported.whole:
+            self.say('the whole network was exported')
         self.found |= dict(
-            whole=found.whole,
-            read_back={file.name: one for file, one in zip(files, differences)},
-            outside=[vars(refusal) for refusal in found.refusals],
+            whole=exported.whole,
+            read_back={file.name: by_reader for file, by_reader in zip(files, differences)},
+            outside=[vars(refusal) for refusal in exported.refusals],
             seconds_of_a_time_step=1e-4,
         )
         return files

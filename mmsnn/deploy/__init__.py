@@ -1,8 +1,8 @@
-"""Taking a network elsewhere: ``torch.export``, ONNX, NIR, and one time step at a time."""
+"""Export of trained networks: ``torch.export``, ONNX, NIR, and a form that runs one time step per call."""
 
 from importlib import import_module
 
-# imported when they are asked for: torch.export takes seconds
+# each name is imported on first access, because importing torch.export takes seconds
 NAMES = dict(
     Network='network',
     NirExport='to_nir',

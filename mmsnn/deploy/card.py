@@ -1,4 +1,4 @@
-"""What whoever runs an exported network must know about it."""
+"""The card of an exported network: the facts that its users need."""
 
 import dataclasses
 import hashlib
@@ -14,17 +14,17 @@ from mmsnn.neurons import FiringRates
 from .network import encoder_of, neurons_of
 
 PACKAGES = ('torch', 'onnx', 'onnxruntime', 'nir', 'nirtorch', 'spikingjelly')
-READOUT = dict(mean='mean over the time steps', none='none: a module behind it reads out')
+READOUT = dict(mean='mean over the time steps', none='none: the next module combines the time steps')
 
 
 def card(model: nn.Module, shape: tuple[int, ...], outputs: dict[str, Tensor], rates: FiringRates | None) -> dict:
-    """The facts about ``model``, ready for JSON.
+    """The facts about ``model`` as a dict that can be written as JSON.
 
     Args:
         model: a task model or any network.
-        shape: of one input.
-        outputs: by name, for a batch.
-        rates: firing rates, if they were measured.
+        shape: shape of one input without the batch, ``(C, H, W)`` or for event frames ``(T, C, H, W)``.
+        outputs: outputs by name, for one batch.
+        rates: the measured firing rates, or None.
     """
     from mmsnn import __version__
 
@@ -32,13 +32,13 @@ def card(model: nn.Module, shape: tuple[int, ...], outputs: dict[str, Tensor], r
     for name, neuron in neurons_of(model):
         tau = neuron.tau
         settings = {**dataclasses.asdict(neuron.settings), 'tau': float(tau) if isinstance(tau, Tensor) else tau}
-        # the same once more, in the numbers of the kernels
+        # it repeats the settings in the form that the kernels take
         settings.pop('encoded')
         neurons.setdefault(json.dumps(dict(type=type(neuron).__name__, **settings), sort_keys=True), []).append(name)
     encoder = encoder_of(model)
     return dict(
         T=get_time_steps(model),
-        neurons=[dict(json.loads(said), layers=len(names)) for said, names in neurons.items()],
+        neurons=[dict(json.loads(settings), layers=len(names)) for settings, names in neurons.items()],
         coding=_coding(encoder, shape),
         readout=sorted({READOUT[m.mode] for m in model.modules() if isinstance(m, Readout)}),
         inputs=dict(name='inputs', shape=['batch', *shape], dtype='float32', **_normalisation(model)),
@@ -57,7 +57,7 @@ def _coding(encoder, shape: tuple[int, ...]) -> str:
 
 
 def _normalisation(model: nn.Module) -> dict:
-    """What the data preprocessor has done to an image before the network sees it."""
+    """How the data preprocessor normalises an image before the network is given it."""
     preprocessor = getattr(model, 'data_preprocessor', None)
     mean, std = getattr(preprocessor, 'mean', None), getattr(preprocessor, 'std', None)
     swaps = getattr(preprocessor, '_channel_conversion', None)
@@ -66,7 +66,7 @@ def _normalisation(model: nn.Module) -> dict:
     return dict(
         mean=None if mean is None else mean.flatten().tolist(),
         std=None if std is None else std.flatten().tolist(),
-        # OpenMMLab's pipelines read BGR
+        # OpenMMLab's pipelines read images as BGR
         channels='RGB' if swaps else 'as the pipeline reads them (OpenMMLab: BGR)',
         pad_size_divisor=getattr(preprocessor, 'pad_size_divisor', 1),
     )

@@ -5,18 +5,19 @@ from types import ModuleType
 
 
 def need(extra: str, *modules: str) -> list[ModuleType]:
-    """Import ``modules``.
+    """Import ``modules`` and return them.
 
     Args:
-        extra: what of setup.py's extras brings them.
+        extra: name of the extra in setup.py that installs them.
+        modules: names of the modules.
 
     Raises:
-        ImportError: one is missing; the message names the extra.
+        ImportError: a module is missing; the message names the extra.
     """
-    found = []
+    imported = []
     for name in modules:
         try:
-            found.append(importlib.import_module(name))
+            imported.append(importlib.import_module(name))
         except ImportError as error:
             raise ImportError(f"{name} cannot be imported ({error}): pip install 'mmsnn[{extra}]'") from error
-    return found
+    return imported

@@ -1,4 +1,4 @@
-"""A task model as what is exported: one tensor in, the tensors of ``mode='tensor'`` out."""
+"""The exportable form of a task model: one tensor in, the tensors of ``mode='tensor'`` out."""
 
 import copy
 import inspect
@@ -13,18 +13,18 @@ from mmsnn.neurons import Neuron
 
 
 class Network(nn.Module):
-    """A copy of a task model (or of any network) in evaluation, which gives a flat tuple of tensors.
+    """A copy of a task model (or of any network) in evaluation mode that returns a flat tuple of tensors.
 
-    Its outputs are those of ``model(inputs, mode='tensor')``, in that order: of mmdet's single-stage detectors the
-    class scores of every level, then the box deltas; of mmseg's segmentors the logits ``[B, K, h, w]``; of mmpretrain's
-    classifiers ``[B, K]``. Inputs are normalised images ``[B, C, H, W]``, as the data preprocessor gives them, or
-    event frames ``[B, T, C, H, W]``.
+    The outputs are those of ``model(inputs, mode='tensor')`` in the same order: for mmdet's single-stage detectors the
+    class scores of every level, then the box deltas; for mmseg's segmentors the logits ``[B, K, h, w]``; for
+    mmpretrain's classifiers the logits ``[B, K]``. Inputs are normalised images ``[B, C, H, W]``, as the data
+    preprocessor returns them, or event frames ``[B, T, C, H, W]``.
 
     Args:
-        model: left as it is.
+        model: the network, which is not changed.
 
     Attributes:
-        model: the copy, in float32 on the CPU, whose neurons and norms run apart.
+        model: the copy, in float32 on the CPU, with unpacked spikes and with norms that are not fused into neurons.
     """
 
     def __init__(self, model: nn.Module):
@@ -43,52 +43,52 @@ class Network(nn.Module):
     def _named(self, inputs: Tensor) -> list[tuple[str, Tensor]]:
         out = self.model(inputs, mode='tensor') if self.by_mode else self.model(inputs)
         leaves, _ = tree_flatten_with_path(out)
-        found = []
+        named = []
         for path, leaf in leaves:
             if isinstance(leaf, Tensor):
-                found.append(('_'.join(str(getattr(key, 'idx', getattr(key, 'key', key))) for key in path), leaf))
-        return found
+                named.append(('_'.join(str(getattr(key, 'idx', getattr(key, 'key', key))) for key in path), leaf))
+        return named
 
     def output_names(self, sample: Tensor) -> list[str]:
-        """Names of the outputs by their places: ``output``, or ``output_1_3`` for the fourth tensor of the second list.
+        """Names of the outputs: ``output`` for one tensor, ``output_1_3`` for the fourth tensor of the second list.
 
         Raises:
-            ValueError: ``mode='tensor'`` needs more than images, or gives no tensor.
+            ValueError: ``mode='tensor'`` needs data samples, or returns no tensor.
         """
         with evaluating(self):
             try:
-                found = self._named(sample)
-            # whatever a model says to images without data samples
+                named = self._named(sample)
+            # a model may raise any exception when it is given no data samples
             except Exception as error:
                 raise ValueError(
-                    f"model: {type(self.model).__name__} gives nothing for images alone (mode='tensor'): "
-                    f'{type(error).__name__}: {error}. Two-stage detectors and those with query heads need data '
-                    'samples there; export their backbone: mmsnn.deploy takes any nn.Module'
+                    f"model: {type(self.model).__name__} cannot run on images alone (mode='tensor'): "
+                    f'{type(error).__name__}: {error}. Two-stage detectors and detectors with query heads need data '
+                    'samples in this mode; export their backbone instead: mmsnn.deploy takes any nn.Module'
                 ) from error
-        if not found:
-            raise ValueError(f"model: {type(self.model).__name__} gives no tensor with mode='tensor'")
-        return [f'output_{path}' if path else 'output' for path, _ in found]
+        if not named:
+            raise ValueError(f"model: {type(self.model).__name__} returns no tensor with mode='tensor'")
+        return [f'output_{path}' if path else 'output' for path, _ in named]
 
 
 def neurons_of(model: nn.Module) -> Iterator[tuple[str, Neuron]]:
-    """The neurons of ``model`` by name."""
+    """Name and module of every neuron in ``model``."""
     return ((name, m) for name, m in model.named_modules() if isinstance(m, Neuron))
 
 
 def encoder_of(model: nn.Module) -> DirectEncoder | None:
-    """The encoder of ``model``, where it has one."""
+    """The first encoder in ``model``, or None."""
     return next((m for m in model.modules() if isinstance(m, DirectEncoder)), None)
 
 
 def check_encoder(model: nn.Module, what: str) -> None:
-    """Raise ValueError where the encoder draws random spikes, which no exported graph can do alike."""
+    """Raise ValueError if the encoder draws random spikes, which ``what`` (a noun in the message) cannot reproduce."""
     if isinstance(encoder_of(model), PoissonEncoder):
         raise ValueError(
-            f'backbone.encoder: Poisson encoding draws random spikes, and {what} would not draw the same; deploy a '
-            "network with direct encoding (encoder=dict(type='DirectEncoder')), or encode in front of the network"
+            f'backbone.encoder: Poisson encoding draws random spikes, which {what} cannot reproduce; deploy a network '
+            "with direct encoding (encoder=dict(type='DirectEncoder')), or encode the images before the network"
         )
 
 
 def sample_like(shape: tuple[int, ...], seed: int = 0) -> Tensor:
-    """Random inputs of ``shape`` with the spread of normalised images, the same every time."""
+    """Standard normal inputs of ``shape``, as spread out as normalised images; the same for the same ``seed``."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

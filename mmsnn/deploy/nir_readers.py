@@ -1,4 +1,4 @@
-"""NIR files read back by two readers, and their outputs beside the network's."""
+"""Reading NIR files back with two other libraries, and comparing their outputs with those of the network."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ Reader = Callable[[Path], nn.Module]
 
 
 class _Neuron(nn.Module):
-    """NIR's IF and LIF in Euler's steps of `DT`; its equations, so that it fires above the threshold."""
+    """NIR's IF and LIF in Euler steps of `DT`; as NIR defines, it fires above the threshold and not at it."""
 
     def __init__(self, node):
         super().__init__()
@@ -34,11 +34,11 @@ class _Neuron(nn.Module):
 
 
 def read_with_nirtorch(path: Path) -> nn.Module:
-    """The network of a NIR file by nirtorch, for one image without a batch; ``(x, state)`` to ``(out, state)``."""
+    """The network of a NIR file as nirtorch builds it: ``(x, state)`` to ``(out, state)``, ``x`` without a batch."""
     nir, nirtorch = need('nir', 'nir', 'nirtorch')
 
     def affine(node):
-        # nirtorch's own leaves the bias as it was drawn
+        # nirtorch's own Affine leaves the bias at its random initial value
         layer = nn.Linear(node.weight.shape[-1], node.weight.shape[-2])
         layer.weight.data, layer.bias.data = torch.from_numpy(node.weight), torch.from_numpy(node.bias)
         return layer
@@ -47,7 +47,7 @@ def read_with_nirtorch(path: Path) -> nn.Module:
 
 
 def read_with_spikingjelly(path: Path) -> nn.Module:
-    """The network of a NIR file by SpikingJelly's importer, for a batch; ``(x, state)`` to ``(out, state)``."""
+    """The network of a NIR file as SpikingJelly builds it: ``(x, state)`` to ``(out, state)``, ``x`` with a batch."""
     need('spikingjelly', 'spikingjelly')
     from spikingjelly.activation_based import nir_exchange
 
@@ -58,38 +58,38 @@ READERS: dict[str, Reader] = {'nirtorch': read_with_nirtorch, 'SpikingJelly': re
 
 
 def read_back(export: NirExport, paths: list[Path], steps: Tensor) -> list[dict[str, float | str]]:
-    """The largest difference of every part's output, averaged over time, as each reader runs it.
+    """Run every part in every reader and compare its output, averaged over time, with that of the network.
 
     Args:
-        export: what was written.
-        paths: of its parts.
+        export: the export that was written.
+        paths: the files of its parts.
         steps: inputs ``[T, 1, ...]`` of one stream.
 
     Returns:
-        For every part the difference by the name of the reader, or why it could not read the file.
+        For every part a dict from the name of the reader to the largest absolute difference, or to the error in words.
     """
     runner, values = Steps(export.module), []
     for step in steps:
-        found = runner.run_step(step)
-        values.append([(_tensor(found[p.source]), _tensor(found[p.sink])) for p in export.parts])
+        nodes = runner.run_step(step)
+        values.append([(_tensor(nodes[p.source]), _tensor(nodes[p.sink])) for p in export.parts])
     result = []
     for k, path in enumerate(paths):
         expected = torch.stack([value[k][1] for value in values]).mean(0)
-        said: dict[str, float | str] = {}
+        differences: dict[str, float | str] = {}
         for name, read in READERS.items():
             try:
                 network, state, outputs = read(path), None, []
                 with torch.no_grad():
                     for value in values:
-                        given = value[k][0]
-                        given = given.reshape(1, *export.parts[k].graph.nodes['input'].input_type['input'])
-                        out, state = network(given if name == 'SpikingJelly' else given[0], state)
+                        x = value[k][0].reshape(1, *export.parts[k].graph.nodes['input'].input_type['input'])
+                        out, state = network(x if name == 'SpikingJelly' else x[0], state)
                         outputs.append(out)
-                said[name] = (torch.stack(outputs).mean(0).reshape(expected.shape) - expected).abs().max().item()
-            # a reader that lacks something, or is not there
+                mean = torch.stack(outputs).mean(0).reshape(expected.shape)
+                differences[name] = (mean - expected).abs().max().item()
+            # a reader may lack a feature, or may not be installed
             except Exception as error:
-                said[name] = f'{type(error).__name__}: {error}'.splitlines()[0]
-        result.append(said)
+                differences[name] = f'{type(error).__name__}: {error}'.splitlines()[0]
+        result.append(differences)
     return result
 
 

@@ -1,4 +1,4 @@
-"""One time step in, membranes in and out: the form for event cameras and other streams."""
+"""Networks that run one time step per call, with membranes as input and output, for event cameras and other streams."""
 
 import copy
 import operator
@@ -19,25 +19,25 @@ TAU, V_INIT, RETURN_V = 4, 5, 6
 
 
 def step_graph(model: nn.Module, sample: Tensor) -> GraphModule:
-    """The graph of a single time step of ``model``, norms folded, whose nodes know shapes and modules.
+    """The graph of a single time step of ``model``, with folded norms and with shapes and modules in its nodes.
 
     Args:
-        model: a task model or any network, left as it is.
-        sample: images ``[B, C, H, W]`` or event frames of one step ``[B, 1, C, H, W]``.
+        model: a task model or any network, which is not changed.
+        sample: images ``[B, C, H, W]`` or event frames of one step ``[B, 1, C, H, W]``, with B of at least 2.
 
     Raises:
-        ValueError: the steps are not alike: a module tells them apart, spikes are drawn at random, or it runs
-            micro-steps.
+        ValueError: one graph cannot stand for all time steps, because a module treats them differently, spikes are
+            drawn at random, or a neuron runs micro-steps.
     """
-    check_encoder(model, 'a network that goes step by step')
+    check_encoder(model, 'a network that runs step by step')
     for name, module in model.named_modules():
         if getattr(module, 'mixes_time', False):
             raise ValueError(
-                f'{name} ({type(module).__name__}) tells the time steps apart, so no single step stands for all: use a '
-                'batch norm without time, or export all T steps'
+                f'{name} ({type(module).__name__}) treats time steps differently, so one step cannot stand for all: '
+                'use a batch norm that does not depend on time, or export all T steps'
             )
         if isinstance(module, ILIF) and module.expanded:
-            raise ValueError(f'{name} runs micro-steps since expand_levels: deploy the network as it was before')
+            raise ValueError(f'{name} runs micro-steps: deploy the network as it was before expand_levels')
     network = Network(model)
     set_time_steps(network, 1)
     module = unguarded(trace(network, (sample,)))
@@ -47,7 +47,7 @@ def step_graph(model: nn.Module, sample: Tensor) -> GraphModule:
 
 
 def is_time_mean(node: Node) -> bool:
-    """Whether a node of `step_graph` is a readout's mean over time."""
+    """Whether a node of a `step_graph` is the mean over time of a readout."""
     if node.target is not ATEN.mean.dim or list(node.args[1]) != [0]:
         return False
     unfold = node.args[0]
@@ -55,24 +55,24 @@ def is_time_mean(node: Node) -> bool:
 
 
 def lif_nodes(module: GraphModule) -> list[Node]:
-    """The neurons of a graph, in the order in which they fire."""
+    """The neurons of a graph, in the order in which they run."""
     return [node for node in module.graph.nodes if node.target is LIF]
 
 
 def rest(node: Node) -> float:
-    """Where the membrane of a node ``mmsnn.lif`` starts."""
+    """The resting potential of an ``mmsnn.lif`` node, at which its membrane starts."""
     return decode(*node.args[2:4])[0].v_rest
 
 
 class Steps(Interpreter):
-    """Runs a graph of `step_graph` step after step, keeps membranes in between, and every value of the last step."""
+    """Runs a `step_graph` one time step after another, and keeps the membranes and all values of the last step."""
 
     def __init__(self, module: GraphModule):
         super().__init__(module, garbage_collect_values=False)
         self.membranes: dict[Node, Tensor] = {}
 
     def run_step(self, x: Tensor) -> dict[Node, object]:
-        """The values of all nodes for the step ``x``."""
+        """Run the step ``x``; returns the values of all nodes."""
         with torch.no_grad():
             self.run(x)
         return dict(self.env)
@@ -80,11 +80,11 @@ class Steps(Interpreter):
     def run_node(self, node: Node):
         if node.target is not LIF:
             if getattr(getattr(node.target, '_schema', None), 'is_mutable', False):
-                # what it changes in place is a value of its own here
-                given = node.args[0]
-                self.env[given], kept = self.env[given].clone(), self.env[given]
+                # an in-place operation works on a copy, because the value before it is returned, too
+                source = node.args[0]
+                self.env[source], original = self.env[source].clone(), self.env[source]
                 out = super().run_node(node)
-                self.env[given] = kept
+                self.env[source] = original
                 return out
             return super().run_node(node)
         args, _ = self.fetch_args_kwargs_from_env(node)
@@ -97,28 +97,29 @@ class Steps(Interpreter):
 
 
 class Streaming(nn.Module):
-    """A network that is given one time step at a time and keeps nothing: its state is an argument and a result.
+    """A network that runs one time step per call and keeps nothing: its state is an argument and a result.
 
     ::
 
-        stream = Streaming(model, frames[:1])
+        stream = Streaming(model, torch.zeros(2, 3, 224, 224))
         state = stream.start(batch=1)
-        for frame in frames:
-            outputs, state = stream(frame, state)
+        for image in images:  # [1, 3, 224, 224]
+            outputs, state = stream(image, state)
 
-    After T steps the outputs are those of the folded run over these steps: a readout's mean over time is the mean over
-    the steps so far, so that there is a prediction after every step. A new ``start`` begins a new mean.
+    After T steps the outputs equal those of ``model`` run on these steps at once. A readout's mean over time is the
+    mean over the steps so far, so that there is a prediction after every step. ``start`` begins a new sequence.
 
     Args:
-        model: a task model or any network; left as it is.
-        sample: one step for two or more streams, ``[B, C, H, W]``.
+        model: a task model or any network, which is not changed.
+        sample: one step of at least two streams, images ``[B, C, H, W]`` or event frames ``[B, 1, C, H, W]``.
 
     Attributes:
         graph: the step as a graph; its inputs are the step and the state.
-        output_names: of the outputs; the names of the state are ``state_names``.
+        output_names: names of the outputs.
+        state_names: names of the tensors of the state.
 
     Raises:
-        ValueError: as `step_graph`.
+        ValueError: one graph cannot stand for all time steps (`step_graph`), or it cannot be traced.
     """
 
     def __init__(self, model: nn.Module, sample: Tensor):
@@ -133,7 +134,7 @@ class Streaming(nn.Module):
         self._open()
 
     def _open(self) -> None:
-        """Make membranes and the sums of readouts inputs and outputs of the graph."""
+        """Turn the membranes and the sums of readouts into inputs and outputs of the graph."""
         graph = self.graph.graph
         end = next(node for node in graph.nodes if node.op == 'output')
         last_input = [node for node in graph.nodes if node.op == 'placeholder'][-1]
@@ -164,13 +165,13 @@ class Streaming(nn.Module):
             with graph.inserting_before(node):
                 total = graph.call_function(torch.add, (before, x))
                 count = graph.call_function(torch.add, (steps, 1.0))
-                # one number a stream
+                # the number of steps is one per stream
                 count = graph.call_function(torch.reshape, (count, (-1, *[1] * (node.meta['val'].dim() - 1))))
                 mean = graph.call_function(torch.div, (total, count))
             node.replace_all_uses_with(mean)
             graph.erase_node(node)
             kept.append(total)
-        # in the order of the inputs: membranes, steps, sums
+        # the state is returned in the order of the inputs: membranes, steps, sums
         kept.insert(len(kept) - len(means), kept_steps)
         (outputs,) = end.args
         end.args = ((*outputs, *kept),)
@@ -179,15 +180,15 @@ class Streaming(nn.Module):
         self.graph.recompile()
 
     def start(self, batch: int = 1) -> tuple[Tensor, ...]:
-        """The state before the first step: membranes at rest, nothing seen."""
+        """The state of ``batch`` streams before the first step: membranes at rest, no steps counted."""
         device = next((value.device for value in self.graph.state_dict().values()), self.sample.device)
         return tuple(torch.full((batch, *shape), value, device=device) for shape, value in self.first)
 
     def forward(self, step: Tensor, state: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """One step ``[B, C, H, W]`` and the state to the outputs so far and the state behind the step.
+        """Run one step ``[B, C, H, W]`` from a state; returns the outputs so far and the state after the step.
 
         Raises:
-            ValueError: the state has another number of parts than the network.
+            ValueError: the state has the wrong number of tensors.
         """
         if len(state) != len(self.first):
             raise ValueError(f'state: this network keeps {len(self.first)} tensors between steps, got {len(state)}')
@@ -195,7 +196,7 @@ class Streaming(nn.Module):
         return out[: len(self.output_names)], out[len(self.output_names) :]
 
     def as_graph(self) -> Graph:
-        """The step as what is written to a file: inputs are the step, then the state; outputs likewise."""
+        """The step as a graph for a file: inputs are the step and then the state, outputs the outputs and the state."""
         inputs = (self.sample, *self.start(len(self.sample)))
         program = trace(copy.deepcopy(self.graph), inputs)
         names = [*self.output_names, *[f'{name}_out' for name in self.state_names]]

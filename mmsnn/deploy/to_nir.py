@@ -1,9 +1,9 @@
-"""NIR (Pedersen et al., "Neuromorphic intermediate representation", Nature Communications 2024) of an exported graph.
+"""Export to NIR (Pedersen et al., "Neuromorphic intermediate representation", Nature Communications 2024).
 
-NIR describes one instant of a network; the graph is that of a single time step. What NIR cannot say is cut out and
-named, and what lies between the cuts becomes graphs of one input and one output, as the readers want them. The mean
-over time stays with whoever runs the graph: behind it only linear layers are taken along, whose outputs may be
-averaged.
+NIR describes a network at one instant, so the exported graph is that of a single time step. Operations that NIR cannot
+express are left out and reported, and the parts between them become graphs with one input and one output, as readers
+require. Users of a graph take the mean over time themselves. Operations after that mean are therefore exported only if
+they are linear, so that their outputs can be averaged instead, and only if the network fits into one graph.
 """
 
 from dataclasses import dataclass, field
@@ -22,17 +22,17 @@ SHAPES = {
     ATEN.unflatten.int, ATEN.flatten.using_ints, ATEN.view.default, ATEN.reshape.default, ATEN.unsqueeze.default,
     ATEN.squeeze.dim, ATEN.transpose.int, ATEN.permute.default, ATEN.contiguous.default, ATEN.clone.default,
 }  # fmt: skip
-BEHIND = 'they act on the mean over time, which lies outside of NIR: whoever takes the mean runs them'
+BEHIND = 'they act on the mean over time, which NIR cannot express: run them after taking the mean'
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """What stays outside.
+    """An operation that cannot be exported.
 
     Attributes:
-        where: the module that it belongs to.
+        where: name of the module that contains it.
         operation: its name in PyTorch.
-        reason: why.
+        reason: why it cannot be exported.
     """
 
     where: str
@@ -45,13 +45,14 @@ class Refusal:
 
 @dataclass
 class Part:
-    """A NIR graph and the nodes of the network's graph that it stands for.
+    """A NIR graph and the part of the network's graph that it represents.
 
     Attributes:
         graph: the `nir.NIRGraph`.
-        source, sink: what is its input and its output.
-        neurons: layers of neurons in it.
-        whole: whether it goes from the network's input to its output.
+        source, sink: the nodes of the network's graph whose values are its input and output.
+        neurons: number of neuron layers in it.
+        whole: whether it extends from the network's input to its output.
+        names: as keys, the names of the NIR nodes that lead to its output.
     """
 
     graph: object
@@ -59,12 +60,18 @@ class Part:
     sink: Node
     neurons: int
     whole: bool
-    names: dict[str, Node] = field(default_factory=dict)
+    names: dict[str, None] = field(default_factory=dict)
 
 
 @dataclass
 class _Stream:
-    """A value that NIR can carry: of which part, made by which nodes, whether behind the mean over time."""
+    """A value that NIR can express.
+
+    Attributes:
+        origin: the node at which the part of this value begins.
+        sources: names of the NIR nodes whose outputs add up to it.
+        averaged: whether it comes after the mean over time.
+    """
 
     origin: Node
     sources: frozenset[str]
@@ -75,16 +82,16 @@ class NirExport:
     """The NIR form of a network.
 
     Args:
-        model: a task model or any network; left as it is.
-        sample: images ``[B, C, H, W]`` or one step of event frames ``[B, 1, C, H, W]``.
+        model: a task model or any network, which is not changed.
+        sample: images ``[B, C, H, W]`` or one step of event frames ``[B, 1, C, H, W]``, with B of at least 2.
 
     Attributes:
-        parts: those with neurons, in the order of the data.
-        refusals: what stays outside, and why.
+        parts: the parts that contain neurons, in the order of the data flow.
+        refusals: the operations that cannot be exported, with reasons.
 
     Raises:
         ImportError: nir is missing.
-        ValueError: no step stands for all (`step_graph`), or nothing with neurons goes.
+        ValueError: one graph cannot stand for all time steps (`step_graph`), or no layer of neurons can be exported.
     """
 
     def __init__(self, model: nn.Module, sample: Tensor):
@@ -96,15 +103,15 @@ class NirExport:
         self._walk(behind_mean=True)
         refusals = self.refusals
         if not self.whole:
-            # what averages over time runs what is behind it
+            # users who average over time also run the operations after the mean
             self._walk(behind_mean=False)
             count = sum(each.reason == BEHIND for each in self.refusals)
             if count:
                 refusals.append(Refusal('', f'{count} operations', BEHIND))
         self.refusals = list(dict.fromkeys(refusals))
         if not self.parts:
-            said = '; '.join(map(str, self.refusals[:4]))
-            raise ValueError(f'no layer of neurons of this network goes into NIR: {said}')
+            reasons = '; '.join(map(str, self.refusals[:4]))
+            raise ValueError(f'no layer of neurons of this network can be exported to NIR: {reasons}')
 
     def _walk(self, behind_mean: bool) -> None:
         self.behind_mean = behind_mean
@@ -123,7 +130,7 @@ class NirExport:
             return
         inputs = [a for a in node.all_input_nodes if a in self.streams]
         if not inputs:
-            # made of parameters alone
+            # it depends on parameters alone
             return
         try:
             self.streams[node] = self._translate(node, inputs)
@@ -141,11 +148,11 @@ class NirExport:
             raise Cannot(BEHIND)
         if node.target is LIF:
             if first.averaged:
-                raise Cannot('a neuron behind the mean over time')
+                raise Cannot('a neuron after the mean over time')
             return self._add(node, inputs[0], self.make.neuron(node))
         if 'getitem' in str(node.target):
             if node.args[1]:
-                raise Cannot('part of a tuple')
+                raise Cannot('NIR nodes have one output, and this is not the first of a tuple')
             return first
         if node.target in (ATEN.conv1d.default, ATEN.conv2d.default):
             return self._add(node, inputs[0], self.make.convolution(node))
@@ -169,15 +176,15 @@ class NirExport:
 
     def _sum(self, node: Node, inputs: list[Node]) -> _Stream:
         if len(inputs) != 2 or len(node.args) != 2 or node.kwargs:
-            raise Cannot('NIR adds no constants outside of layers')
+            raise Cannot('NIR cannot add constants outside of layers')
         a, b = (self.streams[each] for each in inputs)
         if a.origin is not b.origin or a.averaged != b.averaged:
-            raise Cannot('it adds what comes from two sides of something that stays outside')
+            raise Cannot('its inputs belong to different parts, because an operation between them cannot be exported')
         if a.sources & b.sources:
-            raise Cannot('it adds a layer to itself, and NIR has no double edges')
+            raise Cannot('it adds a layer to itself, and NIR allows one edge between two nodes')
         if self.values[inputs[0]].shape != self.values[inputs[1]].shape:
-            raise Cannot('NIR does not stretch the smaller one')
-        # two edges into whatever comes next
+            raise Cannot('NIR does not broadcast the smaller input')
+        # a sum is expressed by two edges into the next node
         return _Stream(a.origin, a.sources | b.sources, a.averaged)
 
     def _reshape(self, node: Node, source: Node) -> _Stream:
@@ -192,9 +199,9 @@ class NirExport:
                 order = [d % len(before) for d in node.args[1]]
             moved = [d for d in order if before[d] > 1]
             if moved != sorted(moved):
-                raise Cannot('NIR does not exchange dimensions')
+                raise Cannot('NIR cannot permute dimensions')
             return stream
-        # the time step is one: it comes and goes
+        # dimensions of size 1, such as the single time step, may appear and disappear
         if [n for n in before if n > 1] == [n for n in after if n > 1]:
             vanishes = len(after) < len(before) and len(after) == 2 and len(before) == 4
             if not vanishes:
@@ -202,14 +209,14 @@ class NirExport:
         if len(after) == 2 and after[0] == before[0]:
             made = self.nir.Flatten(dict(input=np.array(before[1:])), 0, -1)
             return self._add(node, source, made)
-        raise Cannot(f'NIR does not make {tuple(after[1:])} of {tuple(before[1:])}')
+        raise Cannot(f'NIR cannot reshape {tuple(before[1:])} to {tuple(after[1:])}')
 
     def _parts(self) -> list[Part]:
         end = next(node for node in self.module.graph.nodes if node.op == 'output')
-        made = []
+        parts = []
         for node in self.module.graph.nodes:
             stream = self.streams.get(node)
-            # a stream ends where it is given to what stays outside, or out
+            # a part ends at an output of the network and where an operation that cannot be exported reads its value
             ends = (
                 stream is not None
                 and stream.origin is not node
@@ -217,12 +224,12 @@ class NirExport:
                     user is end or (user in self.streams and self.streams[user].origin is user) for user in node.users
                 )
             )
-            if ends and not any(p.source is stream.origin and p.names.keys() == stream.sources for p in made):
+            if ends and not any(p.source is stream.origin and p.names.keys() == stream.sources for p in parts):
                 part = self._part(stream, node, end in node.users and stream.origin.op == 'placeholder')
                 if part.neurons:
                     part.names = dict.fromkeys(stream.sources)
-                    made.append(part)
-        return made
+                    parts.append(part)
+        return parts
 
     def _part(self, stream: _Stream, sink: Node, whole: bool) -> Part:
         known = {name: (made, sources) for name, made, sources in self.nodes.values()}
@@ -233,7 +240,7 @@ class NirExport:
         nodes['output'] = self.nir.Output(dict(output=np.array(self._shape(sink))))
         seen, target = set(), 'output'
         if len(stream.sources) > 1:
-            # the readers add what meets in a layer, but not in an output: this one changes nothing
+            # readers add up edges that meet in a layer, but not those that meet in an output: this layer adds them
             one = np.array([1, 1])
             flat = len(self._shape(sink)) == 1
             nodes['sum'] = (
@@ -266,16 +273,16 @@ class NirExport:
         value = self.values[node]
         value = value[0] if isinstance(value, tuple) else value
         shape = tuple(value.shape[1:])
-        # a step of event frames
+        # a step of event frames has a dimension for time, of size 1
         return shape[1:] if node.op == 'placeholder' and value.dim() == 5 else shape
 
     @property
     def whole(self) -> bool:
-        """Whether the network is one part, from its input to its only output."""
+        """Whether one part represents the whole network, from its input to its output."""
         return len(self.parts) == 1 and self.parts[0].whole
 
     def save(self, path: Path) -> list[Path]:
-        """Write the parts: one to ``path``, several to numbered files beside it. Returns their paths."""
+        """Write a single part to ``path``, or several parts to numbered files beside it; returns the paths."""
         single = len(self.parts) == 1
         paths = [path if single else path.with_suffix(f'.{k}{path.suffix}') for k in range(1, len(self.parts) + 1)]
         for part, file in zip(self.parts, paths):
@@ -284,7 +291,7 @@ class NirExport:
 
 
 def where(node: Node) -> str:
-    """The name of the module that a node belongs to."""
+    """The name of the module that contains a node."""
     stack = node.meta.get('nn_module_stack') or {}
     names = [name for name, _ in stack.values()]
     return names[-1].removeprefix('model.').removeprefix('model') if names else ''

@@ -1,4 +1,4 @@
-"""ONNX with all time steps, in standard operators alone, and its int8 form."""
+"""Export to ONNX with all time steps in standard operators, and quantisation of such a file to int8."""
 
 import contextlib
 import io
@@ -17,18 +17,18 @@ from mmsnn.ops.neuron import NeuronSettings, decode
 from .extras import need
 from .graph import LIF, Graph
 
-# the first with Split by number and Round half to even in every runtime
+# the first opset whose Split takes the number of outputs
 OPSET = 18
 
 
 def save_onnx(graph: Graph, path: Path) -> None:
-    """Write ``graph`` as ONNX: inputs ``inputs``, outputs by name, the batch open, neurons unrolled over time.
+    """Write ``graph`` as ONNX, with its names of inputs and outputs and with neurons unrolled over time.
 
     Raises:
         ImportError: onnx or onnxscript is missing; the message names the extra.
     """
     need('onnx', 'onnx', 'onnxscript')
-    # it prints its progress and warns of its own future
+    # the exporter prints its progress and warns of future changes
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), _quiet('torch.onnx', 'onnxscript'):
         warnings.simplefilter('ignore')
         program = torch.onnx.export(
@@ -57,12 +57,12 @@ def _quiet(*names: str):
 
 
 def lif_in_onnx(x, T: int, kind, values, tau=None, v_init=None, return_v: bool = False):
-    """`mmsnn.ops.reference.lif` in ONNX's operators, in its order of operations; ``x`` is ``[T*B, ...]`` in float32."""
+    """`mmsnn.ops.reference.lif` in ONNX operators and the same order; ``x`` is ``[T*B, ...]`` in float32."""
     from onnxscript import opset18 as op
 
     settings, _ = decode(kind, values)
     v_threshold, v_rest = settings.v_threshold, settings.v_rest
-    # values[0] is what the kernels multiply by
+    # values[0] is 1/tau, by which the kernels multiply, too
     rate = None if settings.tau is None else values[0] if tau is None else op.Reciprocal(tau)
     steps = [x] if T == 1 else op.Split(x, axis=0, num_outputs=T)
     v, spikes = v_init, []
@@ -83,7 +83,7 @@ def lif_in_onnx(x, T: int, kind, values, tau=None, v_init=None, return_v: bool =
 
 
 def _charge(op, v, x, rate, settings: NeuronSettings):
-    """The potential before it fires; ``v`` None is a membrane at rest."""
+    """The membrane potential before firing; ``v=None`` is a membrane at rest."""
     v_rest = settings.v_rest
     if v is None:
         h = x if rate is None or not settings.decay_input else op.Mul(x, rate)
@@ -97,7 +97,7 @@ def _charge(op, v, x, rate, settings: NeuronSettings):
 
 
 class OnnxFile:
-    """An ONNX file in ONNX Runtime, called as the network is.
+    """An ONNX file in ONNX Runtime on the CPU, which is called with tensors and returns tensors as the network does.
 
     Args:
         path: the file.
@@ -109,7 +109,7 @@ class OnnxFile:
     def __init__(self, path: Path):
         (runtime,) = need('onnx', 'onnxruntime')
         options = runtime.SessionOptions()
-        # the processes beside it keep their cores
+        # as many threads as PyTorch uses
         options.intra_op_num_threads = torch.get_num_threads()
         self.session = runtime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
         self.inputs = [each.name for each in self.session.get_inputs()]
@@ -120,23 +120,25 @@ class OnnxFile:
 
 
 def custom_operators(path: Path) -> list[str]:
-    """The operators of a file that are not ONNX's own."""
+    """Names of the operators in a file that are not standard operators of ONNX."""
     (onnx,) = need('onnx', 'onnx')
     model = onnx.load(str(path))
     return sorted({f'{n.domain}.{n.op_type}' for n in model.graph.node if n.domain not in ('', 'ai.onnx')})
 
 
 def quantise(path: Path, out: Path, batches: Iterable[Tensor]) -> None:
-    """Write the int8 form of ``path``: ONNX Runtime's static quantiser on convolutions and linear layers.
+    """Write the int8 form of the file ``path`` to ``out``, by ONNX Runtime's static quantiser.
 
-    Weights are signed, symmetric and a channel each; activations get their range from ``batches``. Membranes stay in
-    float32, so neurons fire by the same rule.
+    Convolutions and linear layers have signed 8-bit weights with a scale per channel, and unsigned 8-bit activations
+    whose ranges are calibrated on ``batches``. Membranes stay in float32, so neurons fire by the same rule.
 
     Args:
-        batches: inputs of the network, at least one; a hundred images of the training set do.
+        path: an ONNX file with one input.
+        out: the file to write.
+        batches: inputs of the network, at least one batch; a hundred training images are enough.
 
     Raises:
-        ImportError: onnxruntime is missing.
+        ImportError: onnx or onnxruntime is missing.
         ValueError: there is no batch.
     """
     need('onnx', 'onnx', 'onnxruntime')
@@ -147,7 +149,7 @@ def quantise(path: Path, out: Path, batches: Iterable[Tensor]) -> None:
     stream = ({name: batch.cpu().numpy()} for batch in batches)
     first = next(stream, None)
     if first is None:
-        raise ValueError('int8: the ranges of activations need at least one batch of images')
+        raise ValueError('int8: calibration needs at least one batch of images')
     stream = itertools.chain([first], stream)
 
     class Reader(CalibrationDataReader):

@@ -1,4 +1,4 @@
-"""What was exported, run beside PyTorch: on random inputs, and on a test set with its metric."""
+"""Comparison of an exported network with PyTorch: on random inputs, and on a test set with its metric."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -21,31 +21,31 @@ HEADS = ('bbox_head', 'decode_head', 'head')
 
 @dataclass
 class Difference:
-    """How far outputs are from PyTorch's.
+    """The difference between the outputs of an exported network and PyTorch's.
 
     Attributes:
-        largest: largest absolute difference of an output.
+        largest: largest absolute difference.
         scale: largest absolute value of PyTorch's outputs.
-        inputs: how many inputs were compared.
+        inputs: number of inputs that were compared.
     """
 
     largest: float = 0.0
     scale: float = 0.0
     inputs: int = 0
 
-    def add(self, found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
-        """Count one batch.
+    def add(self, outputs: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+        """Add the outputs of one batch.
 
         Raises:
-            ValueError: number or shapes of the outputs differ, or one is not finite where PyTorch's is.
+            ValueError: the number or the shapes of the outputs differ, or a difference is NaN.
         """
-        shapes = [[tuple(x.shape) for x in each] for each in (found, expected)]
+        shapes = [[tuple(x.shape) for x in each] for each in (outputs, expected)]
         if shapes[0] != shapes[1]:
-            raise ValueError(f'the exported network gives {shapes[0]}, PyTorch {shapes[1]}')
-        for a, b in zip(found, expected):
+            raise ValueError(f'the exported network returns tensors of shapes {shapes[0]}, PyTorch {shapes[1]}')
+        for a, b in zip(outputs, expected):
             gap = (a.double() - b.double()).abs().max().item() if b.numel() else 0.0
             if gap != gap:
-                raise ValueError('the exported network gives numbers that are not finite')
+                raise ValueError('the outputs of the exported network or of PyTorch are not finite')
             self.largest = max(self.largest, gap)
             self.scale = max(self.scale, b.abs().max().item() if b.numel() else 0.0)
         self.inputs += len(expected[0])
@@ -55,18 +55,18 @@ class Difference:
 
 
 def compare(run: Runs, network: nn.Module, batches: list[Tensor]) -> Difference:
-    """The difference of ``run`` from ``network`` over ``batches``."""
-    found = Difference()
+    """The difference between the outputs of ``run`` and of ``network`` over ``batches``."""
+    difference = Difference()
     for batch in batches:
         with torch.no_grad():
-            found.add(run(batch), network(batch))
-    return found
+            difference.add(run(batch), network(batch))
+    return difference
 
 
 def rounding(network: nn.Module, batches: list[Tensor]) -> Difference:
-    """How far PyTorch's own outputs move in float64: sums in another order move them as much.
+    """How far PyTorch's own outputs move in float64, which is how much sums in another order may move them.
 
-    A neuron whose potential is within rounding of its threshold fires or does not, and what follows sees it.
+    Rounding decides whether a neuron fires whose potential is that close to its threshold, and later layers amplify it.
     """
     wide = copy.deepcopy(network).double()
     return compare(lambda x: wide(x.double()), network, batches)
@@ -74,11 +74,11 @@ def rounding(network: nn.Module, batches: list[Tensor]) -> Difference:
 
 @dataclass
 class Tested:
-    """A run over the test set.
+    """The results of a run over the test set.
 
     Attributes:
-        metrics: of the task's evaluator.
-        difference: from PyTorch's outputs.
+        metrics: metrics of the task's evaluator.
+        difference: difference from PyTorch's outputs.
     """
 
     metrics: dict[str, float]
@@ -86,10 +86,10 @@ class Tested:
 
 
 def test_set(cfg: Config, images: int | None = None) -> Runner:
-    """A runner over the test set of ``cfg`` (of its first ``images``), one image in a batch for detectors.
+    """A runner over the test set of ``cfg``, or over its first ``images`` images.
 
     Raises:
-        FileNotFoundError, ValueError: the data are missing or do not fit, as ``tools/test.py`` says.
+        FileNotFoundError, ValueError: the data are missing or do not fit, as in ``tools/test.py``.
     """
     from mmsnn.engine import checks
     from mmsnn.engine.cli import build_runner, complete_loaders
@@ -105,21 +105,21 @@ def test_set(cfg: Config, images: int | None = None) -> Runner:
 
 
 def innermost(dataset: ConfigDict) -> ConfigDict:
-    """The data set in its wrappers."""
+    """The config of the data set inside its wrappers."""
     while 'dataset' in dataset:
         dataset = dataset['dataset']
     return dataset
 
 
 def run_test_set(runner: Runner, model: nn.Module, run: Runs, network: nn.Module, shape: tuple[int, ...]) -> Tested:
-    """Test ``model``, whose network is ``run`` meanwhile.
+    """Test ``model`` with the outputs of ``run`` in place of its own.
 
     Args:
-        runner: of `test_set`.
+        runner: a runner from `test_set`.
         model: the task model with its weights, on the CPU.
-        run: takes inputs and gives the outputs of the network.
+        run: takes inputs and returns the outputs of the network.
         network: the `Network` that ``run`` was exported from, for the difference.
-        shape: C, H, W (T, C, H, W) that was exported. Smaller images of detectors are padded.
+        shape: the exported shape, ``(C, H, W)`` or ``(T, C, H, W)``; smaller images of detectors are padded to it.
     """
     difference = Difference()
     runner.model = model
@@ -130,24 +130,24 @@ def run_test_set(runner: Runner, model: nn.Module, run: Runs, network: nn.Module
 
 @contextmanager
 def replaced(model: nn.Module, run: Runs, network, shape: tuple[int, ...], difference: Difference) -> Iterator[None]:
-    """Within the context what ``model`` predicts comes from ``run``: its head's forward gives the file's outputs.
+    """Context in which ``model`` predicts from the outputs of ``run``, because its head's forward returns them.
 
     Raises:
-        ValueError: the model has no single head, or its images are not of the exported shape.
+        ValueError: the model has no single head, or an image does not have the exported size.
     """
     head = next((getattr(model, name) for name in HEADS if isinstance(getattr(model, name, None), nn.Module)), None)
     if head is None or isinstance(head, nn.ModuleList):
-        raise ValueError(f'--verify: {type(model).__name__} has no single head that could be given the outputs')
+        raise ValueError(f'--verify: {type(model).__name__} has no single head that could take the exported outputs')
     held = {}
 
     def extract_feat(inputs, *args, **kwargs):
         inputs = _fitted(inputs, shape, _may_pad(model))
-        found = run(inputs)
+        outputs = run(inputs)
         with torch.no_grad():
             expected = network(inputs)
             _, spec = tree_flatten(network.model(inputs, mode='tensor')) if 'spec' not in held else (None, held['spec'])
-        held['spec'], held['outputs'] = spec, tree_unflatten(list(found), spec)
-        difference.add(found, expected)
+        held['spec'], held['outputs'] = spec, tree_unflatten(list(outputs), spec)
+        difference.add(outputs, expected)
         return (inputs,)
 
     model.extract_feat, head.forward = extract_feat, lambda *args, **kwargs: held['outputs']
@@ -158,7 +158,7 @@ def replaced(model: nn.Module, run: Runs, network, shape: tuple[int, ...], diffe
 
 
 def _may_pad(model: nn.Module) -> bool:
-    # detectors pad themselves what stands beside a larger image
+    # detectors are trained on padded images, because images of a batch have different sizes
     return type(model).__module__.startswith('mmdet')
 
 
@@ -170,15 +170,19 @@ def _fitted(inputs: Tensor, shape: tuple[int, ...], may_pad: bool) -> Tensor:
     if may_pad and h <= height and w <= width:
         return F.pad(inputs, (0, width - w, 0, height - h))
     raise ValueError(
-        f'the network was exported for images of {height}x{width}, the test pipeline gives {h}x{w}: export '
-        f'with --shape {h} {w}, or have the pipeline give one size'
+        f'the network was exported for images of {height}x{width}, but the test pipeline returns {h}x{w}: export '
+        f'with --shape {h} {w}, or make the pipeline resize all images to one size'
     )
 
 
 def calibration_batches(cfg: Config, model: nn.Module, shape: tuple[int, ...], images: int) -> Iterator[Tensor]:
-    """``images`` of the training set, as the test pipeline and the data preprocessor make them, one at a time.
+    """Random images of the training set, prepared by the test pipeline and the data preprocessor, in batches of one.
 
-    ``shape`` is that of `run_test_set`.
+    Args:
+        cfg: a config with data loaders for training and testing.
+        model: the task model, for its data preprocessor.
+        shape: as in `run_test_set`.
+        images: number of images.
 
     Raises:
         FileNotFoundError: the training set is missing.
@@ -199,6 +203,6 @@ def calibration_batches(cfg: Config, model: nn.Module, shape: tuple[int, ...], i
 
 
 def image_kind(cfg: Config) -> str:
-    """What the network's inputs are: ``events`` or ``images``."""
+    """The kind of the network's inputs: ``events`` or ``images``."""
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     return 'events' if type_name(preprocessor) == 'EventDataPreprocessor' else 'images'

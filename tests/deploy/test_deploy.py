@@ -147,7 +147,7 @@ def test_a_lone_neuron_starts_at_rest():
 
 def test_what_tells_steps_apart_does_not_stream(lively):
     model = backbone(lively, norm_cfg=dict(type='mmsnn.TEBN', T=T))
-    with pytest.raises(ValueError, match='TEBN.* tells the time steps apart'):
+    with pytest.raises(ValueError, match='TEBN.* treats time steps differently'):
         Streaming(model, torch.randn(2, 3, 32, 32))
 
 
@@ -361,5 +361,5 @@ def test_a_task_model_without_single_outputs_is_refused():
         def forward(self, inputs, data_samples, mode='tensor'):
             return data_samples[0]
 
-    with pytest.raises(ValueError, match="NeedsSamples gives nothing for images alone \\(mode='tensor'\\)"):
+    with pytest.raises(ValueError, match="NeedsSamples cannot run on images alone \\(mode='tensor'\\)"):
         Network(NeedsSamples()).output_names(torch.zeros(1))
