@@ -1,4 +1,4 @@
-"""Datasets: event frames and windows, Tiny ImageNet, CIFAR from archives, the generated set of the demo."""
+"""Datasets: event frames and windows, Tiny ImageNet, CIFAR from archives, and the generated set of the demo."""
 
 from .cifar_archive import CIFAR10Archive, CIFAR100Archive
 from .digit_scenes import make_digit_scenes

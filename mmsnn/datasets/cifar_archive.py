@@ -17,21 +17,21 @@ SPLITS = ('train', 'test')
 
 
 class CIFARArchive(BaseDataset):
-    """CIFAR out of a tar archive of ``SPLIT/CLASS/NAME``, image files of any kind, nothing unpacked.
+    """CIFAR read from a tar archive of images ``SPLIT/CLASS/NAME`` in any format, which is not unpacked.
 
-    Images are RGB, 32x32. They are ordered by file name, then by class, so the first n (``indices=n``) hold every class
-    alike. The first use decodes the archive into ``cache`` (184 MB, less than a minute).
+    Images are RGB, 32x32. They are sorted by file name and then by class, so the first n (``indices=n``) are balanced
+    over the classes. The first use decodes the archive into ``cache`` (184 MB, less than a minute).
 
     Args:
         ann_file: the archive, below ``data_root``.
         split: ``train`` or ``test``.
-        cache: the decoded images, a ``.npz``; written again where the archive is another or newer. Default:
-            ``data/ARCHIVE.npz``.
+        cache: ``.npz`` file of the decoded images, written anew if the archive is newer. Default: ``data/ARCHIVE.npz``.
         kwargs: as in mmpretrain's BaseDataset (``indices``, ``pipeline`` ...).
 
     Raises:
-        ValueError: unknown ``split``; the archive lacks a class or a split, or holds a file that is no image.
-        FileNotFoundError: no archive.
+        ValueError: ``split`` is unknown; the archive lacks a class or a split, or contains a file that is not an
+            image; or ``cache`` belongs to an archive of other classes.
+        FileNotFoundError: there is no archive.
     """
 
     def __init__(self, ann_file: str, split: str = 'train', cache: str | None = None, **kwargs):
@@ -54,43 +54,43 @@ class CIFARArchive(BaseDataset):
             images, labels = content[f'{self.split}_images'], content[f'{self.split}_labels']
         if len(set(labels.tolist())) != len(self.METAINFO['classes']):
             raise ValueError(
-                f'dataset.cache: {self.cache} was made from an archive of other classes than those of '
-                f'{type(self).__name__}: give each archive a cache of its own'
+                f'dataset.cache: {self.cache} was made from an archive with other classes than '
+                f'{type(self).__name__}: give each archive its own cache'
             )
         return [dict(img=image, gt_label=int(label)) for image, label in zip(images, labels)]
 
 
 @DATASETS.register_module()
 class CIFAR10Archive(CIFARArchive):
-    __doc__ = CIFARArchive.__doc__.replace('CIFAR out', 'CIFAR-10 out', 1)
+    __doc__ = CIFARArchive.__doc__.replace('CIFAR read', 'CIFAR-10 read', 1)
 
     METAINFO = dict(classes=CIFAR10_CATEGORIES)
 
 
 @DATASETS.register_module()
 class CIFAR100Archive(CIFARArchive):
-    __doc__ = CIFARArchive.__doc__.replace('CIFAR out', 'CIFAR-100 out', 1)
+    __doc__ = CIFARArchive.__doc__.replace('CIFAR read', 'CIFAR-100 read', 1)
 
     METAINFO = dict(classes=CIFAR100_CATEGORIES)
 
 
 def write_cache(archive: Path, cache: Path, classes: tuple[str, ...]) -> None:
-    """Decode ``archive`` into ``cache``, written aside and then renamed.
+    """Decode ``archive`` into a temporary file, which is then renamed to ``cache``.
 
     Raises:
-        ValueError: a split has no image of one of ``classes``, or a file is no image.
+        ValueError: a split has no image of one of ``classes``, or a file is not an image.
     """
-    found = {split: {} for split in SPLITS}
+    decoded = {split: {} for split in SPLITS}
     with tarfile.open(archive, 'r|*') as tar:
         for member in tar:
             *_, split, kind, name = ('', '', *PurePosixPath(member.name).parts)
-            if member.isfile() and split in found and kind in classes:
+            if member.isfile() and split in decoded and kind in classes:
                 image = cv2.imdecode(np.frombuffer(tar.extractfile(member).read(), np.uint8), cv2.IMREAD_COLOR)
                 if image is None:
-                    raise ValueError(f'{archive}: {member.name} is no image')
-                found[split][name, classes.index(kind)] = image[..., ::-1]
+                    raise ValueError(f'{archive}: {member.name} is not an image')
+                decoded[split][name, classes.index(kind)] = image[..., ::-1]
     arrays = {}
-    for split, images in found.items():
+    for split, images in decoded.items():
         keys = sorted(images)
         missing = sorted(set(range(len(classes))) - {label for _, label in keys})
         if missing:

@@ -1,4 +1,4 @@
-"""DigitScenes: scanned handwritten digits on textured canvases, generated in COCO format; the set behind the demo."""
+"""DigitScenes, the data set of the demo: scanned handwritten digits on textured backgrounds, in COCO format."""
 
 import hashlib
 import json
@@ -10,38 +10,38 @@ import cv2
 import numpy as np
 
 CLASSES = tuple('0123456789')
-# pixel value of the background in the semantic maps; the digits are 0 to 9
+# pixel value of the background in the semantic maps; digits have the values 0 to 9
 BACKGROUND = 10
 STAMP = 'stamp.json'
-# part of the stamp: raise it with every change that alters the pictures
+# a part of the stamp that is raised with every change to the images
 VERSION = 1
 SPLITS = ('train', 'val')
-# letters that no handwritten digit is mistaken for
+# letters that do not look like a handwritten digit
 LETTERS = 'AEFHKMNRTWXY'
 
 
 def make_digit_scenes(
     root: str | Path, num_train: int = 1200, num_val: int = 240, size: int = 128, seed: int = 0
 ) -> Path:
-    """Write the set to ``root`` unless it is there already, whole and with the same parameters; returns ``root``.
+    """Write the data set to ``root``, unless it is there already and complete; returns ``root``.
 
-    Each image holds two to six of scikit-learn's scanned digits (8x8 pixels, enlarged to 17-40 % of the image), turned,
-    tinted and more or less faint, among lines, discs and letters. A scanned digit serves in one split only. Files:
-    ``images/SPLIT/*.jpg``, ``annotations/SPLIT.json`` (COCO; boxes ``[x, y, w, h]`` in pixels, masks as uncompressed
-    RLE, ``sample`` = index of the scan), ``semantic/SPLIT/*.png`` (class index of each pixel, `BACKGROUND` elsewhere).
-    Same arguments, same bytes (given one version of opencv). Written aside first and then renamed, so an interrupted
-    call leaves ``root`` as it was.
+    Each image contains up to six of scikit-learn's scanned digits (8x8 pixels, enlarged to 17-40 % of the image),
+    rotated, tinted and of varying contrast, among lines, discs and letters. A scanned digit occurs in one split only.
+    Files: ``images/SPLIT/*.jpg``, ``annotations/SPLIT.json`` (COCO; boxes ``[x, y, w, h]`` in pixels, masks as
+    uncompressed RLE, ``sample``: index of the scan), ``semantic/SPLIT/*.png`` (class index of each pixel, or
+    `BACKGROUND`). The same arguments give the same bytes with the same version of OpenCV. The set is written to a
+    temporary folder, which is then renamed, so an interrupted call leaves ``root`` unchanged.
 
     Args:
-        root: folder of the set.
-        num_train, num_val: images in each split.
+        root: folder of the data set.
+        num_train, num_val: number of images in each split.
         size: side of the square images, in pixels.
-        seed: of everything random.
+        seed: seed of all random choices.
 
     Raises:
-        ImportError: scikit-learn is missing; it comes with mmsnn's extra ``demo``.
-        ValueError: a number of images below 1, or ``size`` below 64.
-        FileExistsError: ``root`` holds something that this function did not write.
+        ImportError: scikit-learn is missing; mmsnn's extra ``demo`` installs it.
+        ValueError: a number of images is below 1, or ``size`` is below 64.
+        FileExistsError: ``root`` contains files that this function did not write.
     """
     if min(num_train, num_val) < 1:
         raise ValueError(f'num_train and num_val must be at least 1, got {num_train} and {num_val}')
@@ -51,11 +51,11 @@ def make_digit_scenes(
     wanted = dict(version=VERSION, num_train=num_train, num_val=num_val, size=size, seed=seed)
     if root.exists() and any(root.iterdir()):
         if not (root / STAMP).is_file():
-            raise FileExistsError(f'{root} is no set that mmsnn wrote: remove it, or choose another folder')
+            raise FileExistsError(f'{root} is not a data set that mmsnn wrote: remove it, or choose another folder')
         if _read_stamp(root) == {**wanted, 'digest': _digest(root)}:
             return root
     scans, labels = _load_scans()
-    # shuffled with its own generator: the split does not depend on the number of images
+    # the order has its own generator, so the split does not depend on the number of images
     order = np.random.default_rng(seed).permutation(len(labels))
     pools = dict(zip(SPLITS, np.split(order, [int(0.8 * len(order))])))
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -86,12 +86,12 @@ def _load_scans() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _digest(root: Path) -> str:
-    """Hash of every name and byte below ``root`` but the stamp's."""
-    found = hashlib.sha256()
+    """Hash of the names and contents of all files below ``root`` except the stamp."""
+    digest = hashlib.sha256()
     for path in sorted(root.rglob('*')):
         if path.is_file() and path.name != STAMP:
-            found.update(str(path.relative_to(root)).encode() + path.read_bytes())
-    return found.hexdigest()
+            digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _read_stamp(root: Path) -> dict | None:
@@ -107,14 +107,14 @@ def _write_split(root, split, count, scans, labels, pool, size, seed) -> None:
         folder.mkdir(parents=True)
     images, annotations = [], []
     for i in range(count):
-        # a generator for each image: picture i is the same in a small set and in a large one
+        # each image has its own generator, so image i is the same in a small set and in a large one
         rng = np.random.default_rng([seed, SPLITS.index(split), i])
-        picture, semantic, found = draw_scene(rng, scans, labels, pool, size)
+        picture, semantic, digits = draw_scene(rng, scans, labels, pool, size)
         name = f'{i:06d}'
         _write_image(folders['images'] / f'{name}.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
         _write_image(folders['semantic'] / f'{name}.png', semantic)
         images.append(dict(id=i, file_name=f'{name}.jpg', height=size, width=size))
-        for sample, mask in found:
+        for sample, mask in digits:
             annotations.append(_annotate(len(annotations) + 1, i, int(sample), int(labels[sample]), mask))
     categories = [dict(id=k + 1, name=name) for k, name in enumerate(CLASSES)]
     content = dict(images=images, annotations=annotations, categories=categories)
@@ -126,7 +126,7 @@ def _write_split(root, split, count, scans, labels, pool, size, seed) -> None:
 def _write_image(path: Path, picture: np.ndarray, options=()) -> None:
     ok, data = cv2.imencode(path.suffix, picture, options)
     if not ok:
-        raise OSError(f'opencv could not encode {path}')
+        raise OSError(f'OpenCV could not encode {path}')
     path.write_bytes(data.tobytes())
 
 
@@ -145,30 +145,30 @@ def _annotate(index: int, image: int, sample: int, label: int, mask: np.ndarray)
 
 
 def _run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's uncompressed RLE: lengths of the runs in column order, the first one of zeros."""
+    """COCO's uncompressed RLE: the lengths of runs in column order, beginning with a run of zeros."""
     flat = np.concatenate([[0], mask.ravel(order='F').astype(np.int8), [1 - int(mask[-1, -1])]])
     edges = np.flatnonzero(np.diff(flat))
     return np.diff(np.concatenate([[0], edges])).tolist()
 
 
 def draw_scene(rng: np.random.Generator, scans, labels, pool, size: int):
-    """One picture.
+    """Draw one image.
 
     Args:
-        rng: source of everything random.
-        scans, labels: all scanned digits, ``[N, 8, 8]`` with ink from 0 to 1, and ``[N]``.
+        rng: generator of all random choices.
+        scans, labels: all scanned digits, ``[N, 8, 8]`` with ink from 0 to 1, and their labels ``[N]``.
         pool: indices of the scans that may be used.
         size: side in pixels.
 
     Returns:
-        Picture ``[size, size, 3]`` (BGR, uint8), semantic map ``[size, size]`` (uint8), and a list of
+        Image ``[size, size, 3]`` (BGR, uint8), semantic map ``[size, size]`` (uint8), and a list of
         ``(index of the scan, mask [size, size] of bool)``. Masks do not overlap.
     """
     canvas = _texture(rng, size)
     _clutter(rng, canvas)
     semantic = np.full((size, size), BACKGROUND, np.uint8)
     taken = np.zeros((size, size), bool)
-    found = []
+    digits = []
     for _ in range(rng.integers(2, 7)):
         sample = rng.choice(pool)
         side = size * np.exp(rng.uniform(np.log(0.17), np.log(0.4)))
@@ -179,26 +179,26 @@ def draw_scene(rng: np.random.Generator, scans, labels, pool, size: int):
         alpha = np.zeros((size, size), np.float32)
         alpha[spot] = ink
         colour = _contrasting(rng, canvas[spot][ink > 0.5])
-        # uneven ink, as of a pen
+        # the ink is uneven, like that of a pen
         shade = _noise(rng, size, 6)[..., None] * 12
         canvas += alpha[..., None] * rng.uniform(0.75, 1.0) * (colour + shade - canvas)
         mask = alpha > 0.5
         taken |= cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         semantic[mask] = labels[sample]
-        found.append((sample, mask))
+        digits.append((sample, mask))
     canvas += rng.normal(0, rng.uniform(1, 6), canvas.shape)
-    return canvas.clip(0, 255).astype(np.uint8), semantic, found
+    return canvas.clip(0, 255).astype(np.uint8), semantic, digits
 
 
 def _noise(rng, size: int, cells: int) -> np.ndarray:
-    """Smooth noise ``[size, size]`` of about unit variance with ``cells`` bumps a side."""
+    """Smooth noise ``[size, size]`` of about unit variance with ``cells`` bumps along each side."""
     coarse = rng.standard_normal((cells + 1, cells + 1)).astype(np.float32)
     return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
 
 
 def _texture(rng, size: int) -> np.ndarray:
-    """Canvas ``[size, size, 3]`` in float: two colours that flow into each other, grain, and sometimes ruled lines."""
-    # muted, as paper, cloth or stone: a brightness and a little colour
+    """Background ``[size, size, 3]`` in float: two blended colours, grain, and sometimes parallel lines."""
+    # the colours are muted, like paper, cloth or stone
     first = rng.uniform(40, 220) + rng.normal(0, 22, 3)
     second = first + rng.normal(0, 25, 3)
     flow = 1 / (1 + np.exp(-2 * _noise(rng, size, 3)))[..., None]
@@ -238,14 +238,14 @@ def _clutter(rng, canvas: np.ndarray) -> None:
 
 
 def _enlarge(rng, scan: np.ndarray, side: float) -> np.ndarray:
-    """A scan ``[8, 8]`` turned, stretched and enlarged to about ``side`` pixels: ink from 0 to 1, cut to its box."""
+    """A scan ``[8, 8]`` rotated, stretched, enlarged to about ``side`` pixels and cropped; ink from 0 to 1."""
     angle, stretch = rng.normal(0, 8), np.exp(rng.normal(0, 0.1))
     big = int(np.ceil(1.5 * side))
     matrix = cv2.getRotationMatrix2D((3.5, 3.5), angle, side / 8)
     matrix[0] *= stretch
     matrix[:, 2] += big / 2 - matrix[:, :2] @ (3.5, 3.5) - matrix[:, 2]
     ink = cv2.warpAffine(scan, matrix, (big, big), flags=cv2.INTER_CUBIC)
-    # eight pixels enlarged are a blur: a steep ramp makes strokes with a soft edge of about a pixel
+    # eight enlarged pixels are blurred; a steep ramp makes strokes whose soft edge is about a pixel wide
     steepness = max(2.0, side / 8)
     ink = ((ink - 0.5) * steepness + 0.5).clip(0, 1)
     x, y, w, h = cv2.boundingRect((ink > 0).astype(np.uint8))
@@ -253,7 +253,7 @@ def _enlarge(rng, scan: np.ndarray, side: float) -> np.ndarray:
 
 
 def _free_spot(rng, ink: np.ndarray, taken: np.ndarray):
-    """Slices of a random place where ``ink`` touches nothing in ``taken``; None after 20 tries."""
+    """Slices of a random position where ``ink`` does not overlap ``taken``; None after 20 failed tries."""
     h, w = ink.shape
     for _ in range(20):
         y, x = (int(rng.integers(2, len(taken) - n - 1)) for n in (h, w))
@@ -264,7 +264,7 @@ def _free_spot(rng, ink: np.ndarray, taken: np.ndarray):
 
 
 def _contrasting(rng, behind: np.ndarray) -> np.ndarray:
-    """A colour whose brightness differs from that of the pixels ``behind`` by 60 to 140 (of 255)."""
+    """A colour whose brightness differs from the mean of the pixels ``behind`` by 60 to 140 (of 255)."""
     ground = behind.mean()
     distance = rng.uniform(60, 140)
     darker = rng.random() < 0.5

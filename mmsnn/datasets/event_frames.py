@@ -1,4 +1,4 @@
-"""Event classification through SpikingJelly's datasets: CIFAR10-DVS, DVS128 Gesture, N-Caltech101."""
+"""Event classification datasets, prepared by SpikingJelly: CIFAR10-DVS, DVS128 Gesture, N-Caltech101."""
 
 import shutil
 from pathlib import Path
@@ -24,7 +24,7 @@ SPLITS = ('train', 'test')
 
 
 def import_spikingjelly():
-    """SpikingJelly's datasets; ImportError with the name of the extra where it is missing."""
+    """The module ``spikingjelly.datasets``; ImportError with the name of the extra if it is missing."""
     try:
         from spikingjelly import datasets
     except ImportError as error:
@@ -35,28 +35,28 @@ def import_spikingjelly():
 
 
 class EventFrames(BaseDataset):
-    """Frames ``[T, 2, H, W]`` of event streams (counts of each polarity), which SpikingJelly prepares.
+    """Frames ``[T, 2, H, W]`` of event streams (counts of each polarity), prepared by SpikingJelly.
 
-    The first use checks the files in ``data_root/download`` against SpikingJelly's list, extracts them, and writes the
-    events of each sample (``events_np``) and its frames (``frames_number_T_split_by_...``) beside that folder; later
-    uses, and other programs with SpikingJelly, find them there. A preparation that fails is undone, so that it can be
-    repeated. A sample names the file of its frames; `LoadEventFrames` reads it.
+    The first use checks that the files on SpikingJelly's list are in ``data_root/download``, extracts them, and writes
+    the events of each sample (``events_np``) and its frames (``frames_number_T_split_by_...``) beside that folder.
+    Later uses, and other programs with SpikingJelly, find them there. A preparation that fails is undone, so that it
+    can be repeated. A sample holds the path of its frames, which `LoadEventFrames` reads.
 
     Args:
-        data_root: the set's folder.
+        data_root: folder of the data set.
         split: ``train`` or ``test``.
-        T: frames a sample.
-        split_by: frames of as many events each (``number``), or of equal duration (``time``).
-        download: fetch what is missing in ``download``, where SpikingJelly can (CIFAR10-DVS).
+        T: number of frames per sample.
+        split_by: ``number`` puts the same number of events into each frame, ``time`` gives frames the same duration.
+        download: fetch missing files if SpikingJelly can (CIFAR10-DVS).
         kwargs: as in mmpretrain's BaseDataset (``indices``, ``pipeline`` ...).
 
     Raises:
-        ImportError: no SpikingJelly.
-        FileNotFoundError: files are missing; the message says which, and where SpikingJelly has them from.
-        ValueError: a setting is out of range, or a file is damaged, which the message names.
+        ImportError: SpikingJelly is missing.
+        FileNotFoundError: files are missing; the message lists them with their addresses.
+        ValueError: a setting is out of range, or a file is damaged; the message names it.
     """
 
-    # the class in spikingjelly.datasets
+    # name of the class in spikingjelly.datasets
     source = ''
 
     def __init__(
@@ -71,24 +71,24 @@ class EventFrames(BaseDataset):
         _check_choice('split', split, SPLITS)
         _check_choice('split_by', split_by, ('number', 'time'))
         if not isinstance(T, int) or T < 1:
-            raise ValueError(f'dataset.T must be a number of frames, at least 1, got {T!r}')
+            raise ValueError(f'dataset.T must be a number of frames of at least 1, got {T!r}')
         self.split, self.T, self.split_by, self.download = split, T, split_by, download
         super().__init__('', data_root=data_root, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """One dict a sample, class after class; called by the parent."""
+        """A dict for each sample, sorted by class; the parent class calls it."""
         root = Path(self.data_root).expanduser()
-        # one process prepares what the others then find; where it fails they do not wait
-        found = None
+        # one process prepares the files for all; the others do not wait for ever if it fails
+        dataset = None
         try:
             if dist.is_main_process():
-                found = self._prepare(root)
+                dataset = self._prepare(root)
         finally:
             dist.barrier()
-        if found is None:
-            found = self._prepare(root)
+        if dataset is None:
+            dataset = self._prepare(root)
         files = {}
-        for path, _ in found.samples:
+        for path, _ in dataset.samples:
             files.setdefault(Path(path).parent.name, []).append(path)
         labels = self.labels(files)
         return [
@@ -102,26 +102,26 @@ class EventFrames(BaseDataset):
         return {name: self.CLASSES.index(name) for name in folders}
 
     def choose(self, files: list[str], label: int) -> list[str]:
-        """Those files of a class that belong to the split."""
+        """The files of a class that belong to the split."""
         return files
 
     @staticmethod
     def check_raw(folder: Path) -> None:
-        """ValueError with the file's name where an extracted recording is damaged; SpikingJelly would not name it."""
+        """Raise ValueError with the name of a damaged extracted recording, which SpikingJelly would not name."""
 
     def _options(self) -> dict:
-        """Further arguments of SpikingJelly's class."""
+        """Further arguments for SpikingJelly's class."""
         return {}
 
     def _prepare(self, root: Path):
-        """SpikingJelly's dataset, its files written where they are not there yet."""
+        """SpikingJelly's dataset, which writes its files if they do not exist yet."""
         jelly = import_spikingjelly()
         source, check, download = getattr(jelly, self.source), self.check_raw, self.download
 
         class Checked(source):
             @classmethod
             def downloadable(cls):
-                # a damaged file would be fetched again unasked
+                # without this a damaged file would be fetched again, even if download is False
                 return download and source.downloadable()
 
             @classmethod
@@ -138,7 +138,7 @@ class EventFrames(BaseDataset):
         new = [] if busy else [path for path in products + marks if not path.exists()]
         try:
             if not products[2].exists():
-                # SpikingJelly unpacks what they claim
+                # SpikingJelly unpacks files of any claimed size
                 for path in sorted(events.rglob('*.npz')):
                     check_claim(path)
             return Checked(root, data_type='frame', frames_number=self.T, split_by=self.split_by, **self._options())
@@ -146,7 +146,7 @@ class EventFrames(BaseDataset):
             reason = None
             if isinstance(error, Exception) and events.exists() and not marks[0].exists():
                 reason = first_unreadable(jelly, events, self.T, self.split_by, source.get_H_W())
-            # where another process has just begun, what is there is its work
+            # after FileExistsError the files belong to another process that has just begun
             for path in [] if isinstance(error, FileExistsError) else new:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             if not isinstance(error, Exception):
@@ -163,14 +163,14 @@ def _check_choice(key: str, value, choices) -> None:
 class CIFAR10DVS(EventFrames):
     """CIFAR10-DVS (Li et al., Frontiers in Neuroscience 2017): 10 classes, 1000 recordings each, 128x128.
 
-    There is no official split, and results on different ones are not comparable: ``tebn`` in particular gives higher
-    accuracies than random splits (a note in SpikingJelly).
+    There is no official split, and results on different splits are not comparable: ``tebn`` in particular gives higher
+    accuracies than random splits, as a note in SpikingJelly says.
 
     Args:
-        order: which tenth of each class is tested: ``number``, the last by the number in its name (900 to 999);
-            ``name``, the last by name as text, as SpikingJelly's ``split_to_train_test_set(0.9, ...)`` chooses;
+        order: which tenth of each class is the test split: ``number``, the last by the number in the file name (900 to
+            999); ``name``, the last by file name as text, as in SpikingJelly's ``split_to_train_test_set(0.9, ...)``;
             ``tebn``, the first by number (0 to 99; Duan et al., NeurIPS 2022).
-        data_root, kwargs: as for `EventFrames`.
+        data_root, split, kwargs: as for `EventFrames`.
     """
 
     METAINFO = dict(classes=CIFAR10_CATEGORIES)
@@ -182,7 +182,7 @@ class CIFAR10DVS(EventFrames):
         super().__init__(data_root, split, **kwargs)
 
     def choose(self, files: list[str], label: int) -> list[str]:
-        """Nine tenths for training, one for testing."""
+        """Nine tenths of a class are for training, one tenth is for testing."""
         test = len(files) // 10
         if self.order == 'tebn':
             return files[test:] if self.split == 'train' else files[:test]
@@ -193,7 +193,7 @@ class CIFAR10DVS(EventFrames):
 
     @staticmethod
     def check_raw(folder: Path) -> None:
-        """AEDAT 2: a header of lines that begin with #, then 8 bytes an event."""
+        """Check AEDAT 2 files: a header of lines that begin with #, then 8 bytes per event."""
         for path in sorted(folder.rglob('*.aedat')):
             with open(path, 'rb') as file:
                 check_records(path, file, skip_header(file), 8)
@@ -201,13 +201,13 @@ class CIFAR10DVS(EventFrames):
 
 @DATASETS.register_module()
 class NCaltech101(EventFrames):
-    """N-Caltech101 (Orchard et al., Frontiers in Neuroscience 2015): 101 folders, 180x240; the class names are theirs.
+    """N-Caltech101 (Orchard et al., Frontiers in Neuroscience 2015): 101 classes, named as their folders, 180x240.
 
-    There is no official split. A tenth of each class, drawn by ``seed``, is tested.
+    There is no official split. A random tenth of each class is the test split.
 
     Args:
-        seed: of the split.
-        data_root, kwargs: as for `EventFrames`.
+        seed: seed of the split.
+        data_root, split, kwargs: as for `EventFrames`.
     """
 
     source = 'NCaltech101'
@@ -217,12 +217,12 @@ class NCaltech101(EventFrames):
         super().__init__(data_root, split, **kwargs)
 
     def labels(self, folders) -> dict[str, int]:
-        """Class index of each folder, by name."""
+        """Class index of each folder, in alphabetical order."""
         self._metainfo['classes'] = tuple(sorted(folders))
         return super().labels(folders)
 
     def choose(self, files: list[str], label: int) -> list[str]:
-        """Nine tenths for training, one for testing; a generator for each class."""
+        """Nine tenths of a class are for training, one tenth is for testing, drawn by a generator for each class."""
         order = np.random.default_rng([self.seed, label]).permutation(len(files))
         train = len(files) - len(files) // 10
         chosen = order[:train] if self.split == 'train' else order[train:]
@@ -230,7 +230,7 @@ class NCaltech101(EventFrames):
 
     @staticmethod
     def check_raw(folder: Path) -> None:
-        """ATIS: nothing but 5 bytes an event."""
+        """Check ATIS files: 5 bytes per event and no header."""
         for path in sorted(folder.rglob('*.bin')):
             with open(path, 'rb') as file:
                 check_records(path, file, 0, 5)
@@ -240,7 +240,7 @@ class NCaltech101(EventFrames):
 class DVS128Gesture(EventFrames):
     """DVS128 Gesture (Amir et al., CVPR 2017): 11 classes, 128x128, with its official split by persons.
 
-    SpikingJelly finds 1176 samples for training and 288 for testing.
+    SpikingJelly extracts 1176 samples for training and 288 for testing. Arguments are those of `EventFrames`.
     """
 
     METAINFO = dict(
@@ -255,18 +255,18 @@ class DVS128Gesture(EventFrames):
         return dict(train=self.split == 'train')
 
     def labels(self, folders) -> dict[str, int]:
-        """Folders are named 0 to 10; by name, 10 would come before 2."""
+        """Class index of each folder, whose name is that number."""
         return {name: int(name) for name in folders}
 
     @staticmethod
     def check_raw(folder: Path) -> None:
-        """AEDAT 3.1: a header of lines that begin with #, then packets of 28 bytes and their events."""
+        """Check AEDAT 3.1 files: a header of lines that begin with #, then packets of a 28-byte header and events."""
         for path in sorted(folder.rglob('*.aedat')):
             whole, last = read_packets(path)
             labels = path.with_name(f'{path.stem}_labels.csv')
             end = 0
             if labels.is_file():
-                # class, start and end of each trial in microseconds
+                # the columns are class, start and end of each trial in microseconds
                 end = np.loadtxt(labels, delimiter=',', skiprows=1, ndmin=2)[:, 1 if whole else 2].max(initial=0)
             if last is None or last < end:
                 raise ValueError(f'{path} is truncated: its events end before its last labelled gesture')

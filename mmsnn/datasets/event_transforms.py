@@ -1,4 +1,4 @@
-"""Transforms of event frames ``[T, C, H, W]``: alike for all frames of a sample, drawn from numpy's generator."""
+"""Transforms of event frames ``[T, C, H, W]``, the same for all frames of a sample; they use numpy's generator."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from .event_files import read_npz
 
 
 class EventTransform(BaseTransform):
-    """What moves or hides pixels of ``results['img']``, ``[T, C, H, W]``; subclasses fill in `apply`.
+    """Base of transforms that move or hide pixels of ``results['img']``, ``[T, C, H, W]``; subclasses define `apply`.
 
     Raises:
-        ValueError: the image is no ``[T, C, H, W]``, or there are boxes that the transform cannot move.
+        ValueError: the image is not ``[T, C, H, W]``, or there are boxes and the transform cannot move them.
     """
 
     moves_boxes = False
@@ -33,17 +33,20 @@ class EventTransform(BaseTransform):
         return results
 
     def apply(self, frames: np.ndarray, results: dict) -> np.ndarray:
-        """The frames changed; boxes in ``results`` are changed in place."""
+        """Returns the transformed frames, and changes boxes in ``results`` in place."""
         raise NotImplementedError
 
 
 @TRANSFORMS.register_module()
 class EventResize(EventTransform):
-    """Resizes frames, and boxes, to ``size`` (H, W, or one number for both).
+    """Resizes frames, and boxes, to ``size``.
 
     Args:
-        size: in pixels.
-        mode: of `torch.nn.functional.interpolate`: ``bilinear``, ``nearest``, ``area`` ...
+        size: (H, W) in pixels, or one number for both.
+        mode: mode of `torch.nn.functional.interpolate`: ``bilinear``, ``nearest``, ``area`` ...
+
+    Raises:
+        ValueError: ``size`` is not positive, or not one or two numbers.
     """
 
     moves_boxes = True
@@ -83,10 +86,14 @@ class EventRandomFlip(EventTransform):
 
 @TRANSFORMS.register_module()
 class EventRandomCrop(EventTransform):
-    """A window of ``size`` (H, W, or one number) at a random place of the frames, ``padding`` zeros around them first.
+    """Pads frames with ``padding`` zeros on each side, and crops a window at a random position.
+
+    Args:
+        size: (H, W) of the window in pixels, or one number for both.
+        padding: pixels on each side.
 
     Raises:
-        ValueError: also where the padded frames are smaller than the window.
+        ValueError: the padded frames are smaller than the window, or as for `EventTransform`.
     """
 
     def __init__(self, size: int | tuple[int, int], padding: int = 4):
@@ -98,7 +105,7 @@ class EventRandomCrop(EventTransform):
         room = [have - want for have, want in zip(frames.shape[-2:], self.size)]
         if min(room) < 0:
             raise ValueError(
-                f'EventRandomCrop: frames of {frames.shape[-2:]} pixels, padding included, hold no window of size='
+                f'EventRandomCrop: frames of {frames.shape[-2:]} pixels, padding included, have no room for size='
                 f'{self.size}'
             )
         y, x = (np.random.randint(r + 1) for r in room)
@@ -107,7 +114,7 @@ class EventRandomCrop(EventTransform):
 
 @TRANSFORMS.register_module()
 class EventRoll(EventTransform):
-    """Shifts frames by up to ``shift`` pixels on both axes; what leaves on one side comes in on the other."""
+    """Shifts frames by up to ``shift`` pixels on both axes; pixels that leave on one side enter on the other."""
 
     def __init__(self, shift: int = 5):
         self.shift = shift
@@ -118,7 +125,7 @@ class EventRoll(EventTransform):
 
 @TRANSFORMS.register_module()
 class EventCutout(EventTransform):
-    """Blanks a square of ``length`` pixels, its centre anywhere in the frames (Cutout, DeVries and Taylor, 2017)."""
+    """Sets a square with sides of ``length`` pixels and a random centre to 0 (Cutout, DeVries and Taylor, 2017)."""
 
     def __init__(self, length: int = 16):
         self.length = length
@@ -129,19 +136,18 @@ class EventCutout(EventTransform):
 
 @TRANSFORMS.register_module()
 class NeuromorphicAugment(EventTransform):
-    """Neuromorphic data augmentation (NDA, Li et al., ECCV 2022): roll, rotation, shear or cutout, one of them drawn
-    for each sample.
+    """Neuromorphic data augmentation (NDA, Li et al., ECCV 2022): a random one of roll, rotation, shear and cutout.
 
-    The defaults are those of the authors' code for CIFAR10-DVS at 48x48 (N-Caltech101 there: 3, 15, 15), which leaves
-    cutout out.
+    The defaults are those of the authors' code for CIFAR10-DVS at 48x48, which has no cutout. For N-Caltech101 that
+    code uses 3, 15 and 15.
 
     Args:
-        roll: up to so many pixels on both axes.
-        rotate, shear: up to so many degrees either way; shear along x.
-        cutout: side of the blanked square in pixels. 0 leaves an operation out.
+        roll: largest shift in pixels on both axes. For this and all other arguments, 0 switches the operation off.
+        rotate, shear: largest angle in degrees in either direction; shear is along x.
+        cutout: side of the blanked square in pixels.
 
     Raises:
-        ValueError: nothing is left.
+        ValueError: all operations are switched off.
     """
 
     def __init__(self, roll: int = 5, rotate: float = 30.0, shear: float = 30.0, cutout: int = 0):
@@ -181,9 +187,9 @@ def _cutout(frames: np.ndarray, length: int) -> np.ndarray:
 
 @TRANSFORMS.register_module()
 class PackEventDetInputs(PackDetInputs):
-    """mmdet's PackDetInputs for frames ``[T, C, H, W]``, which it would transpose.
+    """mmdet's PackDetInputs for frames ``[T, C, H, W]``, which are not transposed.
 
-    ``instances`` are among the meta keys, so that mmdet's CocoMetric works without an annotation file.
+    ``instances`` is one of the meta keys, so that mmdet's CocoMetric works without an annotation file.
     """
 
     def __init__(
@@ -202,15 +208,15 @@ class PackEventDetInputs(PackDetInputs):
 
 @TRANSFORMS.register_module()
 class LoadEventFrames(BaseTransform):
-    """Frames ``[T, 2, H, W]`` in float32 from the ``.npz`` file that a sample of `EventFrames` names.
+    """Loads frames ``[T, 2, H, W]`` in float32 from the ``.npz`` file of a sample of `EventFrames`.
 
     Required key: ``img_path``. Added keys: ``img``, ``img_shape`` and ``ori_shape`` (H, W), ``scale_factor``.
 
     Args:
-        first: keep this many frames from the beginning; None for all.
+        first: number of frames to keep from the beginning; None keeps all.
 
     Raises:
-        ValueError: the file is damaged, holds no event, or has fewer frames than ``first``; the message names it.
+        ValueError: the file is damaged, has no events, or has fewer frames than ``first``; the message names it.
     """
 
     def __init__(self, first: int | None = None):
@@ -223,12 +229,12 @@ class LoadEventFrames(BaseTransform):
         except ValueError as error:
             folder = next((p for p in Path(path).parents if p.name.startswith('frames_')), Path(path).parent)
             raise ValueError(
-                f'{path} holds no frames ({error}). Is it damaged? Remove {folder}, and it is written again'
+                f'{path} holds no frames ({error}). If it is damaged, remove {folder}, and it is written again'
             ) from error
         if frames.ndim != 4 or len(frames) < (self.first or 1):
             raise ValueError(f'{path}: expected frames [T, 2, H, W], T at least {self.first or 1}, got {frames.shape}')
         if not frames.any():
-            raise ValueError(f'{path} holds no event: was the recording behind it whole?')
+            raise ValueError(f'{path} holds no events: the recording that it was made from may be incomplete')
         results.update(
             img=frames[: self.first],
             img_shape=frames.shape[-2:],

@@ -1,4 +1,4 @@
-"""Prophesee's Gen1 automotive detection set, read from its own files."""
+"""Prophesee's Gen1 automotive detection dataset, read from the published files."""
 
 from bisect import bisect_left
 from pathlib import Path
@@ -9,9 +9,9 @@ from mmdet.datasets import BaseDetDataset
 
 from mmsnn.registry import DATASETS, TRANSFORMS
 
-# time in microseconds; then x in bits 0 to 13, y in bits 14 to 27, polarity in bit 28
+# an event is its time in microseconds, then x in bits 0 to 13, y in bits 14 to 27, polarity in bit 28
 EVENT = np.dtype([('t', '<u4'), ('xyp', '<u4')])
-# external triggers, in a file of 2D events otherwise
+# the type of external triggers, which are not 2D events
 TRIGGERS = 14
 # height and width of the sensor
 SENSOR = 240, 304
@@ -20,24 +20,26 @@ EVENTS, BOXES = '_td.dat', '_bbox.npy'
 
 @DATASETS.register_module()
 class Gen1(BaseDetDataset):
-    """Gen1 automotive detection (de Tournemire et al., 2020): cars and pedestrians, 240x304, a sample a labelled time.
+    """Gen1 automotive detection (de Tournemire et al., 2020): cars and pedestrians, 240x304, one sample per label time.
 
-    Reads ``data_root/split/**/NAME_td.dat`` with ``NAME_bbox.npy`` as published. Nothing of the events is read but
-    headers; `LoadEventWindow` reads the window of a sample.
+    Reads ``data_root/split/**/NAME_td.dat`` with ``NAME_bbox.npy`` as published. Of the events only headers are read;
+    `LoadEventWindow` reads the events of a sample.
 
-    Boxes are filtered as in Prophesee's toolbox and then cut to the sensor's area, which predictions are, too (ours):
-    none up to ``skip`` microseconds, none with a side below ``min_side`` or a diagonal below ``min_diagonal`` pixels.
-    Times without a box left are no samples. mmdet's CocoMetric needs no annotation file: it builds one from the
-    samples' ``instances``. The toolbox also filters predictions by size; CocoMetric does not.
+    Boxes are filtered as in Prophesee's toolbox: the times up to ``skip`` are left out, and so are boxes with a side
+    below ``min_side`` or a diagonal below ``min_diagonal``. The remaining boxes are then clipped to the sensor, like
+    predictions, which the toolbox does not do. Times without boxes give no sample. mmdet's CocoMetric needs no
+    annotation file, because it builds one from the ``instances`` of samples. The toolbox also filters predictions by
+    size; CocoMetric does not.
 
     Args:
-        data_root: folder of the set.
-        split: its folder ``train``, ``val`` or ``test``.
-        skip, min_side, min_diagonal: of the filter.
+        data_root: folder of the data set.
+        split: one of its folders, ``train``, ``val`` or ``test``.
+        skip: microseconds at the beginning of a recording whose boxes are left out.
+        min_side, min_diagonal: smallest side and diagonal of a box in pixels.
         kwargs: as for mmdet's BaseDetDataset.
 
     Raises:
-        FileNotFoundError: no recordings, or one without its other file, which the message names.
+        FileNotFoundError: there are no recordings, or a recording lacks one of its two files; the message names it.
         ValueError: a file is damaged; the message names it.
     """
 
@@ -56,7 +58,7 @@ class Gen1(BaseDetDataset):
         super().__init__(data_root=data_root, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """One dict a labelled time; called by the parent."""
+        """A dict for each label time; the parent class calls it."""
         folder = Path(self.data_root, self.split).expanduser()
         ends = EVENTS, BOXES
         names = sorted({str(p)[: -len(end)] for end in ends for p in folder.rglob(f'*{end}')})
@@ -95,24 +97,24 @@ class Gen1(BaseDetDataset):
         return samples
 
     def filter_boxes(self, boxes: np.ndarray) -> np.ndarray:
-        """The boxes that count."""
+        """The boxes that are late and large enough."""
         w, h = boxes['w'], boxes['h']
         large = (np.minimum(w, h) >= self.min_side) & (w**2 + h**2 >= self.min_diagonal**2)
         return boxes[large & (boxes['t'] > self.skip)]
 
 
 def read_boxes(path: str) -> np.ndarray:
-    """Boxes of a recording, fields ``t`` (microseconds), ``x``, ``y``, ``w``, ``h`` (pixels), ``class_id``; copied.
+    """Boxes of a recording: array of ``t`` (microseconds), ``x``, ``y``, ``w``, ``h`` (pixels) and ``class_id``.
 
     Raises:
-        ValueError: the file is damaged, lacks a field, or holds a class that Gen1 does not have.
+        ValueError: the file is damaged, lacks a field, or contains a class that Gen1 does not have.
     """
     try:
-        # mapped: a header may claim more than the file holds
+        # the file is mapped, because its header may claim more than it holds
         boxes = np.load(path, mmap_mode='r')
     except (ValueError, EOFError, OverflowError) as error:
-        raise ValueError(f'{path} is no whole .npy file: {error}') from error
-    # earlier releases call the time ts
+        raise ValueError(f'{path} is not a complete .npy file: {error}') from error
+    # earlier releases of the data set call the time ts
     fields = {key: key for key in ('t', 'x', 'y', 'w', 'h', 'class_id')}
     names = boxes.dtype.names or ()
     fields['t'] = 't' if 't' in names else 'ts'
@@ -129,57 +131,57 @@ def read_boxes(path: str) -> np.ndarray:
 
 
 def open_dat(path: str) -> tuple[np.ndarray, tuple[int, int]]:
-    """The events of a ``.dat`` file, mapped and not read (dtype `EVENT`), and the sensor's (H, W).
+    """The events of a ``.dat`` file as a memory map (dtype `EVENT`), and (H, W) of the sensor.
 
-    The format, little-endian: lines that begin with ``% `` (among them Height and Width), one byte each for the events'
-    type and size, events of 8 bytes.
+    The file is little-endian: header lines that begin with ``% `` (among them Height and Width), a byte for the type of
+    events and a byte for their size, then events of 8 bytes.
 
     Raises:
-        ValueError: there are no events, they are of another kind, or the last one is cut.
+        ValueError: there are no events, they have another type, or the last one is incomplete.
     """
     size = dict(zip(('Height', 'Width'), SENSOR))
     with open(path, 'rb') as file:
         headed, start = False, 0
-        # by two bytes: the first "line" of the events may have no end
+        # read two bytes instead of a line, because the events after the header may contain no end of line
         while file.read(2) == b'% ':
             headed = True
-            # a damaged header has none either
+            # a damaged header may contain no end of line either
             words = file.readline(4096).decode('latin-1').split()
             start = file.tell()
             if len(words) > 1 and words[0] in size and words[1].isdigit():
                 size[words[0]] = int(words[1])
         file.seek(start)
-        # files without a header have no type and size either
+        # files without a header do not have the bytes for type and size either
         kind, each = (*file.read(2), 0, 0)[:2] if headed else (0, EVENT.itemsize)
         start = file.tell()
         length = file.seek(0, 2) - start
     if each != EVENT.itemsize or kind == TRIGGERS:
         raise ValueError(f'{path} holds events of type {kind} in {each} bytes; expected 2D events of 8 bytes')
     if length <= 0 or length % EVENT.itemsize:
-        raise ValueError(f'{path} is truncated: {length} bytes behind the header are no whole events of 8 bytes')
+        raise ValueError(f'{path} is truncated: {length} bytes after the header are not whole events of 8 bytes')
     return np.memmap(path, EVENT, 'r', offset=start), (size['Height'], size['Width'])
 
 
 @TRANSFORMS.register_module()
 class LoadEventWindow(BaseTransform):
-    """Frames ``[T, 2, H, W]`` (counts of each polarity, float32) of the events right before a labelled time.
+    """Loads frames ``[T, 2, H, W]`` (counts of each polarity, float32) of the events just before a label time.
 
-    Reads the window from a ``.dat`` file, and what a binary search for its ends touches. Required keys: ``img_path``,
+    A binary search finds the window, so that little else of the ``.dat`` file is read. Required keys: ``img_path``,
     ``time`` in microseconds. Added keys: ``img``, ``img_shape`` and ``ori_shape`` (H, W), ``scale_factor``.
 
     Args:
-        T: frames, of equal duration.
-        duration: of all of them, in microseconds; the default is that of Cordone et al. (IJCNN 2022), with their T.
+        T: number of frames of equal duration. The defaults are those of Cordone et al. (IJCNN 2022).
+        duration: duration of all frames together, in microseconds.
 
     Raises:
-        ValueError: ``T`` or ``duration`` is not positive; the file is damaged, or ends before the window begins; the
-            message names it.
+        ValueError: ``T`` is below 1 or a frame shorter than a microsecond; or the file is damaged or ends before the
+            window begins, and the message names it.
     """
 
     def __init__(self, T: int = 5, duration: int = 100_000):
         if T < 1 or duration < T:
             raise ValueError(
-                f'LoadEventWindow: T={T} must be at least 1, duration={duration} at least a microsecond each'
+                f'LoadEventWindow: T={T} must be at least 1, and duration={duration} at least T microseconds'
             )
         self.T, self.duration = T, duration
 
@@ -188,17 +190,18 @@ class LoadEventWindow(BaseTransform):
         begin = end - self.duration
         events, (height, width) = open_dat(path)
         if int(events[-1]['t']) < begin:
-            raise ValueError(f'{path} is truncated: it ends at {events[-1]["t"]} us, before the label at {end} us')
+            last = events[-1]['t']
+            raise ValueError(f'{path} is truncated: it ends at {last} us, before the window of the label at {end} us')
         first, last = (bisect_left(range(len(events)), t, key=lambda i: int(events[i]['t'])) for t in (begin, end))
         window = np.array(events[first:last])
         t = window['t'].astype(np.int64) - begin
-        # a recording may be slightly out of order
+        # events may be slightly out of order
         window, t = window[(t >= 0) & (t < self.duration)], t[(t >= 0) & (t < self.duration)]
         x, y, p = window['xyp'] & 0x3FFF, window['xyp'] >> 14 & 0x3FFF, window['xyp'] >> 28 & 1
         if (x >= width).any() or (y >= height).any():
             raise ValueError(f'{path} is damaged: there are events outside of the sensor, {height}x{width} pixels')
-        place = ((t * self.T // self.duration * 2 + p) * height + y) * width + x
-        frames = np.bincount(place, minlength=self.T * 2 * height * width)
+        index = ((t * self.T // self.duration * 2 + p) * height + y) * width + x
+        frames = np.bincount(index, minlength=self.T * 2 * height * width)
         results.update(
             img=frames.reshape(self.T, 2, height, width).astype(np.float32),
             img_shape=(height, width),

@@ -1,4 +1,4 @@
-"""Tiny ImageNet in the folders in which it is published."""
+"""Tiny ImageNet, read from its published folders."""
 
 import os
 from pathlib import Path
@@ -12,18 +12,19 @@ from mmsnn.registry import DATASETS
 class TinyImageNet(BaseDataset):
     """Tiny ImageNet (Stanford CS231n): 200 classes, 500 training and 50 validation images each, 64x64.
 
-    Reads ``wnids.txt``, ``words.txt``, ``train/WNID/images/*.JPEG`` as ``train/WNID/WNID_boxes.txt`` lists them, and
-    ``val/images/*.JPEG`` with ``val/val_annotations.txt``. Classes are in the order of their WordNet ids, as loaders of
-    folders have them. The images of ``test`` have no labels.
+    Reads ``wnids.txt``, ``words.txt``, the images ``train/WNID/images/*.JPEG`` that ``train/WNID/WNID_boxes.txt``
+    lists, and ``val/images/*.JPEG`` with ``val/val_annotations.txt``. Classes are sorted by their WordNet ids, as
+    loaders of folders sort them. The images of ``test`` have no labels and are not read.
 
     Args:
         data_root: the folder ``tiny-imagenet-200``.
         split: ``train`` or ``val``.
+        metainfo: as in mmpretrain's BaseDataset; ``classes`` replaces the names from ``words.txt``.
         kwargs: as in mmpretrain's BaseDataset (``indices``, ``pipeline`` ...).
 
     Raises:
         FileNotFoundError: a list or an image is missing; the message names the first.
-        ValueError: unknown ``split``, or a list that is damaged or names an unknown class.
+        ValueError: ``split`` is unknown, or a list is damaged or names an unknown class.
     """
 
     def __init__(self, data_root: str, split: str = 'train', metainfo: dict | None = None, **kwargs):
@@ -37,24 +38,25 @@ class TinyImageNet(BaseDataset):
         super().__init__('', data_root=data_root, metainfo={'classes': names, **(metainfo or {})}, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Paths and labels; called by the parent."""
+        """A dict of path and label for each image; the parent class calls it."""
         labels = {wnid: i for i, wnid in enumerate(self.wnids)}
         if self.split == 'train':
             lists = {wnid: self._read(f'train/{wnid}/{wnid}_boxes.txt', 1) for wnid in self.wnids}
-            found = [(self.root / 'train' / w / 'images' / line[0], w) for w, lines in lists.items() for line in lines]
+            images = [(self.root / 'train' / w / 'images' / line[0], w) for w, lines in lists.items() for line in lines]
         else:
-            found = [(self.root / 'val/images' / name, w) for name, w, *_ in self._read('val/val_annotations.txt', 2)]
-        unknown = {wnid for _, wnid in found} - set(labels)
+            images = [(self.root / 'val/images' / name, w) for name, w, *_ in self._read('val/val_annotations.txt', 2)]
+        unknown = {wnid for _, wnid in images} - set(labels)
         if unknown:
             raise ValueError(f'{self.root}/val/val_annotations.txt: {min(unknown)} is not among the ids of wnids.txt')
-        listed = {folder: set(os.listdir(folder)) if folder.is_dir() else () for folder in {p.parent for p, _ in found}}
-        missing = [path for path, _ in found if path.name not in listed[path.parent]]
+        folders = {path.parent for path, _ in images}
+        listed = {folder: set(os.listdir(folder)) if folder.is_dir() else () for folder in folders}
+        missing = [path for path, _ in images if path.name not in listed[path.parent]]
         if missing:
             raise FileNotFoundError(f'dataset.data_root: {len(missing)} images are missing, the first: {missing[0]}')
-        return [dict(img_path=str(path), gt_label=labels[wnid]) for path, wnid in found]
+        return [dict(img_path=str(path), gt_label=labels[wnid]) for path, wnid in images]
 
     def _read(self, name: str, columns: int) -> list[list[str]]:
-        """The columns of a list, which tabs part."""
+        """The columns of each line of a list, separated by tabs."""
         path = self.root / name
         if not path.is_file():
             raise FileNotFoundError(
@@ -62,5 +64,5 @@ class TinyImageNet(BaseDataset):
             )
         lines = [line.split('\t') for line in path.read_text().splitlines() if line.strip()]
         if not lines or min(map(len, lines)) < columns:
-            raise ValueError(f'{path} is damaged: expected lines of at least {columns} columns, parted by tabs')
+            raise ValueError(f'{path} is damaged: expected lines of at least {columns} columns, separated by tabs')
         return lines

@@ -137,7 +137,7 @@ def test_bad_settings_are_named():
         EventResize(0)
     with pytest.raises(ValueError, match='NeuromorphicAugment'):
         NeuromorphicAugment(0, 0, 0, 0)
-    with pytest.raises(ValueError, match='no window of size'):
+    with pytest.raises(ValueError, match='no room for size'):
         EventRandomCrop(64, padding=4)(results())
     with pytest.raises(ValueError, match=r'\[T, C, H, W\]'):
         EventRoll()(dict(img=np.zeros((32, 32, 3), np.float32)))

@@ -231,7 +231,7 @@ def test_claims_of_boxes_are_refused(tmp_path, claimed):
     content = content.replace(b'(1,)' + b', }' + b' ' * (len(text) - 4), text + b', }')
     assert text in content
     (tmp_path / 'a_bbox.npy').write_bytes(content)
-    with pytest.raises(ValueError, match='a_bbox.npy is no whole .npy file'):
+    with pytest.raises(ValueError, match='a_bbox.npy is not a complete .npy file'):
         read_boxes(str(tmp_path / 'a_bbox.npy'))
 
 
