@@ -23,7 +23,7 @@ def main(argv=None) -> Path:
 
     try:
         path = write_report(args.work_dirs, args.out)
-    except FileNotFoundError as error:
+    except (OSError, ImportError, ValueError) as error:
         raise SystemExit(str(error)) from error
     print(f'saved {path}')
     return path

@@ -26,6 +26,7 @@ def write_report(folders: Sequence[str | Path], out: str | Path | None = None) -
     Raises:
         FileNotFoundError: a folder is missing, or holds nothing that a run writes.
         ImportError: jinja2 or matplotlib is not installed.
+        OSError: the file cannot be written.
         ValueError: ``folders`` is empty.
     """
     if not folders:
@@ -59,18 +60,18 @@ def render(runs: dict[str, Run]) -> str:
     from .results import overview
     from .sections import SECTIONS
 
-    found = [dict(title='Overview', panels=[overview(runs)])]
+    def panel(make, of, name: str = '') -> Panel:
+        try:
+            made = make(of)
+        # files of other versions, or changed by hand: the other parts are there all the same
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            made = Panel(missing=[f'This part cannot be made of the files: {type(error).__name__}: {error}'])
+        made.name = name
+        return made
+
+    found = [dict(title='Overview', panels=[panel(overview, runs)])]
     for title, make in SECTIONS.items():
-        panels = []
-        for name, run in runs.items():
-            try:
-                panel = make(run)
-            # files of other versions, or changed by hand: the other parts are there all the same
-            except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-                panel = Panel(missing=[f'This part cannot be made of the files: {type(error).__name__}: {error}'])
-            panel.name = name
-            panels.append(panel)
-        found.append(dict(title=title, panels=panels))
+        found.append(dict(title=title, panels=[panel(make, run, name) for name, run in runs.items()]))
     # what a log says is text, whatever it holds
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters['short'] = short

@@ -189,14 +189,13 @@ def read_run(folder: str | Path) -> Run:
 def _read_session(run: Run, session: Path) -> None:
     """Add one folder of logs; what is later counts where an iteration was run twice."""
     for row in _rows(run, session / 'vis_data' / 'scalars.json'):
-        if 'step' not in row:
-            continue
         if 'lr' in row or 'loss' in row:
             run.train[row['step']] = row
         elif set(row) - set(CLOCKS):
             run.val[row['step']] = row
     for row in _rows(run, session / 'vis_data' / 'firing_rates.json'):
-        run.rates[row['step']] = row
+        if isinstance(row.get('layers'), dict):
+            run.rates[row['step']] = row
     tested = _load(run, session / f'{session.name}.json')
     if isinstance(tested, dict):
         run.test = {k: v for k, v in tested.items() if isinstance(v, (int, float)) and k not in CLOCKS}
@@ -211,14 +210,16 @@ def _read_session(run: Run, session: Path) -> None:
             run.problems.append(f'{path}: {type(error).__name__}: {error}')
     for path in sorted((session / RECORDS).glob('*.json')):
         content = _load(run, path)
-        if not isinstance(content, dict) or (path.stem == 'run' and 'run' in run.records and not content['training']):
+        if not isinstance(content, dict) or (
+            path.stem == 'run' and 'run' in run.records and not content.get('training')
+        ):
             continue
         run.records[path.stem] = content
         run.pictures[path.stem] = path.parent
 
 
 def _rows(run: Run, path: Path) -> list[dict]:
-    """The lines of a log, the last of which may be cut."""
+    """The lines of a log that name a step; the last may be cut."""
     if not path.is_file():
         return []
     found, broken = [], 0
@@ -226,10 +227,11 @@ def _rows(run: Run, path: Path) -> list[dict]:
         try:
             row = json.loads(line)
         except ValueError:
-            broken += 1
-            continue
-        if isinstance(row, dict):
+            row = None
+        if isinstance(row, dict) and isinstance(row.get('step'), int):
             found.append(row)
+        else:
+            broken += 1
     if broken:
         run.problems.append(f'{path}: lines left out that are not whole: {broken}')
     return found

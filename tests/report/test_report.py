@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 
 import cli
 import cv2
@@ -20,6 +21,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmsnn.report import ReportHook, charts, read_run, write_report
 from mmsnn.report.changes import compare
 from mmsnn.report.evaluation import extremes
+from mmsnn.report.page import render
 
 LOGGED = """
 val_dataloader = dict(train_dataloader, sampler=dict(type='DefaultSampler', shuffle=False))
@@ -369,6 +371,33 @@ def test_an_unreadable_part_leaves_the_others(runs, tmp_path):
     page = Page(write_report([folder]))
     assert 'This part cannot be made of the files' in page.text and 'data.json is no JSON' in page.text
     assert 'loss over iterations' in {alt for alt, _ in page.images}
+
+
+def test_files_of_other_origin_leave_the_rest(runs, tmp_path):
+    folder = shutil.copytree(runs['classifier'], tmp_path / 'run')
+    for name in ('run', 'data', 'val', 'test'):
+        for path in folder.glob(f'*/report/{name}.json'):
+            path.write_text('{}')
+    for path in folder.glob('*/vis_data/*.json'):
+        path.write_text(path.read_text() + '5\n{"loss": 1}\n{"step": 3}\n{"step": [3]}\n')
+    page = Page(write_report([folder]))
+    assert 'lines left out that are not whole: 3' in page.text
+    assert 'loss over iterations' in {alt for alt, _ in page.images}
+
+
+def test_the_overview_may_be_lacking(runs, monkeypatch):
+    monkeypatch.setattr('mmsnn.report.results._median_time', lambda run: {}['time'])
+    text = render(dict(run=read_run(runs['detector'])))
+    assert 'This part cannot be made of the files: KeyError' in text and 'loss over iterations' in text
+
+
+def test_what_cannot_be_written_is_said(runs, tmp_path, monkeypatch):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(SystemExit, match='file'):
+        cli.main('report', runs['detector'], '--out', tmp_path / 'file' / 'below.html')
+    monkeypatch.setitem(sys.modules, 'jinja2', None)
+    with pytest.raises(SystemExit, match=r"a report needs jinja2: pip install 'mmsnn\[report\]'"):
+        cli.main('report', runs['detector'], '--out', tmp_path / 'page.html')
 
 
 def test_no_report_where_none_is_wanted(runs, monkeypatch):
