@@ -83,6 +83,13 @@ class Teacher:
         self.model.eval().requires_grad_(False)
         self.loaded = True
 
+    @torch.no_grad()
+    def predict(self, batch: dict, student: nn.Module) -> list:
+        """Predictions for a batch of the student's data loader, on the images as the student sees them."""
+        self.load()
+        data = student.data_preprocessor(batch, False)
+        return self.model(renormalise(data['inputs'], student, self.model), data['data_samples'], mode='predict')
+
     @property
     def has_weights(self) -> bool:
         """Whether the weights come from a checkpoint or a pretrained ``init_cfg``."""

@@ -9,7 +9,7 @@ import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.structures import InstanceData
 
-from mmsnn.distill.teacher import Teacher, renormalise
+from mmsnn.distill.teacher import Teacher
 from mmsnn.visualize import event_frames
 
 from .evaluation import SCORE, truth_of
@@ -43,7 +43,7 @@ def draw(model, dataset, chosen: dict[str, list[int]], kind: str, folder: Path, 
             with torch.no_grad():
                 samples = dict(student=model.test_step(batch)[0])
                 for name, teacher in teachers.items():
-                    samples[name] = predict(teacher, model, pseudo_collate([dataset[index]]))
+                    samples[name] = teacher.predict(pseudo_collate([dataset[index]]), model)[0]
             name = Path(samples['student'].get('img_path') or f'image {index}').name
             panels = []
             for title, (drawn, said) in _panels(image, samples, kind, classes, dataset, index).items():
@@ -52,13 +52,6 @@ def draw(model, dataset, chosen: dict[str, list[int]], kind: str, folder: Path, 
                 panels.append(dict(title=title, said=said, file=file))
             found.append(dict(which=which, index=index, name=name, panels=panels))
     return found
-
-
-def predict(teacher: Teacher, student, batch: dict):
-    """A teacher's prediction of a batch of one, on the image as the student sees it."""
-    teacher.load()
-    data = student.data_preprocessor(batch, False)
-    return teacher.model(renormalise(data['inputs'], student, teacher.model), data['data_samples'], mode='predict')[0]
 
 
 def image_of(dataset, index: int, batch: dict) -> np.ndarray | None:

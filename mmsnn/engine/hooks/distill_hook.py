@@ -10,7 +10,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
 from mmsnn.distill.schedules import Progress
-from mmsnn.distill.teacher import renormalise, untouched_rng
+from mmsnn.distill.teacher import Teacher, untouched_rng
 from mmsnn.registry import HOOKS
 
 
@@ -117,13 +117,8 @@ class DistillHook(Hook):
             )
 
 
-@torch.no_grad()
-def evaluate(teacher, student, loop) -> dict:
-    """The metrics of a validation loop for a `Teacher`, whose images come from the student's data preprocessor."""
-    teacher.load()
+def evaluate(teacher: Teacher, student, loop) -> dict:
+    """The metrics of a validation loop for a teacher, whose images come from the student's data preprocessor."""
     for batch in loop.dataloader:
-        data = student.data_preprocessor(batch, False)
-        images = renormalise(data['inputs'], student, teacher.model)
-        outputs = teacher.model(images, data['data_samples'], mode='predict')
-        loop.evaluator.process(data_samples=outputs, data_batch=batch)
+        loop.evaluator.process(data_samples=teacher.predict(batch, student), data_batch=batch)
     return loop.evaluator.evaluate(len(loop.dataloader.dataset))
