@@ -106,6 +106,11 @@ def _listed(names):
     return [names] if isinstance(names, str) else names
 
 
+def logged_as(name: str) -> str:
+    """The name in the log of the entry ``name`` of ``losses``: mmengine adds up what has ``loss`` in its name."""
+    return name if 'loss' in name else f'loss_{name}'
+
+
 def first(named: dict, key: str) -> str:
     """The name of the first teacher; ValueError naming ``key`` if there is none."""
     if not named:
@@ -148,8 +153,7 @@ def draft(name: str, cfg: dict, named: dict, short_T: int | None) -> Term:
         ours, theirs = ([Tap.parse(t, loss.time) for t in _listed(taps)] for taps in (student, teacher))
         if loss.needs_teacher and len(ours) != len(theirs):
             raise ValueError(f'{len(ours)} student taps face {len(theirs)} of the teacher')
-        title = name if 'loss' in name else f'loss_{name}'
-        return Term(key, title, loss, ours, theirs, connector, Schedule.of(weight), from_teacher, watched)
+        return Term(key, logged_as(name), loss, ours, theirs, connector, Schedule.of(weight), from_teacher, watched)
     except KeyError as error:
         if error.args[0] in ('student', 'teacher'):
             raise ValueError(f'{key}.{error.args[0]} is missing: name the module to tap') from None

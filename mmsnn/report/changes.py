@@ -4,26 +4,26 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmsnn.building import is_distiller, read
+from mmsnn.building import is_distiller, read, type_name, use_student
+from mmsnn.engine.cli import complete_loaders
 from mmsnn.engine.options import read_by_runners
 
 # what the tools put into every config
-OURS = ('work_dir', 'launcher', 'load_from', 'resume', 'custom_hooks', 'train_cfg.type', 'train_cfg.by_epoch')
+OURS = ('work_dir', 'launcher', 'load_from', 'resume', 'train_cfg.type', 'train_cfg.by_epoch')
 OURS += ('default_hooks.checkpoint.type', 'runner_type', 'strategy')
-OURS_IN_LOADERS = ('collate_fn', 'pin_memory', 'persistent_workers')
 MISSING = object()
 
 
-def changes(cfg: Config) -> list[list[str]] | None:
-    """Key, value before and value after, of what a config file changes in its bases; None where it has none.
+def changes(cfg: Config) -> list[list[str]] | str:
+    """Key, value before and value after, of what a config file changes in its bases; or why nothing is compared.
 
     Variables that no runner reads are left out. A distillation's student is compared with the model of the base.
     """
     if not cfg.filename or not Path(cfg.filename).is_file():
-        return None
+        return 'The config is no file that could be compared with its base.'
     bases = Config._get_base_files(cfg.filename)
     if not bases:
-        return None
+        return f'{cfg.filename} has no _base_ to compare with (what read_base imports is not compared).'
     before = {}
     for base in bases:
         name = base if '::' in base else str(Path(cfg.filename).parent / base)
@@ -35,8 +35,20 @@ def options(cfg: Config) -> list[list[str]] | None:
     """The same for a config in use and its file: the command line's changes, without what every tool sets."""
     if not cfg.filename or not Path(cfg.filename).is_file():
         return None
-    found = compare(read(cfg.filename).to_dict(), cfg.to_dict())
-    return [row for row in found if not row[0].startswith(OURS) and row[0].rpartition('.')[2] not in OURS_IN_LOADERS]
+    before = read(cfg.filename)
+    complete_loaders(before)
+    if not is_distiller(cfg.get('model') or {}):
+        # of a distillation the student is tested
+        use_student(before)
+    before, after = before.to_dict(), cfg.to_dict()
+    known = before.setdefault('custom_hooks', [])
+    after['custom_hooks'] = [hook for hook in after.get('custom_hooks') or [] if hook in known or not _by_tool(hook)]
+    return [row for row in compare(before, after) if not row[0].startswith(OURS)]
+
+
+def _by_tool(hook: dict) -> bool:
+    """Whether a hook is as the tools add it: one of mmsnn's without arguments, or the report's."""
+    return type_name(hook) == 'ReportHook' or [*hook] == ['type'] and str(hook['type']).startswith('mmsnn.')
 
 
 def compare(before: dict, after: dict) -> list[list[str]]:

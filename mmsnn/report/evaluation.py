@@ -199,7 +199,8 @@ def _detection_confusion(items: list[dict], truths: list[dict], classes: int) ->
         return None
     matrix = np.zeros((classes + 1, classes + 1))
     for item, truth in zip(items, truths):
-        instances = [dict(bbox=b, bbox_label=label) for b, label in zip(truth['boxes'], truth['labels'])]
+        boxes, labels = (truth[key][~truth['ignored']] for key in ('boxes', 'labels'))
+        instances = [dict(bbox=box, bbox_label=label) for box, label in zip(boxes, labels)]
         result = {key: torch.from_numpy(item[of]) for key, of in dict(bboxes='boxes', labels='labels').items()}
         if not instances:
             # mmdet's tool wants one; every detection is a false one

@@ -15,9 +15,8 @@ def classes(run: Run) -> Panel:
     panel = Panel()
     part = next((name for name in ('test', 'val') if name in run.records), None)
     said = run.records.get(part, {})
-    again = f'mmsnn test {run.config} {run.checkpoint or "CHECKPOINT"}'
     if part is None:
-        panel.missing.append(f'Figures by class and pictures were not recorded: {again} makes them.')
+        panel.missing.append(f'Figures by class and pictures were not recorded: {run.command("test")} makes them.')
         return panel
     if 'classes' not in said:
         panel.missing.append(f'There are no figures by class: {said.get("problem", "the run broke off")}.')
@@ -68,9 +67,8 @@ def data(run: Run) -> Panel:
     said = run.records.get('data')
     if said is None or 'classes' not in said:
         why = f' ({said["problem"]})' if said and 'problem' in said else ''
-        panel.missing.append(
-            f'Statistics of the labels were not recorded{why}; mmsnn check {run.config} says what it reads of them.'
-        )
+        check = f'{run.command("check")} says what it reads of them'
+        panel.missing.append(f'Statistics of the labels were not recorded{why}; {check}.')
         return panel
     unit = dict(classification='images', detection='boxes', segmentation='pixels')[said['kind']]
     looked = '' if said['looked_at'] == said['images'] else f', {said["looked_at"]} of which were looked at'

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from mmengine.config import Config
 
 from mmsnn.building import is_distiller, read
 from mmsnn.distill.schedules import Progress, Schedule
+from mmsnn.distill.terms import logged_as
 
 # the folder beside a log in which `ReportHook` writes
 RECORDS = 'report'
@@ -60,6 +62,11 @@ class Run:
             return named
         return str(next(iter(sorted(self.folder.glob('*.py'))), 'CONFIG'))
 
+    def command(self, tool: str, *more: str | Path) -> str:
+        """What to type in a shell for a tool of mmsnn that reads this run's config, and its checkpoint if it does."""
+        read_ = [self.config] + [self.checkpoint or 'CHECKPOINT'] * (tool in ('test', 'look', 'deploy'))
+        return shlex.join(map(str, ['mmsnn', tool, *read_, *more]))
+
     @property
     def checkpoint(self) -> Path | None:
         """The best checkpoint, else the last one; None where there is none."""
@@ -79,6 +86,13 @@ class Run:
         """Names of the student's metrics in validation."""
         names = dict.fromkeys(key for row in self.val.values() for key in row if key not in CLOCKS)
         return [name for name in names if not self._is_teachers(name)]
+
+    @property
+    def saved_best(self) -> list[str]:
+        """Names of the metrics by which the best checkpoint is kept; empty where none is, or ``auto`` chooses one."""
+        hooks = (self.cfg.get('default_hooks') if self.cfg is not None else None) or {}
+        best = (hooks.get('checkpoint') or {}).get('save_best') or []
+        return [best] if isinstance(best, str) else list(best)
 
     @cached_property
     def teacher_metrics(self) -> dict[str, str]:
@@ -106,9 +120,8 @@ class Run:
         found = {}
         for name, term in (model.get('losses') or {}).items():
             if term is not None:
-                name = name if 'loss' in name else f'loss_{name}'
                 weight = term.get('weight', 1.0)
-                found[name] = Schedule.of(weight.to_dict() if hasattr(weight, 'to_dict') else weight)
+                found[logged_as(name)] = Schedule.of(weight.to_dict() if hasattr(weight, 'to_dict') else weight)
         return found
 
     def weights(self, loss: str) -> dict[int, float]:

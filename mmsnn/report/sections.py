@@ -1,5 +1,7 @@
 """The parts of a report: what of a run goes into each, and which command makes what is missing."""
 
+import shlex
+
 from . import charts
 from .panel import Panel
 from .results import classes, data
@@ -7,15 +9,13 @@ from .runs import Run
 
 # charts of loss terms and of metrics that are drawn at most; the tables hold all
 MOST = 24
-# names of what a test measures
-METRICS_FIRST = ('accuracy/top1', 'coco/bbox_mAP', 'mIoU')
 
 
 def curves(run: Run) -> Panel:
     """Every loss term over training."""
     panel = Panel()
     if not run.train:
-        panel.missing.append(f'No training was logged here: mmsnn train {run.config} makes the curves.')
+        panel.missing.append(f'No training was logged here: {run.command("train")} makes the curves.')
         return panel
     for name in [*run.losses[:MOST], *(['lr'] if any('lr' in row for row in run.train.values()) else [])]:
         panel.chart(f'{name} over iterations', charts.loss, run, name)
@@ -42,16 +42,18 @@ def _schedule(schedule) -> str:
 def metrics(run: Run) -> Panel:
     """Student and teacher in validation, and the last test."""
     panel = Panel()
-    for name in [name for name in run.metrics if _occurs(run, name)][:MOST]:
+    moving = [name for name in run.metrics if len(run.val) == 1 or len({row.get(name) for row in run.val.values()}) > 1]
+    for name in moving[:MOST]:
         panel.chart(f'{name} in validation', charts.metric, run, name)
     if run.val:
         names = [*run.metrics, *run.teacher_metrics]
         rows = [[step, *(run.val[step].get(name) for name in names)] for step in sorted(run.val)]
-        panel.table(['epoch' if run.by_epoch else 'iteration', *names], rows, 'Validations.')
+        still = '' if len(moving) == len(run.metrics) else ' A metric that never changes has no chart.'
+        panel.table(['epoch' if run.by_epoch else 'iteration', *names], rows, f'Validations.{still}')
         if run.schedules and not run.teacher_metrics:
             panel.missing.append('The teacher was not measured: DistillHook(teacher_accuracy=True) does in validation.')
     else:
-        panel.missing.append(f'No validation was logged: mmsnn train {run.config}, with a val_dataloader, makes them.')
+        panel.missing.append(f'No validation was logged: {run.command("train")}, with a val_dataloader, makes them.')
     if run.test:
         said = run.records.get('test', {})
         about = [f'of {said["checkpoint"]}'] if said.get('checkpoint') else []
@@ -59,20 +61,15 @@ def metrics(run: Run) -> Panel:
         about = about or ['of which checkpoint and T was not recorded']
         panel.table(['metric', 'value'], [[k, v] for k, v in run.test.items()], ', '.join(['Last test', *about]) + '.')
     else:
-        panel.missing.append(f'No test was run: mmsnn test {run.config} {run.checkpoint or "CHECKPOINT"} does.')
+        panel.missing.append(f'No test was run: {run.command("test")} does.')
     return panel
-
-
-def _occurs(run: Run, name: str) -> bool:
-    """Whether a metric was ever measured: COCO's are -1 where there is no object of that size."""
-    return any(row.get(name, -1) != -1 for row in run.val.values())
 
 
 def rates(run: Run) -> Panel:
     """How often the layers fire over training."""
     panel = Panel()
     if not run.rates:
-        spiking = f'mmsnn train {run.config} of a spiking network logs them (FiringRateHook)'
+        spiking = f'{run.command("train")} of a spiking network logs them (FiringRateHook)'
         panel.missing.append(f'No firing rates were logged: {spiking}; an ANN has none.')
         return panel
     size = (4.8, charts.layers_height(run))
@@ -88,27 +85,25 @@ def rates(run: Run) -> Panel:
 def steps(run: Run) -> Panel:
     """Accuracy and energy against T, early exit, and what a benchmark counted."""
     panel = Panel()
-    again = f'mmsnn test {run.config} {run.checkpoint or "CHECKPOINT"}'
     for name, x in dict(time_steps='T', early_exit='mean_T').items():
         content = run.measured.get(name)
         if content is None:
             continue
         found = content['rows']
-        own = [key for key in found[0] if '/' in key or key in METRICS_FIRST]
-        first = next((key for key in METRICS_FIRST if key in own), own[0] if own else None)
+        # T or the confidence comes first, then the metrics
+        first = next((key for key in run.saved_best if key in found[0]), [*found[0]][1])
         right, label = ('energy_uj', 'energy (uJ)') if name == 'time_steps' else ('ms_per_image', 'ms per image')
-        if first:
-            labels = ('time steps' if x == 'T' else 'mean time steps', first, label)
-            panel.chart(f'{first} and {label} against {x}', charts.against, found, x, first, right, labels)
+        labels = ('time steps' if x == 'T' else 'mean time steps', first, label)
+        panel.chart(f'{first} and {label} against {x}', charts.against, found, x, first, right, labels)
         caption = f'{content["note"]} Of {content["checkpoint"]}.'
         panel.table([*found[0]], [list(row.values()) for row in found], caption)
     found = run.measured.get('benchmark')
     if found is not None:
         panel.table(['benchmark', 'value'], _benchmark(found), f'Of {found["checkpoint"]}, on {found["device"]}.')
-    for name, option in dict(time_steps='--T 1 2 4', benchmark='--benchmark').items():
+    for name, option in dict(time_steps=('--T', '1', '2', '4'), benchmark=('--benchmark',)).items():
         if name not in run.measured:
             what = 'Accuracy and energy against T' if name == 'time_steps' else 'Energy, speed and memory'
-            panel.missing.append(f'{what}: {again} {option} measures.')
+            panel.missing.append(f'{what}: {run.command("test", *option)} measures.')
     return panel
 
 
@@ -138,7 +133,7 @@ def clocks(run: Run) -> Panel:
     if rows:
         panel.table(['', 'value'], rows)
     else:
-        panel.missing.append(f'No times were logged: mmsnn train {run.config} logs them.')
+        panel.missing.append(f'No times were logged: {run.command("train")} logs them.')
     return panel
 
 
@@ -146,10 +141,15 @@ def config(run: Run) -> Panel:
     """What the config changes in its base, and the command line in the config."""
     panel, said = Panel(), run.records.get('run', {})
     head = ['key', 'before', 'now']
-    if said.get('changes'):
-        panel.table(head, said['changes'], f'What {said["config"]} changes in its base.')
-    elif said.get('config') and 'changes' in said:
-        panel.lines.append(f'{said["config"]} has no base, or changes nothing in it.')
+    found = said.get('changes')
+    if isinstance(found, str):
+        panel.lines.append(found)
+    elif found:
+        panel.table(head, found, f'What {said["config"]} changes in its base.')
+    elif found is not None:
+        panel.lines.append(f'{said["config"]} changes nothing in its base.')
+    elif said:
+        panel.missing.append('What the config changes in its base could not be found out; the log says why.')
     if said.get('options'):
         panel.table(head, said['options'], 'What the command line changed in that.')
     if said.get('command'):
@@ -174,15 +174,14 @@ def versions(run: Run) -> Panel:
 
 def commands(run: Run) -> Panel:
     """What to type next."""
-    panel, checkpoint = Panel(), run.checkpoint or 'CHECKPOINT'
-    dir_ = f'--work-dir {run.folder}'
+    panel, here = Panel(), ('--work-dir', run.folder)
     if run.unfinished:
-        panel.commands.append(f'mmsnn train {run.config} {dir_} --resume')
-    test = f'mmsnn test {run.config} {checkpoint} {dir_}'
-    panel.commands += [test, f'{test} --benchmark', f'{test} --T 1 2 4', f'{test} --show-dir {run.folder}/shown']
-    panel.commands.append(f'mmsnn look {run.config} {checkpoint} IMAGE')
-    panel.commands.append(f'mmsnn deploy {run.config} {checkpoint} --to onnx --out {run.folder}/model.onnx')
-    panel.commands.append(f'mmsnn report {run.folder} OTHER_WORK_DIR')
+        panel.commands.append(run.command('train', *here, '--resume'))
+    shown = ('--show-dir', run.folder / 'shown')
+    panel.commands += [run.command('test', *here, *more) for more in ((), ('--benchmark',), ('--T', 1, 2, 4), shown)]
+    panel.commands.append(run.command('look', 'IMAGE'))
+    panel.commands.append(run.command('deploy', '--to', 'onnx', '--out', run.folder / 'model.onnx'))
+    panel.commands.append(shlex.join(['mmsnn', 'report', str(run.folder), 'OTHER_WORK_DIR']))
     return panel
 
 

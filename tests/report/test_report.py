@@ -4,6 +4,8 @@ import base64
 import html.parser
 import json
 import re
+import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,8 +20,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from mmsnn.report import ReportHook, charts, read_run, write_report
-from mmsnn.report.changes import compare
+from mmsnn.report import ReportHook, Run, charts, read_run, sections, write_report
+from mmsnn.report.changes import changes, compare, options
 from mmsnn.report.evaluation import extremes
 from mmsnn.report.page import render
 
@@ -220,9 +222,79 @@ def test_the_teacher_stands_beside_the_student(runs):
 def test_what_the_command_line_changes_is_told(runs):
     said = record(runs['detector'], 'run')
     assert said['options'] == [['optim_wrapper.optimizer.lr', '0.01', '0.011']]
+    # a test is of the student alone, and the tools set more than the command line does
+    assert [one['options'] for one in _records(runs['classifier'], 'run')][1] == []
     # the student is compared with the base's model: it is the same
     changed = {key for key, _, _ in next(iter(_records(runs['classifier'], 'run')))['changes']}
     assert 'model.losses.loss_feature.type' in changed and not any(key.startswith('model.student.') for key in changed)
+
+
+def test_hooks_of_the_command_line_are_told(tmp_path, monkeypatch):
+    monkeypatch.setenv('MMSNN_REPORT', '1')
+    config = classifier(tmp_path, "custom_hooks = [dict(type='EMAHook', momentum=0.1)]")
+    train = runpy.run_path(str(cli.ROOT / 'tools/train.py'))
+
+    def told(*more):
+        args = train['parse_args']([str(config), '--work-dir', str(tmp_path / 'run'), *more])
+        return options(train['prepare'](train['read_config'](args), args))
+
+    assert told() == []
+    assert told('--cfg-options', 'custom_hooks.0.momentum=0.5', 'train_dataloader.pin_memory=True') == [
+        ['train_dataloader.pin_memory', 'False', 'True'],
+        ['custom_hooks', "[{'type': 'EMAHook', 'momentum': 0.1}]", "[{'type': 'EMAHook', 'momentum': 0.5}]"],
+    ]
+    (before, after), *others = [row[1:] for row in told('--cfg-options', 'custom_hooks=[]')]
+    assert 'EMAHook' in before and after == '[]' and not others
+
+
+def test_what_is_imported_is_not_said_to_change_nothing(tmp_path):
+    (tmp_path / 'base.py').write_text('train_cfg = dict(max_epochs=1)\n')
+    text = 'from mmengine.config import read_base\nwith read_base():\n    from .base import *\n'
+    (tmp_path / 'top.py').write_text(f'{text}train_cfg.update(max_epochs=9)\n')
+    (tmp_path / 'same.py').write_text("_base_ = 'base.py'\n")
+    said = {}
+    for name in ('top', 'same'):
+        path = str(tmp_path / f'{name}.py')
+        records = dict(run=dict(config=path, changes=changes(Config.fromfile(path))))
+        said[name] = sections.config(Run(tmp_path, records=records)).lines
+    assert said['top'] == [f'{tmp_path}/top.py has no _base_ to compare with (what read_base imports is not compared).']
+    assert said['same'] == [f'{tmp_path}/same.py changes nothing in its base.']
+
+
+def test_commands_can_be_copied_into_a_shell(runs, tmp_path):
+    folder = shutil.copytree(runs['classifier'], tmp_path / "my student's run")
+    for path in folder.glob('*/report/run.json'):
+        path.write_text(json.dumps(json.loads(path.read_text()) | dict(config='', finished=False)))
+    typed = [shlex.split(line) for line in sections.commands(read_run(folder)).commands]
+    checkpoint, config = str(folder / 'epoch_2.pth'), str(folder / 'distilled.py')
+    assert typed[:2] == [
+        ['mmsnn', 'train', config, '--work-dir', str(folder), '--resume'],
+        ['mmsnn', 'test', config, checkpoint, '--work-dir', str(folder)],
+    ]
+    assert typed[3][-4:] == ['--T', '1', '2', '4'] and typed[4][-1] == f'{folder}/shown'
+    assert typed[5:] == [
+        ['mmsnn', 'look', config, checkpoint, 'IMAGE'],
+        ['mmsnn', 'deploy', config, checkpoint, '--to', 'onnx', '--out', f'{folder}/model.onnx'],
+        ['mmsnn', 'report', str(folder), 'OTHER_WORK_DIR'],
+    ]
+
+
+def test_metrics_of_any_task_are_drawn(tmp_path):
+    rows = [dict(T=T, EPE=0.5, PSNR=20.0 + T, energy_uj=T, ms_per_image=T) for T in (1, 2)]
+    measured = dict(time_steps=dict(note='Said.', checkpoint='c.pth', rows=rows))
+    drawn = {}
+    for best in ('PSNR', 'auto'):
+        cfg = Config(dict(default_hooks=dict(checkpoint=dict(save_best=best))))
+        drawn[best] = sections.steps(Run(tmp_path, cfg=cfg, measured=measured)).charts[0]['alt']
+    assert drawn == dict(PSNR='PSNR and energy (uJ) against T', auto='EPE and energy (uJ) against T')
+    run = Run(tmp_path, val={step: dict(step=step, EPE=1.0 / step, loglik=-1.0) for step in (1, 2)})
+    panel = sections.metrics(run)
+    assert [chart['alt'] for chart in panel.charts] == ['EPE in validation']
+    assert panel.tables[0]['head'] == ['iteration', 'EPE', 'loglik']
+    assert panel.tables[0]['caption'] == 'Validations. A metric that never changes has no chart.'
+    # what was measured once has no course, and is drawn as it is
+    once = Run(tmp_path, val={1: dict(step=1, loglik=-1.0)})
+    assert [chart['alt'] for chart in sections.metrics(once).charts] == ['loglik in validation']
 
 
 def _records(folder, name):
@@ -430,6 +502,18 @@ def test_images_are_judged_by_the_detections_that_are_drawn():
     empty = dict(boxes=boxes[:0], labels=truth['labels'][:0], ignored=truth['ignored'][:0])
     assert _image_score(dict(found, scores=found['scores'] * 0), empty) == 1
     assert _image_score(found, empty) == 0
+
+
+def test_boxes_that_are_ignored_are_not_missed():
+    from mmsnn.report.evaluation import _detection_confusion
+
+    boxes = np.array([[0, 0, 10, 10], [20, 20, 90, 90]], dtype=np.float32)
+    truth = dict(boxes=boxes, labels=np.array([0, 0]), ignored=np.array([False, True]))
+    found = dict(boxes=boxes[:1], labels=np.array([0]), scores=np.array([0.9], dtype=np.float32))
+    assert _detection_confusion([found], [truth], 1) == [[1, 0], [0, 0]]
+    # an image of a crowd alone
+    crowd = dict(truth, ignored=np.array([True, True]))
+    assert _detection_confusion([found], [crowd], 1) == [[0, 0], [1, 0]]
 
 
 def test_changes_are_told_leaf_by_leaf():
