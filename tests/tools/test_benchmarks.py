@@ -4,8 +4,12 @@ import importlib.util
 import json
 from pathlib import Path
 
+import cli
 import pytest
+import tiny
 import torch
+
+from mmsnn.building import build_model, read
 
 FOLDER = Path(__file__).parents[2] / 'tools/benchmarks'
 pytest.importorskip('spikingjelly')
@@ -72,6 +76,28 @@ def test_event(tmp_path, capsys):
     assert out.with_suffix('.png').stat().st_size > 0 and 'by the least times' in capsys.readouterr().out
     benchmark.run_case = None
     assert len(benchmark.main(options)) == 2
+
+
+def test_trained(tmp_path, capsys):
+    """Whole networks and backbones of both kinds, with the accuracy of each T and of the twin."""
+    spiking = cli.write_detector(tmp_path)
+    twin = tmp_path / 'twin.py'
+    twin.write_text(spiking.read_text().replace(repr(tiny.detector(True)), repr(tiny.detector(False))))
+    for config in (spiking, twin):
+        torch.save(build_model(read(str(config))).state_dict(), config.with_suffix('.pth'))
+    files = [[str(config), str(config.with_suffix('.pth'))] for config in (spiking, twin)]
+    out = tmp_path / 'trained.json'
+    load('trained').main(
+        [*files[0], '--twin', *files[1], '--T', '1', '3', '--batch', '2', '--rounds', '2', '--out', str(out)]
+    )
+    found = json.loads(out.read_text())
+    one, three = found['results']
+    assert (one['T'], three['T'], one['size'], found['twin']) == (1, 3, [64, 64], files[1])
+    assert three['parity'] < 0.01 and 0 < three['density'] < 1
+    for part in ('whole', 'backbone'):
+        assert three[part].keys() == {'SNN, events', 'SNN, auto', 'SNN, dense', 'ANN, norms folded'}
+    assert one['accuracy'].keys() == found['accuracy_of_twin'].keys()
+    assert 'density' in capsys.readouterr().out
 
 
 def test_overhead(tmp_path, capsys):
