@@ -1,8 +1,8 @@
-"""The whole story in minutes on a CPU: an ANN detector teaches a spiking one to find handwritten digits.
+"""Distillation from start to end in minutes on a CPU: an ANN detector teaches a spiking one to find handwritten digits.
 
-Generates DigitScenes, trains an ANN RetinaNet, its spiking twin without and with SAKD (both on equal budgets), tests
-all three, and writes ``report.md``, ``results.json`` and ``detections.png`` into the work dir. What is finished is
-skipped when run again; interrupted trainings are resumed.
+The demo generates DigitScenes, trains an ANN RetinaNet and two spiking twins for equally many epochs, one without and
+one with SAKD, tests all three, and writes ``report.md``, ``results.json`` and ``detections.png`` into the work dir.
+Run again, it skips what is finished and resumes interrupted trainings.
 """
 
 import argparse
@@ -25,13 +25,13 @@ from mmengine.config import Config
 from mmsnn.datasets import make_digit_scenes
 
 ROOT = Path(__file__).resolve().parents[1]
-# where the configs look for it
+# the folder in which the configs look for the data set
 DATA = Path('data/digit_scenes')
 PROGRESS = re.compile(r'Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\]')
 WELCOME = """\
 Three networks learn to find handwritten digits: an ANN, a spiking network (SNN) by itself, and the same SNN taught by
-the ANN (SAKD). Their logs go to {folder}. You may stop at any time: started again, the demo goes on where it was."""
-# seconds that an epoch and a test take on two cores; only the time left is reckoned from them
+the ANN (SAKD). Their logs are written to {folder}. You can stop at any time: the same command continues the demo."""
+# seconds that an epoch and a test take on two cores, from which the time left is estimated
 COSTS = dict(ann=(16, 15), snn=(30, 30), sakd=(40, 30))
 
 
@@ -49,9 +49,9 @@ class Model:
         kind: ``ann``, ``snn`` or ``sakd``.
         config: path of its config.
         epochs: length of its training.
-        seed: of its training.
+        seed: seed of its training.
         folder: its work dir.
-        teacher: the network that teaches it.
+        teacher: the network that teaches it, or None.
     """
 
     kind: str
@@ -63,7 +63,7 @@ class Model:
 
     @property
     def name(self) -> str:
-        """What to call it in a line of progress."""
+        """Its name in progress messages."""
         title = dict(ann='ANN teacher', snn='undistilled SNN', sakd='SNN with SAKD')[self.kind]
         return f'{title}, seed {self.seed}' if self.seed else title
 
@@ -73,24 +73,24 @@ class Model:
         return self.folder / f'epoch_{self.epochs}.pth'
 
     def options(self) -> list[str]:
-        """Its settings, as ``--cfg-options``."""
-        found = [f'train_cfg.max_epochs={self.epochs}', f'param_scheduler.1.T_max={self.epochs}']
+        """Its settings, as arguments of ``--cfg-options``."""
+        options = [f'train_cfg.max_epochs={self.epochs}', f'param_scheduler.1.T_max={self.epochs}']
         if self.teacher:
-            found += [f'model.teacher={self.teacher.config}', f'model.teacher_checkpoint={self.teacher.checkpoint}']
-        return found
+            options += [f'model.teacher={self.teacher.config}', f'model.teacher_checkpoint={self.teacher.checkpoint}']
+        return options
 
     def settings(self) -> dict:
-        """All that its weights depend on but the code."""
+        """Everything except the code that its weights depend on."""
         teacher = self.teacher.settings() if self.teacher else None
         data = json.loads((DATA / 'stamp.json').read_text())
         return dict(config=read_config(self.config), options=self.options(), seed=self.seed, data=data, teacher=teacher)
 
 
 class Clock:
-    """Lines of progress with the time left.
+    """Prints progress and the estimated time left.
 
     Args:
-        costs: what each job is reckoned to cost, in any unit.
+        costs: estimated cost of each job in seconds.
     """
 
     def __init__(self, costs: list[float]):
@@ -99,14 +99,14 @@ class Clock:
         self.last = 0.0
 
     def show(self, what: str, part: float) -> None:
-        """Say that ``part`` (0 to 1) of the current job is done; at most twice a second."""
+        """Print that ``part`` (0 to 1) of the current job is done, at most twice a second."""
         now = time.monotonic()
         if now - self.last < 0.5 and part < 1:
             return
         self.last = now
         spent = sum(self.costs[: self.done]) + part * self.costs[self.done]
         left = sum(self.costs) - spent
-        # the first moments say little about this machine's speed
+        # the constant damps the estimate of this machine's speed at the beginning
         speed = (now - self.start + 20) / (spent + 20)
         line = f'{what}: {part:4.0%}, about {left * speed / 60:.1f} minutes left in all'
         if sys.stdout.isatty():
@@ -122,10 +122,10 @@ class Clock:
 
 
 def run_tool(tool: str, arguments: list, folder: Path, show) -> None:
-    """Run ``tools/TOOL`` as users do, its output in ``folder/TOOL.log``; SystemExit with its last lines if it fails."""
+    """Run ``tools/TOOL.py`` with its output in ``folder/TOOL.log``; SystemExit with its last lines if it fails."""
     log, last = folder / f'{tool}.log', deque(maxlen=15)
     command = [sys.executable, ROOT / 'tools' / f'{tool}.py', *arguments, '--work-dir', folder]
-    # a source tree serves as well as an installed package
+    # this works from a source tree as well as with an installed package
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
     env = {**os.environ, 'PYTHONPATH': paths}
     output = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace')
@@ -134,9 +134,9 @@ def run_tool(tool: str, arguments: list, folder: Path, show) -> None:
             for line in process.stdout:
                 file.write(line)
                 last.append(line)
-                found = PROGRESS.search(line)
-                if found:
-                    epoch, step, steps = map(int, found.groups())
+                progress = PROGRESS.search(line)
+                if progress:
+                    epoch, step, steps = map(int, progress.groups())
                     show(epoch - 1 + step / steps)
         except BaseException:
             process.terminate()
@@ -146,7 +146,7 @@ def run_tool(tool: str, arguments: list, folder: Path, show) -> None:
 
 
 def train(model: Model, clock: Clock) -> None:
-    """Train ``model`` unless its final weights are there, from the same settings; resume what was interrupted."""
+    """Train ``model``, or resume its training, unless its final weights of the same settings exist."""
     model.folder.mkdir(parents=True, exist_ok=True)
     stamp = model.folder / 'settings.json'
     wanted = json.dumps(model.settings(), indent=1, default=str)
@@ -158,7 +158,7 @@ def train(model: Model, clock: Clock) -> None:
     if not finished:
         arguments = [model.config, '--resume', '--no-validate', '--seed', model.seed, '--cfg-options', *model.options()]
         what = f'training the {model.name}'
-        # before the first iteration, while libraries are loaded and the model is built
+        # loading the libraries and building the model takes seconds, in which nothing else is printed
         clock.show(what, 0.0)
         run_tool('train', arguments, model.folder, lambda n: clock.show(what, n / model.epochs))
     clock.finish(skipped=finished)
@@ -166,15 +166,15 @@ def train(model: Model, clock: Clock) -> None:
 
 def test(model: Model, clock: Clock) -> dict:
     """Metrics and costs of a trained model, as ``tools/test.py --benchmark`` writes them."""
-    found = model.folder / 'benchmark.json'
-    finished = found.is_file() and found.stat().st_mtime > model.checkpoint.stat().st_mtime
+    file = model.folder / 'benchmark.json'
+    finished = file.is_file() and file.stat().st_mtime > model.checkpoint.stat().st_mtime
     if not finished:
         clock.show(f'testing the {model.name}', 0.0)
         arguments = [model.config, model.checkpoint, '--benchmark']
         run_tool('test', arguments, model.folder, lambda n: None)
     clock.finish(skipped=finished)
-    result = json.loads(found.read_text())
-    # a model that finds nothing at all leaves COCO's metric without numbers
+    result = json.loads(file.read_text())
+    # COCO's metric gives no numbers if a model detects nothing at all
     result['metrics'] = {'coco/bbox_mAP': 0.0, 'coco/bbox_mAP_50': 0.0} | result['metrics']
     return result
 
@@ -197,11 +197,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
-    parser.add_argument('--epochs', type=int, default=4, help='of each student (default: 4)')
-    parser.add_argument('--teacher-epochs', type=int, default=8, help='of the ANN (default: 8)')
-    parser.add_argument('--seeds', type=int, default=1, help='of the students; means are reported (default: 1)')
+    parser.add_argument('--epochs', type=int, default=4, help='epochs of each student (default: 4)')
+    parser.add_argument('--teacher-epochs', type=int, default=8, help='epochs of the ANN (default: 8)')
+    parser.add_argument(
+        '--seeds', type=int, default=1, help='number of seeds for the students; means are reported (default: 1)'
+    )
     parser.add_argument('--num-train', type=int, default=1200, help='training images (default: 1200)')
-    parser.add_argument('--fresh', action='store_true', help='train again what is finished')
+    parser.add_argument('--fresh', action='store_true', help='train all networks again')
     args = parser.parse_args(argv)
     for name in ('epochs', 'teacher_epochs', 'seeds', 'num_train'):
         if getattr(args, name) < 1:
@@ -212,11 +214,11 @@ def parse_args(argv=None) -> argparse.Namespace:
 def main(argv=None) -> None:
     """Run the command line ``argv`` (default: ``sys.argv``)."""
     args = parse_args(argv)
-    # whoever ends the demo ends the tool that it runs
+    # terminating the demo also terminates the tool that it runs
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     start = time.monotonic()
     print(WELCOME.format(folder=args.work_dir))
-    print(f'Images: drawing {args.num_train} to train and 240 to test on, in {DATA}', flush=True)
+    print(f'Drawing {args.num_train} training and 240 test images in {DATA}', flush=True)
     make_digit_scenes(DATA, num_train=args.num_train)
     models = plan(args)
     if args.fresh:

@@ -1,4 +1,4 @@
-"""Table and picture of the digits demo."""
+"""The table and the picture of the digits demo."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from image_demo import load_batch, load_model
 from matplotlib import patheffects
 from torchvision.ops import box_iou, nms
 
-# does not need a display
+# this backend needs no display
 matplotlib.use('Agg')
 
 TITLES = dict(ann='ANN teacher', snn='SNN, undistilled', sakd='SNN, distilled (SAKD)')
@@ -24,16 +24,16 @@ RIGHT, WRONG, MISSED = '#1a9850', '#d73027', '#ffffff'
 
 
 def _spread(values: list[float], digits: int) -> str:
-    """Mean, with the standard deviation where there is more than one value."""
+    """The mean, with the standard deviation if there is more than one value."""
     spread = f' ± {stdev(values):.{digits}f}' if len(values) > 1 else ''
     return f'{mean(values):.{digits}f}{spread}'
 
 
 def table_rows(results: list[dict]) -> list[list[str]]:
-    """Cells of the table, `COLUMNS` wide, a row for each kind of model; numbers are means over the seeds.
+    """Cells of the table: a row for each kind of model, with the columns `COLUMNS`; numbers are means over the seeds.
 
     Args:
-        results: ``benchmark.json`` of each model, with its ``kind``.
+        results: the content of each model's ``benchmark.json``, with its ``kind``.
     """
     rows = []
     for kind, title in TITLES.items():
@@ -57,25 +57,25 @@ def table_rows(results: list[dict]) -> list[list[str]]:
 
 
 def write_report(results: list[dict], num_train: int, path: Path) -> None:
-    """Write the table and how it came about as Markdown."""
+    """Write the table and an explanation of it as Markdown."""
     lines = ['| ' + ' | '.join(row) + ' |' for row in [COLUMNS, ['---'] * len(COLUMNS), *table_rows(results)]]
     epochs = {r['kind']: r['epochs'] for r in results}
     seeds = len([r for r in results if r['kind'] == 'snn'])
-    averaged = f'means and standard deviations of {seeds} students a kind, one teacher' if seeds > 1 else 'one seed'
+    averaged = f'means and standard deviations over {seeds} seeds, one teacher' if seeds > 1 else 'one seed'
     path.write_text(
         f"""# DigitScenes: a spiking detector taught by an ANN
 
-RetinaNet with a ResNet-18 at a quarter of the width. {num_train} images for training, 240 for validation, made from
-different scans. The teacher trains for {epochs['ann']} epochs, either student for {epochs['snn']}; {averaged}.
+RetinaNet with a ResNet-18 of a quarter of the usual width. {num_train} training and 240 validation images are made from
+different scans. The teacher trains for {epochs['ann']} epochs, each student for {epochs['snn']}; {averaged}.
 
 {chr(10).join(lines)}
 
-- mAP: COCO's, over IoU 0.50 to 0.95; mAP50: at IoU 0.50.
-- Firing rate: spikes per neuron and time step, mean of the neuron layers.
-- Energy: synaptic operations at 4.6 pJ a multiply-accumulate and 0.9 pJ an accumulate (45 nm). The backbone spikes;
-  neck and head work on firing rates and cost the same in all three. An estimate for neuromorphic hardware.
-- Images per second: this machine ({results[0]['device']}, batches of {results[0]['batch_size']}), which computes every
-  time step and gains nothing from silent neurons.
+- mAP: COCO's mAP, over IoU 0.50 to 0.95; mAP50: at IoU 0.50.
+- Firing rate: spikes per neuron and time step, averaged over the neuron layers.
+- Energy: synaptic operations at 4.6 pJ per multiply-accumulate and 0.9 pJ per accumulate (45 nm), an estimate for
+  neuromorphic hardware. Only the backbone spikes; neck and head work on firing rates and cost the same in all three.
+- Images per second: on this machine ({results[0]['device']}, batches of {results[0]['batch_size']}), which computes
+  every time step and does not benefit from silent neurons.
 
 ![Detections](detections.png)
 """,
@@ -84,59 +84,62 @@ different scans. The teacher trains for {epochs['ann']} epochs, either student f
 
 
 def judge(boxes, labels, truth, true_labels) -> tuple[np.ndarray, np.ndarray]:
-    """Which detections are right, and which digits were found: right class at an IoU of at least 0.5, each digit once.
+    """Match detections to digits of the same class at an IoU of at least 0.5, each digit at most once.
 
     Args:
         boxes, truth: ``[N, 4]`` and ``[M, 4]``, x1, y1, x2, y2 in pixels; detections in the order of their scores.
-        labels, true_labels: ``[N]`` and ``[M]``.
+        labels, true_labels: class indices, ``[N]`` and ``[M]``.
+
+    Returns:
+        Two masks: which detections are right ``[N]``, and which digits were detected ``[M]``.
     """
-    right, found = np.zeros(len(boxes), bool), np.zeros(len(truth), bool)
+    right, detected = np.zeros(len(boxes), bool), np.zeros(len(truth), bool)
     if len(boxes) and len(truth):
         overlap = box_iou(torch.as_tensor(boxes), torch.as_tensor(truth)).numpy()
         for k in range(len(boxes)):
-            match = np.where((true_labels == labels[k]) & ~found, overlap[k], 0.0)
+            match = np.where((true_labels == labels[k]) & ~detected, overlap[k], 0.0)
             if match.max() >= 0.5:
-                right[k] = found[match.argmax()] = True
-    return right, found
+                right[k] = detected[match.argmax()] = True
+    return right, detected
 
 
 def detect(model, image: Path):
-    """Boxes ``[N, 4]``, labels and scores of one image as drawn: above `SCORE`, one for each place."""
+    """Boxes ``[N, 4]``, labels and scores to draw for one image: scores are above `SCORE`, boxes hardly overlap."""
     with torch.no_grad():
-        found = model.test_step(load_batch(model.cfg, image))[0].pred_instances
-    found = found[found.scores > SCORE]
-    # the detector suppresses within a class; a place has one digit
-    found = found[nms(found.bboxes, found.scores, 0.5)].numpy()
-    return found.bboxes, found.labels, found.scores
+        instances = model.test_step(load_batch(model.cfg, image))[0].pred_instances
+    instances = instances[instances.scores > SCORE]
+    # the detector suppresses overlapping boxes within a class only, but digits do not overlap at all
+    instances = instances[nms(instances.bboxes, instances.scores, 0.5)].numpy()
+    return instances.bboxes, instances.labels, instances.scores
 
 
 def choose_images(data: Path, count: int) -> list[tuple[Path, np.ndarray, np.ndarray]]:
-    """The first validation images with four digits or more: path, boxes ``[N, 4]`` and labels."""
+    """The first ``count`` validation images with four digits or more: path, boxes ``[N, 4]`` and labels ``[N]``."""
     content = json.loads((data / 'annotations/val.json').read_text())
     chosen = []
     for image in content['images']:
-        found = [a for a in content['annotations'] if a['image_id'] == image['id']]
-        if len(found) >= 4 and len(chosen) < count:
-            boxes = np.array([a['bbox'] for a in found], np.float32)
+        annotations = [a for a in content['annotations'] if a['image_id'] == image['id']]
+        if len(annotations) >= 4 and len(chosen) < count:
+            boxes = np.array([a['bbox'] for a in annotations], np.float32)
             boxes[:, 2:] += boxes[:, :2]
-            labels = np.array([a['category_id'] - 1 for a in found])
+            labels = np.array([a['category_id'] - 1 for a in annotations])
             chosen.append((data / 'images/val' / image['file_name'], boxes, labels))
     return chosen
 
 
-def draw_panel(axes, image: Path, truth, true_labels, found) -> None:
-    """One image with its detections: right ones, wrong ones, and what was missed."""
+def draw_panel(axes, image: Path, truth, true_labels, detections) -> None:
+    """Draw one image with right detections, wrong detections, and digits that were missed."""
     axes.imshow(mmcv.imread(image, channel_order='rgb'), interpolation='bicubic')
     axes.axis('off')
-    boxes, labels, scores = found
-    right, hit = judge(boxes, labels, truth, true_labels)
+    boxes, labels, scores = detections
+    right, detected = judge(boxes, labels, truth, true_labels)
 
     def frame(box, **style):
         x1, y1, x2, y2 = box
         axes.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, **style))
 
-    for box in truth[~hit]:
-        # white with a dark rim shows on every canvas
+    for box in truth[~detected]:
+        # white with a dark rim is visible on every background
         rim = [patheffects.withStroke(linewidth=2.4, foreground='black'), patheffects.Normal()]
         frame(box, edgecolor=MISSED, linewidth=1.2, linestyle=(0, (3, 2)), path_effects=rim)
     for box, label, score, ok in zip(boxes, labels, scores, right):
@@ -148,13 +151,13 @@ def draw_panel(axes, image: Path, truth, true_labels, found) -> None:
 
 
 def draw_picture(models: dict[str, tuple[str, str]], results: list[dict], data: Path, path: Path) -> None:
-    """Draw the three models side by side on a few validation images, and the table.
+    """Draw the detections of the three models side by side on three validation images, above the table.
 
     Args:
         models: config and checkpoint of each kind.
         results: as in `table_rows`.
         data: folder of DigitScenes.
-        path: of the picture.
+        path: file of the picture.
     """
     rows = choose_images(data, 3)
     figure = plt.figure(figsize=(9.2, 11), layout='constrained')
@@ -165,7 +168,7 @@ def draw_picture(models: dict[str, tuple[str, str]], results: list[dict], data: 
         for row, (image, truth, labels) in enumerate(rows):
             draw_panel(panels[row, column], image, truth, labels, detect(model, image))
         panels[0, column].set_title(TITLES[kind], fontsize=12, fontweight='bold')
-    keys = [('right', RIGHT, '-'), ('wrong digit or place', WRONG, '-'), ('missed', 'grey', '--')]
+    keys = [('right', RIGHT, '-'), ('wrong digit or position', WRONG, '-'), ('missed', 'grey', '--')]
     handles = [plt.Line2D([], [], color=colour, linestyle=style, label=name) for name, colour, style in keys]
     upper.legend(handles=handles, loc='outside lower center', ncols=3, frameon=False, fontsize=9)
     axes = lower.subplots()

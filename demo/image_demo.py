@@ -21,7 +21,7 @@ from mmsnn.engine.options import add_cfg_options
 from mmsnn.neurons import Neuron
 from mmsnn.visualize import draw_rates, draw_result
 
-# does not need a display
+# this backend needs no display
 matplotlib.use('Agg')
 
 
@@ -51,13 +51,18 @@ def parse_args(argv=None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('image', type=Path)
-    parser.add_argument('config', help='of mmdet, mmseg or mmpretrain; of a distillation config the student is run')
+    parser.add_argument(
+        'config', help='config of mmdet, mmseg or mmpretrain; of a distillation config, the student is run'
+    )
     parser.add_argument('checkpoint', help='weights, a .pth file')
     parser.add_argument('--out-dir', type=Path, default=Path('work_dirs/image_demo'))
-    parser.add_argument('--T', type=int, help='time steps, where they should differ from the config')
+    parser.add_argument('--T', type=int, help="time steps, if not the config's")
     parser.add_argument('--score-thr', type=float, default=0.3, help='detections below are not drawn (default: 0.3)')
     parser.add_argument(
-        '--engine', choices=('dense', 'event', 'auto'), default='dense', help='on a CPU: run on events (default: dense)'
+        '--engine',
+        choices=('dense', 'event', 'auto'),
+        default='dense',
+        help='event and auto compute convolutions on a CPU from spikes only (default: dense)',
     )
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     add_cfg_options(parser)

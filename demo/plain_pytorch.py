@@ -1,10 +1,10 @@
-"""A spiking network on CIFAR-10 in plain PyTorch: mmsnn's neurons, a loop of one's own, nothing of OpenMMLab.
+"""A spiking network on CIFAR-10 in plain PyTorch: mmsnn's neurons in an ordinary training loop, without OpenMMLab.
 
 Example::
 
     python demo/plain_pytorch.py --data FOLDER --images 2000 --epochs 10
 
-``FOLDER`` holds ``cifar10.tar.gz`` (members ``.../train/CLASS/NAME`` and ``.../test/CLASS/NAME``) or the folders
+``FOLDER`` contains ``cifar10.tar.gz`` (members ``.../train/CLASS/NAME`` and ``.../test/CLASS/NAME``) or the folders
 ``train/CLASS`` and ``test/CLASS``. Nothing is downloaded.
 """
 
@@ -30,7 +30,7 @@ MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 
 
 def walk(data: Path) -> Iterator[tuple[PurePath, Callable[[], bytes]]]:
-    """Path of each image file below ``data``, and what reads it."""
+    """Path of each image file below ``data``, and a function that reads it."""
     archive, folders = data / 'cifar10.tar.gz', [data / split for split in ('train', 'test')]
     if all(folder.is_dir() for folder in folders):
         for folder in folders:
@@ -43,7 +43,7 @@ def walk(data: Path) -> Iterator[tuple[PurePath, Callable[[], bytes]]]:
                     yield PurePosixPath(member.name), tar.extractfile(member).read
     else:
         raise FileNotFoundError(
-            f'{data} holds neither cifar10.tar.gz nor the folders train and test: name their folder with --data, or '
+            f'{data} contains neither cifar10.tar.gz nor the folders train and test: give their folder by --data, or '
             'with the environment variable MMSNN_DATA_ROOT'
         )
 
@@ -53,36 +53,36 @@ def read_images(data: Path, images: int) -> tuple[list[str], dict[str, tuple[Ten
 
     Args:
         data: folder of the archive or of the images.
-        images: of each split, over all classes.
+        images: number of images in each split, over all ten classes.
 
     Returns:
         The classes, and by split (``train``, ``test``) normalised images ``[N, 3, 32, 32]`` and labels ``[N]``.
 
     Raises:
-        FileNotFoundError: ``data`` holds neither.
+        FileNotFoundError: ``data`` contains neither the archive nor the folders.
     """
-    taken, found = Counter(), []
+    taken, examples = Counter(), []
     for path, read in walk(data):
         split, kind = path.parts[-3:-1]
         taken[split, kind] += 1
         if taken[split, kind] <= max(1, images // 10):
-            found.append((split, kind, to_tensor(Image.open(io.BytesIO(read())).convert('RGB'))))
-    classes = sorted({kind for _, kind, _ in found})
+            examples.append((split, kind, to_tensor(Image.open(io.BytesIO(read())).convert('RGB'))))
+    classes = sorted({kind for _, kind, _ in examples})
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
     splits = {}
     for split in ('train', 'test'):
-        pairs = [((image - mean) / std, classes.index(kind)) for each, kind, image in found if each == split]
+        pairs = [((image - mean) / std, classes.index(kind)) for each, kind, image in examples if each == split]
         splits[split] = torch.stack([image for image, _ in pairs]), torch.tensor([label for _, label in pairs])
     return classes, splits
 
 
 def make_network(T: int, classes: int) -> nn.Sequential:
-    """Three convolutions with norms and neurons; images ``[B, 3, 32, 32]`` to logits ``[B, classes]``."""
-    layers = OrderedDict(encoder=DirectEncoder(T))  # [B, ...] to [T*B, ...]: the image at every step
+    """A network of three convolutions with norms and neurons: images ``[B, 3, 32, 32]`` to logits ``[B, classes]``."""
+    layers = OrderedDict(encoder=DirectEncoder(T))  # [B, ...] to [T*B, ...]: the image at every time step
     width = 3
     for i, out in enumerate([32, 64, 128], start=1):
         layers[f'conv{i}'] = nn.Conv2d(width, out, 3, padding=1, bias=False)
-        # a norm in front keeps the neurons alive
+        # without a norm before them the neurons may never fire
         layers[f'norm{i}'] = nn.BatchNorm2d(out)
         layers[f'neuron{i}'] = LIF(T, tau=2.0, v_threshold=0.5, surrogate='atan')
         layers[f'pool{i}'] = nn.MaxPool2d(2)
@@ -93,7 +93,7 @@ def make_network(T: int, classes: int) -> nn.Sequential:
 
 
 def train_epoch(model: nn.Module, optimizer, images: Tensor, labels: Tensor, batch: int) -> float:
-    """One pass over the images in random order, mirrored at random; the mean loss."""
+    """Train on all images in random order, with random flips; returns the mean loss."""
     model.train()
     total = 0.0
     for chosen in torch.randperm(len(images)).split(batch):
@@ -110,7 +110,7 @@ def train_epoch(model: nn.Module, optimizer, images: Tensor, labels: Tensor, bat
 
 @torch.no_grad()
 def evaluate(model: nn.Module, images: Tensor, labels: Tensor, batch: int = 200) -> float:
-    """Share of the images that are classified correctly."""
+    """Accuracy between 0 and 1."""
     model.eval()
     right = sum((model(x).argmax(1) == y).sum().item() for x, y in zip(images.split(batch), labels.split(batch)))
     return right / len(images)
@@ -120,13 +120,13 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor, batch: int = 200)
 def firing_rates(model: nn.Module, images: Tensor) -> dict[str, float]:
     """Spikes per neuron and time step of each layer."""
     model.eval()
-    with mmsnn.record(model, 'neuron*', what='rate') as found:
+    with mmsnn.record(model, 'neuron*', what='rate') as rates:
         model(images)
-    return {name: rate.mean().item() for name, rate in found.items()}
+    return {name: rate.mean().item() for name, rate in rates.items()}
 
 
 def main(argv: list[str] | None = None) -> float:
-    """Train, and print what came of it; returns the accuracy."""
+    """Train, and print loss, accuracy and firing rates; returns the accuracy."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data', type=Path, default=Path(os.environ.get('MMSNN_DATA_ROOT', 'data')), help='folder')
     parser.add_argument('--images', type=int, default=2000, help='training images, and as many test images')
