@@ -1,4 +1,4 @@
-"""Check a config before training: data, classes, heads, teacher, weights, memory; all that is wrong at once."""
+"""Check a config before training, and list all faults: data, classes, heads, teacher, weights, precision, memory."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.text import Text
 
-import mmsnn  # noqa: F401  first: it supplies mmcv's compiled ops where they are missing
+import mmsnn  # noqa: F401  imported first, because it supplies mmcv's compiled ops where they are missing
 from mmsnn.engine import checks
 from mmsnn.engine.checks.findings import number
 from mmsnn.engine.checks.running import Trial, check_loaders
@@ -24,16 +24,16 @@ STYLES = {
 def parse_args(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file, or mmsnn::PATH for one that came with mmsnn')
+    parser.add_argument('config', help='config file, or mmsnn::PATH for one that comes with mmsnn')
     add_arguments(parser)
     parser.add_argument(
-        '--quick', action='store_true', help='build nothing: only what the config and the files tell, as train.py does'
+        '--quick', action='store_true', help='check only config and files, as train.py does, without building the model'
     )
     return parser.parse_args(argv)
 
 
 class Report:
-    """Prints findings as they come, and counts them; what holds for several keys is one line."""
+    """Prints and counts findings; the same finding about several keys is printed on one line."""
 
     def __init__(self):
         self.console = Console()
@@ -42,24 +42,25 @@ class Report:
     def section(self, title: str, findings: Iterable[checks.Finding]) -> None:
         """Print findings under a heading."""
         self.console.print(Text(title, style='bold'))
-        said, known = {}, {(one.key, one.text) for one in self.found}
+        new, known = {}, {(finding.key, finding.text) for finding in self.found}
         for finding in findings:
             if (finding.key, finding.text) not in known:
                 self.found.append(finding)
-                said.setdefault((finding.level, finding.text), []).append(finding.key)
-        for (level, text), keys in said.items():
+                new.setdefault((finding.level, finding.text), []).append(finding.key)
+        for (level, text), keys in new.items():
             word, style = STYLES[level]
             line = Text.assemble((f'  {word:<12}', style), f'{", ".join(dict.fromkeys(keys))}: {text}')
             self.console.print(line, soft_wrap=True)
-        if not said:
-            self.console.print('  nothing to say')
+        if not new:
+            self.console.print('  nothing to report')
 
     @property
     def errors(self) -> int:
+        """Number of different errors."""
         return len({finding.text for finding in self.found if finding.level == checks.ERROR})
 
     def summary(self) -> None:
-        """The last line."""
+        """Print the last line, with the numbers of errors and warnings."""
         warnings = len({finding.text for finding in self.found if finding.level == checks.WARNING})
         text = f'{number(self.errors, "error")}, {number(warnings, "warning")}'
         self.console.print(Text(text, style='bold'))
@@ -76,15 +77,15 @@ def main(argv=None) -> int:
         report.summary()
         return int(report.errors > 0)
     known = [finding.key for finding in report.found if finding.level == checks.ERROR]
-    # a dataset without its files cannot be built, which need not be said again
-    trial = (one for one in Trial(cfg, build_runner).run() if not any(_is_about(key, one.key) for key in known))
+    # building a dataset without its files fails, but that error has been printed already
+    trial = (found for found in Trial(cfg, build_runner).run() if not any(_is_about(key, found.key) for key in known))
     report.section('Building, one step, one prediction', trial)
     report.summary()
     return int(report.errors > 0)
 
 
 def _is_about(known: str, key: str) -> bool:
-    """Whether an error at ``known`` tells already what goes wrong at ``key``."""
+    """Whether an error at ``known`` already explains one at ``key``."""
     return known == key or ('dataloader' in key and known.startswith(f'{key}.'))
 
 

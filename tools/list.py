@@ -1,4 +1,4 @@
-"""List what there is: models, configs, weights, losses, neurons; all of them, or those that match a pattern."""
+"""List the models, configs, weights, losses and neurons of mmsnn: all of them, or those that match a pattern."""
 
 import argparse
 import ast
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import yaml
 
-# not the rest of mmsnn, whose imports take seconds: names and docstrings stand in the sources
+# the rest of mmsnn takes seconds to import, so names and docstrings are read from the sources
 from mmsnn.shipped import home, weights
 
-# where in mmsnn the registered classes of a kind lie, and what is said of them
+# for each kind its folder in mmsnn, and how its classes are used
 KINDS = dict(
     models=('models', "in configs: dict(type='mmsnn.NAME', ...)"),
     losses=('distill/losses', "in configs: losses=dict(loss_x=dict(type='NAME', ...)), as in configs/_base_/distill"),
@@ -24,7 +24,7 @@ FILES = dict(
 
 
 def registered(folder: Path) -> Iterator[tuple[str, str]]:
-    """Name and first line of the docstring of every class that files below ``folder`` register."""
+    """Name and first paragraph of the docstring of every class that files below ``folder`` register."""
     for path in sorted(folder.rglob('*.py')):
         for node in ast.parse(path.read_text(encoding='utf-8')).body:
             if isinstance(node, ast.ClassDef) and any('register_module' in ast.dump(d) for d in node.decorator_list):
@@ -33,7 +33,7 @@ def registered(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def configs() -> Iterator[tuple[str, str]]:
-    """``mmsnn::PATH`` of every shipped config, with its data and what a metafile says that it reached."""
+    """``mmsnn::PATH`` of every shipped config, with the data set and results that a metafile gives for it."""
     folder = home() / 'configs'
     known = {}
     for metafile in sorted(folder.glob('*/metafile.yml')):
@@ -50,25 +50,28 @@ def configs() -> Iterator[tuple[str, str]]:
 
 
 def shipped_weights() -> Iterator[tuple[str, str]]:
-    """``mmsnn://NAME`` of weights that come with mmsnn, with their config and what they reached."""
-    for name, of in sorted(weights().items()):
-        yield f'mmsnn://{name}', ', '.join([of['config'], *(f'{k} {v}' for k, v in of['metrics'].items())])
+    """``mmsnn://NAME`` of weights that come with mmsnn, with their config and metrics."""
+    for name, entry in sorted(weights().items()):
+        yield f'mmsnn://{name}', ', '.join([entry['config'], *(f'{k} {v}' for k, v in entry['metrics'].items())])
 
 
-def matches(name: str, said: str, pattern: str | None) -> bool:
-    """Whether ``pattern``, part of a name or with wildcards, fits; upper and lower case are the same."""
+def matches(name: str, about: str, pattern: str | None) -> bool:
+    """Whether ``pattern`` matches, in upper or lower case.
+
+    A pattern with wildcards is compared with the whole name; another one is searched in the name and in ``about``.
+    """
     if pattern is None:
         return True
     pattern, text = pattern.lower(), name.lower()
-    return fnmatch(text, pattern) if set(pattern) & set('*?[') else pattern in f'{text} {said.lower()}'
+    return fnmatch(text, pattern) if set(pattern) & set('*?[') else pattern in f'{text} {about.lower()}'
 
 
 def find(kind: str, pattern: str | None = None) -> list[tuple[str, str]]:
-    """Names of a kind that match, each with a line about it."""
+    """Names of a kind that match ``pattern``, each with a line about it."""
     package = home() / 'mmsnn' if (home() / 'mmsnn').is_dir() else home().parent
     files = dict(configs=configs, weights=shipped_weights)
-    found = files[kind]() if kind in files else registered(package / KINDS[kind][0])
-    return [(name, said) for name, said in found if matches(name, said, pattern)]
+    entries = files[kind]() if kind in files else registered(package / KINDS[kind][0])
+    return [(name, about) for name, about in entries if matches(name, about, pattern)]
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -76,27 +79,27 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('kind', nargs='?', choices=[*KINDS, *FILES], help='default: all')
     parser.add_argument(
-        'pattern', nargs='?', help="part of a name or of the line about it, or with wildcards: '*bccd*'"
+        'pattern', nargs='?', help="part of a name or of the line about it, or a name with wildcards: '*bccd*'"
     )
     return parser.parse_args(argv)
 
 
 def main(argv=None) -> int:
-    """Run the command line ``argv`` (default: ``sys.argv``); returns how many were found."""
+    """Run the command line ``argv`` (default: ``sys.argv``); returns the number of entries."""
     args = parse_args(argv)
     count = 0
     for kind in [args.kind] if args.kind else ['models', 'neurons', 'losses', 'configs', 'weights']:
-        found = find(kind, args.pattern)
-        count += len(found)
-        if not found:
+        entries = find(kind, args.pattern)
+        count += len(entries)
+        if not entries:
             continue
         print(f'{kind} ({FILES.get(kind) or KINDS[kind][1]})')
-        width = max(len(name) for name, _ in found) + 2
-        for name, said in found:
-            print(f'  {name:<{width}}{said}'.rstrip())
+        width = max(len(name) for name, _ in entries) + 2
+        for name, about in entries:
+            print(f'  {name:<{width}}{about}'.rstrip())
         print()
     if not count:
-        raise SystemExit(f'nothing matches {args.pattern!r}: without a pattern, all names are listed')
+        raise SystemExit(f'nothing matches {args.pattern!r}: leave the pattern out to list all names')
     return count
 
 

@@ -1,4 +1,4 @@
-"""Look into a spiking network: what it sees in an image, where and when its neurons fire, in one PNG or HTML file."""
+"""Draw what a spiking network predicts for an image, and where and when its neurons fire, in a PNG or HTML file."""
 
 import argparse
 import base64
@@ -19,7 +19,7 @@ from mmsnn.engine.options import add_cfg_options
 from mmsnn.neurons import Neuron
 from mmsnn.visualize import draw_rates, draw_result, membrane, raster, rate_map, rate_over_time
 
-# layers whose maps and rates over time are drawn, spread over the network
+# number of layers, spread over the network, whose firing rates are drawn as maps and over time
 LAYERS = 4
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -38,10 +38,14 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file, or mmsnn::PATH; of a distillation config, the student is run')
     parser.add_argument('checkpoint', help='its weights, a .pth file or mmsnn://NAME')
-    parser.add_argument('image', type=Path, help='a picture')
+    parser.add_argument('image', type=Path, help='image file')
     parser.add_argument('--out', type=Path, metavar='FILE', help='.png or .html (default: work_dirs/look/IMAGE.png)')
-    parser.add_argument('--layer', metavar='NAME', help='neurons of raster and potentials (default: from the middle)')
-    parser.add_argument('--T', type=int, metavar='N', help='time steps, if not those of the config')
+    parser.add_argument(
+        '--layer',
+        metavar='NAME',
+        help='neurons whose spikes and membrane potentials are drawn (default: the middle ones)',
+    )
+    parser.add_argument('--T', type=int, metavar='N', help="time steps, if not the config's")
     parser.add_argument('--score-thr', type=float, default=0.3, help='detections below are not drawn (default: 0.3)')
     parser.add_argument('--device', default='cpu', help='as torch names it (default: cpu)')
     add_cfg_options(parser)
@@ -56,7 +60,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def draw(model, batch: dict, image, args: argparse.Namespace):
-    """The figure."""
+    """The figure of a prediction and of the network's activity."""
     neurons = {name: m for name, m in model.named_modules() if isinstance(m, Neuron)}
     if not neurons:
         raise ValueError(f'{args.config}: this network has no spiking neurons to look at')
@@ -64,12 +68,12 @@ def draw(model, batch: dict, image, args: argparse.Namespace):
     shown = [names[round(k * (len(names) - 1) / (LAYERS - 1))] for k in range(LAYERS)] if len(names) > LAYERS else names
     layer = args.layer or names[len(names) // 2]
     watched = mmsnn.record(model, *dict.fromkeys(shown))
-    closely = mmsnn.record(model, layer, what=('spikes', 'v'))
-    with torch.no_grad(), watched as spikes, closely as one:
+    in_detail = mmsnn.record(model, layer, what=('spikes', 'v'))
+    with torch.no_grad(), watched as spikes, in_detail as detail:
         sample = model.test_step(batch)[0]
     first = {name: spikes.calls(name)[0] for name in dict.fromkeys(shown)}
-    name = next(iter(one))
-    fired, v = (one.calls(name, what)[0] for what in ('spikes', 'v'))
+    name = next(iter(detail))
+    fired, v = (detail.calls(name, what)[0] for what in ('spikes', 'v'))
     figure = plt.figure(figsize=(15, 13), layout='constrained')
     top, middle, bottom = figure.subfigures(3, 1, height_ratios=(4, 3, 4))
     for_result, for_rates = top.subplots(1, 2, width_ratios=(1, 2))
@@ -92,7 +96,7 @@ def draw(model, batch: dict, image, args: argparse.Namespace):
 def main(argv=None) -> Path:
     """Run the command line ``argv`` (default: ``sys.argv``); returns the path of the file."""
     args = parse_args(argv)
-    # does not need a display
+    # this backend needs no display
     matplotlib.use('Agg')
     model = load_model(read_config(args), args.checkpoint, args.device)
     if args.T is not None:

@@ -1,13 +1,13 @@
-"""Run the reliability scorecard, and write its table: what was tried, what survived, what did not run.
+"""Run the reliability scorecard and write its table of what was tried, what survived and what did not run.
 
-Every row is a group of tests in ``tests/reliability``; it reads "survived" only where at least as much was tried as is
-written here, and all of it survived. From a clone::
+Every row is a group of tests in ``tests/reliability``. Its verdict is "survived" only if at least the number of tries
+given in this file were made and all of them survived. From a clone::
 
     python tools/scorecard.py                     # all rows, into docs/scorecard.md and docs/scorecard.json
-    python tools/scorecard.py --rows R16 R24      # these; the others keep what the files say of them
+    python tools/scorecard.py --rows R16 R24      # these rows; the others keep their results in the files
 
-So a run that was cut off goes on row by row, and a row that needs a GPU is added on a machine that has one. Each row of
-the JSON file names the commit and the machine that it was measured on.
+An interrupted run can so be continued row by row, and rows that need a GPU can be added on a machine that has one. Each
+row of the JSON file names its commit and machine.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 from mmsnn.shipped import commit
 
 ROOT = Path(__file__).resolve().parents[1]
-# what a row is about, and how much has to be tried
+# what a row tests, and the number of tries that it needs
 ROWS = {
     'R01': ('`opcheck` of every op', 24),
     'R02': ('faults planted in a copy of the ops are caught', 13),
@@ -52,7 +52,7 @@ ROWS = {
     'R25': ('random arguments', 1000),
     'R26': ('5,000 steps without growth of memory', 1),
 }
-# The tests multiply their kills by this number; kills at random are three times as many.
+# The tests multiply their kills by this number; kills at random moments are three times as many.
 TRIES = 34
 # Files that take minutes start first, so that no core waits for them at the end.
 LONGEST = ('test_planted_faults.py', 'test_memory.py', 'test_soak.py', 'test_kills.py', 'test_disks.py')
@@ -61,19 +61,19 @@ LONGEST = ('test_planted_faults.py', 'test_memory.py', 'test_soak.py', 'test_kil
 def parse_args(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--rows', nargs='+', choices=ROWS, metavar='ROW', help='these alone')
+    parser.add_argument('--rows', nargs='+', choices=ROWS, metavar='ROW', help='run only these rows')
     parser.add_argument(
         '--out',
         type=Path,
         default=ROOT / 'docs' / 'scorecard.md',
-        help='the table, and a .json file beside it (default: docs/scorecard.md)',
+        help='file of the table, with a .json file beside it (default: docs/scorecard.md)',
     )
-    parser.add_argument('--workers', default='auto', help='test files at once; default: one on each core')
+    parser.add_argument('--workers', default='auto', help='test files that run at once; default: one per core')
     return parser.parse_args(argv)
 
 
 def run(rows: list[str] | None, workers: str) -> dict:
-    """The counts of the rows, by name; see ``tests/support/rows.py``."""
+    """Run the tests of the rows; returns their counts by row, as ``tests/support/rows.py`` writes them."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, 'rows.json')
         environment = {
@@ -82,10 +82,10 @@ def run(rows: list[str] | None, workers: str) -> dict:
                 [str(ROOT), str(ROOT / 'tests' / 'support'), os.environ.get('PYTHONPATH', '')]
             ),
             'MMSNN_TRIES': str(TRIES),
-            # what the plugin leaves
+            # the plugin deselects the tests of other rows
             'MMSNN_ROWS': ' '.join(rows or ROWS),
         }
-        # the slow ones, too
+        # replacing addopts includes the slow tests
         options = ['-o', 'addopts=--import-mode=importlib', '-q', '--no-header', '-p', 'rows', '--rows', str(path)]
         options += ['-W', 'ignore', '--tb', 'short']
         if workers != '0':
@@ -94,14 +94,14 @@ def run(rows: list[str] | None, workers: str) -> dict:
         places = [str(folder / name) for name in LONGEST if (folder / name).is_file()] + [str(folder)]
         command = [sys.executable, '-m', 'pytest', *options, *places]
         done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
-        # 1: tests failed; all else means that they did not run
+        # exit code 1 means that tests failed, any other that they did not run
         if done.returncode not in (0, 1) or not path.is_file():
             raise SystemExit('pytest did not run the tests: see above')
         return json.loads(path.read_text())
 
 
 def verdict(row: str, counts: dict | None) -> str:
-    """What a row reads."""
+    """The verdict on a row."""
     if not counts or not counts.get('tried'):
         return 'not run'
     if counts['survived'] < counts['tried']:
@@ -122,21 +122,21 @@ def table(counts: dict, rows: list[str]) -> list[str]:
 
 
 def merge(before: dict, counts: dict, asked: list[str], command: str, minutes: float) -> dict:
-    """The record of all rows: those that were asked for anew, the others as they were.
+    """The record of all rows, with new results for the rows that were asked for.
 
     Args:
-        before: the record that the JSON file holds, or an empty one.
-        counts: of the rows that ran.
+        before: the record in the JSON file, or an empty one.
+        counts: the counts of the rows that ran.
         asked: the rows that were asked for.
-        command: that ran them.
-        minutes: that they took together.
+        command: the command that ran them.
+        minutes: the time that they took together.
     """
     where = f'{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}'
     now = dict(commit=commit(), machine=where, command=command, minutes=round(minutes, 1))
     rows = {}
     for row, (what, wanted) in ROWS.items():
         new, old = counts.get(row, {}), before.get('rows', {}).get(row, {})
-        # where all is skipped, as without a GPU, what another machine tried stays
+        # if all tests of a row were skipped, for example without a GPU, results of another machine are kept
         skipped = new.get('skipped') and not new.get('tried') and old.get('tried')
         found = {**new, **now} if row in asked and not skipped else old
         rows[row] = {**found, 'what': what, 'wanted': wanted, 'verdict': verdict(row, found)}
@@ -156,9 +156,9 @@ def write(out: Path, record: dict) -> None:
     lines = [
         '# Reliability scorecard',
         '',
-        'Written by `python tools/scorecard.py`. A try survived where harm was stopped with a message that names the '
-        'cause, or where the result is that of a run without the fault. A row reads "survived" where at least as many '
-        'tries as wanted all did, and "not run" where none could be tried.',
+        'Written by `python tools/scorecard.py`. A try survived if the fault was stopped with a message that names its '
+        'cause, or if the result equals that of a run without the fault. The verdict on a row is "survived" if at '
+        'least the wanted number of tries were made and all survived, and "not run" if none could be made.',
         '',
         *table(rows, list(ROWS)),
         '',
@@ -178,7 +178,7 @@ def main(argv=None) -> None:
     """Run the command line ``argv`` (default: ``sys.argv``); exit code 1 where a row that ran did not survive."""
     args = parse_args(argv)
     if not (ROOT / 'tests' / 'reliability').is_dir():
-        raise SystemExit('the scorecard runs the tests of a clone of mmsnn, and here are none: run it in a clone')
+        raise SystemExit('the scorecard runs the tests of a clone of mmsnn, and there are none here: run it in a clone')
     start = time.monotonic()
     counts = run(args.rows, args.workers)
     rows = args.rows or list(ROWS)

@@ -1,4 +1,4 @@
-"""Test a detector, segmentor or classifier, and measure what it costs."""
+"""Test a detector, segmentor or classifier, and measure its speed, memory, firing rates and energy."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('config', help='config file, or mmsnn::PATH; of a distillation config, the student is tested')
     parser.add_argument('checkpoint', help='checkpoint file, URL or mmsnn://NAME (mmsnn list weights)')
     add_arguments(parser)
-    parser.add_argument('--out', metavar='FILE.pkl', help='dump the predictions')
+    parser.add_argument('--out', metavar='FILE.pkl', help='write the predictions to FILE.pkl')
     parser.add_argument('--show', action='store_true', help='draw the predictions in a window')
     parser.add_argument('--show-dir', metavar='FOLDER', help='draw the predictions into FOLDER')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds a window stays open')
@@ -38,59 +38,59 @@ def parse_args(argv=None) -> argparse.Namespace:
         type=int,
         nargs='+',
         metavar='N',
-        help='time steps, if not those of the config; of several, accuracy, energy and time of each',
+        help="time steps, if not the config's; for several numbers, print accuracy, energy and time of each",
     )
     parser.add_argument(
         '--exit-confidence',
         type=float,
         nargs='+',
         metavar='P',
-        help='classifiers: an image whose largest score reaches P takes no further time step; accuracy, mean number of '
-        'steps and time for each P',
+        help='classifiers: stop an image at the time step at which its largest score reaches P; print accuracy, mean '
+        'number of steps and time for each P',
     )
     parser.add_argument(
         '--engine',
         choices=('dense', 'event', 'auto'),
         default='dense',
-        help='event: on a CPU, convolutions behind neurons run on events; auto: where their inputs are sparse enough',
+        help='event: on a CPU, compute convolutions after neurons from spikes only; auto: only if these are sparse',
     )
     parser.add_argument(
         '--benchmark',
         action='store_true',
-        help='also measure speed, memory, firing rates, synaptic operations, energy; benchmark.json in the work dir',
+        help='also measure speed, memory, firing rates, synaptic operations and energy, and write benchmark.json',
     )
     args = parser.parse_args(argv)
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         parser.error('--out: the file must end with .pkl')
     if args.benchmark and (args.tta or args.launcher != 'none'):
         parser.error('--benchmark measures one model in one process: leave out --tta and --launcher')
-    one = [name for name in ('benchmark', 'out', 'show', 'show_dir', 'tta') if getattr(args, name)]
-    one += ['launcher'] * (args.launcher != 'none')
-    if several(args) and one:
-        parser.error(f'{several(args)} tests several times, in one process: leave out --{one[0].replace("_", "-")}')
+    single = [name for name in ('benchmark', 'out', 'show', 'show_dir', 'tta') if getattr(args, name)]
+    single += ['launcher'] * (args.launcher != 'none')
+    if several(args) and single:
+        parser.error(f'{several(args)} tests several times in one process: leave out --{single[0].replace("_", "-")}')
     if args.exit_confidence and len(args.T or ()) > 1:
-        parser.error('--exit-confidence chooses the number of steps itself: give one --T, the largest')
+        parser.error('--exit-confidence chooses the number of time steps itself: give one --T, the largest')
     if any(not 0 < p <= 1 for p in args.exit_confidence or ()):
-        parser.error('--exit-confidence is a score between 0 and 1')
+        parser.error('--exit-confidence must be above 0 and at most 1')
     if any(T < 1 for T in args.T or ()):
-        parser.error('--T counts time steps, from 1')
+        parser.error('--T must be at least 1')
     return args
 
 
 def several(args: argparse.Namespace) -> str:
-    """The option by which the test set is run several times; empty where it is run once."""
+    """The option because of which the test set is run several times; empty if it is run once."""
     return '--exit-confidence' if args.exit_confidence else '--T with several numbers' if len(args.T or ()) > 1 else ''
 
 
 def prepare(cfg: Config, args: argparse.Namespace) -> Config:
-    """Work the options of testing into ``cfg``; returns it."""
+    """Apply the options to ``cfg`` and return it."""
     cfg.load_from = args.checkpoint
     cfg.resume = False
-    # what FSDP trained is tested whole
+    # a model trained with FSDP is tested unsharded
     for key in ('runner_type', 'strategy'):
         cfg.pop(key, None)
     if not several(args):
-        # before the teachers are gone, whose predictions it shows
+        # this comes before use_student removes the teachers, because the report shows their predictions
         add_hook(cfg)
     use_student(cfg)
     if args.show or args.show_dir:
@@ -112,32 +112,32 @@ def add_dump(runner, path: str, scope: str | None) -> None:
 
 def measure(runner, checkpoint: str, metrics: dict) -> None:
     """Benchmark the runner's model, print the tables, and write ``benchmark.json`` into the work dir."""
-    found = benchmark(runner.model, runner.test_dataloader, amp=runner.test_loop.fp16)
+    measured = benchmark(runner.model, runner.test_dataloader, amp=runner.test_loop.fp16)
     console = Console()
     if not console.is_terminal:
-        # wide enough for the names of layers, where nothing says how wide a line may be
+        # outside of a terminal lines are wide enough for the names of layers
         console = Console(width=140)
-    for table in found.tables():
+    for table in measured.tables():
         console.print(table)
     path = Path(runner.work_dir) / 'benchmark.json'
     run = dict(config=runner.cfg.filename, checkpoint=checkpoint, metrics=metrics)
-    path.write_text(json.dumps(run | found.as_dict(), indent=1, default=float))
+    path.write_text(json.dumps(run | measured.as_dict(), indent=1, default=float))
     runner.logger.info(f'Benchmark written to {path}')
 
 
 def show_events(model, logger) -> None:
-    """Print which convolutions ran on events, and how dense their inputs were; a warning where none did."""
+    """Print which convolutions ran on events, and the densities of their inputs; warn if none did."""
     report = mmsnn.event_report(model)
     Console().print(report.table())
     if not any(counts.on_events for counts in report.values()):
         logger.warning(
-            '--engine: no convolution ran on events, which takes a CPU, float32 and no autocast, and inputs that are '
-            'mostly zero (--engine event does not ask for these)'
+            '--engine: no convolution ran on events. That needs a CPU, float32 without autocast, and (unless with '
+            '--engine event) inputs that are mostly zero'
         )
 
 
 def main(argv=None) -> dict | list[dict]:
-    """Run the command line ``argv`` (default: ``sys.argv``); returns the metrics, of several runs a list of rows."""
+    """Run the command line ``argv`` (default: ``sys.argv``); returns the metrics, or for several runs a list."""
     args = parse_args(argv)
     if not is_remote(args.checkpoint):
         require_file(args.checkpoint)
@@ -153,7 +153,7 @@ def main(argv=None) -> dict | list[dict]:
     if args.engine != 'dense':
         mmsnn.event_driven(model, engine=args.engine)
     if args.exit_confidence:
-        # what cannot work is said before anything runs
+        # a model that cannot exit early is refused before anything runs
         check(model)
     if args.out:
         add_dump(runner, args.out, cfg.get('default_scope'))
@@ -171,7 +171,7 @@ def main(argv=None) -> dict | list[dict]:
     if args.benchmark:
         measure(runner, args.checkpoint, metrics)
     if several(args) or args.benchmark:
-        # what was measured after the run
+        # the report is written again, because it shows what was measured after the test
         rewrite(runner.work_dir, runner.logger)
     return metrics
 

@@ -1,4 +1,4 @@
-"""Train a detector, segmentor or classifier, distilled or not."""
+"""Train a detector, segmentor or classifier, with or without distillation."""
 
 import argparse
 
@@ -15,27 +15,27 @@ from mmsnn.report import add_hook
 def parse_args(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file, or mmsnn::PATH for one that came with mmsnn')
+    parser.add_argument('config', help='config file, or mmsnn::PATH for one that comes with mmsnn')
     add_arguments(parser)
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from CHECKPOINT; without one, from the latest in the work dir',
+        help='continue from CHECKPOINT, or from the latest checkpoint in the work dir',
     )
-    parser.add_argument('--amp', action='store_true', help='mixed precision; on a CPU in bfloat16')
+    parser.add_argument('--amp', action='store_true', help='mixed precision, on a CPU in bfloat16')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
-    parser.add_argument('--seed', type=int, help='seed of everything random')
+    parser.add_argument('--seed', type=int, help='seed of all random numbers')
     return parser.parse_args(argv)
 
 
 def use_amp(wrapper) -> None:
-    """Have the optimizer's ``wrapper`` train in mixed precision: mmengine's on a GPU, in bfloat16 on a CPU.
+    """Make the optimizer's ``wrapper`` train in mixed precision, on a CPU in bfloat16.
 
     Raises:
-        ValueError: the config has another wrapper.
+        ValueError: the config has another type of wrapper.
     """
     kind = type_name(wrapper) or 'OptimWrapper'
     if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'CPUAmpOptimWrapper'):
@@ -49,10 +49,10 @@ def use_amp(wrapper) -> None:
 
 
 def prepare(cfg, args: argparse.Namespace):
-    """Work the options of training into ``cfg``; returns it.
+    """Apply the options to ``cfg``, add mmsnn's hooks, and return it.
 
     Raises:
-        ValueError: an option does not go with the config.
+        ValueError: an option does not fit the config.
     """
     if args.seed is not None:
         cfg.randomness = {**cfg.get('randomness', {}), 'seed': args.seed}

@@ -1,4 +1,4 @@
-"""Try mmsnn on one config of every folder of the installed mmdet, mmseg and mmpretrain, and say what does not work."""
+"""Try mmsnn on one config of every folder of the installed mmdet, mmseg and mmpretrain, and report what fails."""
 
 import argparse
 import importlib
@@ -22,28 +22,30 @@ import torch
 from mmsnn.engine.zoo import KINDS, LIBRARIES, folders, survey, trial
 from mmsnn.shipped import commit
 
-# further configs of a backbone type, where the first does not run as an ANN
+# number of configs of a backbone type that are tried until one runs as an ANN
 CANDIDATES = 4
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--only', nargs='+', metavar='FOLDER', help='e.g. mmdet/detr mmseg; default: all')
+    parser.add_argument('--only', nargs='+', metavar='FOLDER', help='folders to try, e.g. mmdet/detr mmseg')
     parser.add_argument('--kinds', nargs='+', choices=KINDS, default=KINDS, help='what to try; default: all four')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/zoo.json'), help='results; what is there is kept')
-    parser.add_argument('--again', action='store_true', help='try again what failed; with --only, all of it')
-    parser.add_argument('--table', type=Path, metavar='FILE.md', help='also write the table there')
-    parser.add_argument('--workers', type=int, default=2, help='processes')
+    parser.add_argument(
+        '--out', type=Path, default=Path('work_dirs/zoo.json'), help='file of results, which are continued'
+    )
+    parser.add_argument('--again', action='store_true', help='repeat failed trials, or with --only all trials')
+    parser.add_argument('--table', type=Path, metavar='FILE.md', help='also write the table to FILE.md')
+    parser.add_argument('--workers', type=int, default=2, help='number of processes')
     parser.add_argument('--timeout', type=float, default=120, help='CPU seconds for one step and one prediction')
-    parser.add_argument('--memory', type=float, default=6, help='gigabytes for one process')
+    parser.add_argument('--memory', type=float, default=6, help='gigabytes of memory for a process')
     return parser.parse_args(argv)
 
 
 def child(pipe, function, arguments: tuple, timeout: float, memory: float) -> None:
-    """Answer through ``pipe``, within limits."""
-    for what, limit in ((resource.RLIMIT_CPU, int(timeout)), (resource.RLIMIT_DATA, int(memory * 2**30))):
-        resource.setrlimit(what, (limit, limit + 1))
+    """Send ``function(*arguments)`` through ``pipe``, within ``timeout`` CPU seconds and ``memory`` gigabytes."""
+    for kind, limit in ((resource.RLIMIT_CPU, int(timeout)), (resource.RLIMIT_DATA, int(memory * 2**30))):
+        resource.setrlimit(kind, (limit, limit + 1))
     logging.disable(logging.WARNING)
     with open(os.devnull, 'w') as null:
         os.dup2(null.fileno(), 1)
@@ -52,7 +54,7 @@ def child(pipe, function, arguments: tuple, timeout: float, memory: float) -> No
 
 
 def isolated(function, *arguments, timeout: float, memory: float):
-    """``function(*arguments)`` in a process of its own; None if that died, with its exit code."""
+    """``function(*arguments)`` in its own process, or None if that died, and the exit code."""
     context = multiprocessing.get_context('fork')
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=child, args=(theirs, function, arguments, timeout, memory))
@@ -67,7 +69,7 @@ def isolated(function, *arguments, timeout: float, memory: float):
 
 
 class Walk:
-    """The results so far, in a file, and what is still to do."""
+    """The results so far, which a file keeps, and the trials that are still to be made."""
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.revision = args, commit() or version('mmsnn')
@@ -79,7 +81,7 @@ class Walk:
         self.lock = threading.Lock()
 
     def wanted(self, folder: str) -> bool:
-        """Whether ``--only`` names it."""
+        """Whether ``--only`` selects ``folder``."""
         only = self.args.only
         return not only or any(folder == name or folder.startswith(f'{name.rstrip("/")}/') for name in only)
 
@@ -92,7 +94,7 @@ class Walk:
         part.replace(self.args.out)
 
     def look(self, folder: str) -> None:
-        """Survey a folder."""
+        """Survey a folder, unless that has been done."""
         with self.lock:
             known = folder in self.plan
         if not known:
@@ -102,7 +104,7 @@ class Walk:
                 self.save()
 
     def result(self, config: str, kind: str) -> dict:
-        """The result of one trial, from the file or from now."""
+        """The result of one trial, from the file if it is there."""
         known = self.results.get(config, {}).get(kind)
         again = self.args.again and (self.args.only or not (known or {}).get('ok'))
         if known and (not again or (config, kind) in self.fresh):
@@ -123,7 +125,7 @@ class Walk:
         return found
 
     def family(self, folder: str) -> None:
-        """One config of a folder: its own ANN, with SEWResNet where it has a ResNet, distilled."""
+        """Try one config of a folder: as an ANN, with SEWResNet if it has a ResNet, and distilled."""
         config = self.config_of(folder)
         if config and self.result(config, 'ann')['ok']:
             if self.plan[folder]['resnet']:
@@ -142,17 +144,17 @@ class Walk:
                 found.setdefault(kind, []).append(config)
 
         def order(kind: str):
-            # those in a subfolder, such as the benchmarks of a self-supervised model, and of other libraries come last
+            # configs in subfolders, such as the benchmarks of a self-supervised model, and of other libraries come last
             return lambda config: (config.count('/'), config.partition('/')[0] != kind.partition('.')[0])
 
         return {kind: sorted(configs, key=order(kind)) for kind, configs in found.items()}
 
     def folders(self) -> list[str]:
-        """Those that were looked at and are wanted."""
+        """The selected folders that were surveyed."""
         return [folder for folder in self.plan if self.wanted(folder)]
 
     def steps(self) -> list[str]:
-        """Folders whose ANN takes a step."""
+        """Folders whose ANN makes a training step and a prediction."""
         configs = {folder: self.config_of(folder) for folder in self.folders()}
         return [f for f, config in configs.items() if self.results.get(config, {}).get('ann', {}).get('ok')]
 
@@ -166,19 +168,19 @@ class Walk:
                     break
 
     def outcomes(self, kind: str) -> list[bool]:
-        """Whether it went, for each that was tried and whose ANN runs."""
+        """Whether a trial succeeded, for each folder or backbone type that was tried and whose ANN runs."""
         if kind == 'spikify':
             return [found['ok'] for _, _, found in self.spikified()]
         found = [self.results[self.config_of(folder)].get(kind) for folder in self.steps()]
         return [result['ok'] for result in found if result]
 
     def share(self, kind: str) -> float:
-        """Share of `outcomes` that are good."""
+        """Share of successful `outcomes`."""
         outcomes = self.outcomes(kind)
         return sum(outcomes) / len(outcomes) if outcomes else 0.0
 
     def untried(self, kind: str) -> int:
-        """How many folders, or types of backbone, are still to be tried."""
+        """Number of folders, or types of backbone, that are still to be tried."""
         if kind == 'ann':
             return sum(self.config_of(f) is not None and self.config_of(f) not in self.results for f in self.folders())
         if kind == 'spikify':
@@ -193,33 +195,33 @@ class Walk:
         return sum(kind not in self.results[self.config_of(f)] for f in folders)
 
     def spikify(self, configs: list[str]) -> None:
-        """Spikify in the first config whose ANN runs."""
+        """Try Spikify in the first config whose ANN runs."""
         for config in configs[:CANDIDATES]:
             if self.result(config, 'ann')['ok']:
                 self.result(config, 'spikify')
                 return
 
     def go(self) -> None:
-        """Do all of it."""
+        """Make all selected trials."""
         self.fresh: set[tuple[str, str]] = set()
         names = [folder for folder in folders() if self.wanted(folder)]
         with ThreadPoolExecutor(self.args.workers) as pool:
             list(pool.map(self.look, names))
             self.plan = {name: self.plan[name] for name in sorted(self.plan)}
-            # sorting is stable
+            # folders with a ResNet come first; sorting keeps the order otherwise
             list(pool.map(self.family, sorted(names, key=lambda name: not self.plan[name]['resnet'])))
             if 'spikify' in self.args.kinds:
                 list(pool.map(self.spikify, self.types().values()))
 
 
 def circumstances() -> dict:
-    """When and with what."""
+    """The date, and the versions of the libraries."""
     names = ('mmsnn', 'torch', 'onedl-mmengine', 'onedl-mmdetection', 'onedl-mmsegmentation', 'onedl-mmpretrain')
     return dict(date=time.strftime('%Y-%m-%d'), versions={name: version(name) for name in names})
 
 
 def version(name: str) -> str:
-    """The version of a distribution, or none."""
+    """The version of a distribution, or ``none``."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -227,7 +229,7 @@ def version(name: str) -> str:
 
 
 def summary(walk: Walk) -> list[str]:
-    """N of M, a line a kind."""
+    """A line for each kind of trial: how many succeeded of how many."""
     tried = [folder for folder in walk.folders() if walk.results.get(walk.config_of(folder))]
     lines = [f'ANN: {len(walk.steps())} of {len(tried)} folders take a step and make a prediction here']
     kinds = dict(
@@ -257,7 +259,7 @@ The command goes on where it stopped, so results may stem from several commits: 
 
 
 def cell(result: dict) -> str:
-    """One word, and of distillation what goes."""
+    """The text of a cell: yes, no, or for distillation the terms that work; empty if not tried."""
     if not result.get('ok'):
         return '**no**' if result else ''
     names = dict(transfer='level 1', feature='feature', response='response')
@@ -298,7 +300,7 @@ def table(walk: Walk) -> str:
 def main(argv=None) -> None:
     """Run the command line ``argv`` (default: ``sys.argv``)."""
     args = parse_args(argv)
-    # what wants to be downloaded fails at once
+    # downloads fail at once
     os.environ.update(HF_HUB_OFFLINE='1', TRANSFORMERS_OFFLINE='1')
     socket.setdefaulttimeout(5)
     torch.set_num_threads(1)
