@@ -122,6 +122,6 @@ def test_from_the_command_line(tool, weights, tmp_path, monkeypatch, capsys):
     assert (state['images'], state['counted'], state['timed']) == (10, 5, 5)
     assert list(result['students']['SAKD']) == ['1', '4'] and result['students']['SAKD']['4']['images'] == 10
     assert list(result['recipes']['max']['curve']) == ['1', '2'] and Path('out.png').stat().st_size > 10_000
-    assert 'conversion reaches it at T = ' in capsys.readouterr().out
-    with pytest.raises(SystemExit, match='other settings'):
+    assert 'conversion reaches its accuracy at T = ' in capsys.readouterr().out
+    with pytest.raises(SystemExit, match='has other settings'):
         tool['main']([*command, '--max-T', '4'])

@@ -36,7 +36,7 @@ def test_a_distillation(tmp_path):
 
 
 def test_unknown_data():
-    with pytest.raises(ValueError, match='number of training images is known of'):
+    with pytest.raises(ValueError, match='number of training images is known only for'):
         TOOL['recipe'](CONFIGS / 'sakd' / 'retinanet_sew18_bccd.py')
 
 

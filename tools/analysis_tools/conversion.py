@@ -1,9 +1,9 @@
-"""Compare conversion with distillation: accuracy of an ANN that SpikingJelly's ann2snn converts, against T.
+"""Compare ANN-to-SNN conversion with distillation: accuracy against T, synaptic operations and energy.
 
-The ANN is converted by rate coding (thresholds: the largest activation, or its 99.9 % quantile) and by local threshold
-balancing, calibrated on training images; beside it stand trained spiking students at their few steps. Synaptic
-operations and energy are counted alike on both sides. The result is written after every batch: the same command goes
-on where it stopped, and with a larger --num-images adds to what is there.
+SpikingJelly's ann2snn converts the ANN by rate coding (thresholds are the largest activation or its 99.9 % quantile)
+and by local threshold balancing, calibrated on training images. Trained spiking students are tested with few time
+steps. Synaptic operations and energy are counted in the same way on both sides. The result is written after every
+batch: the same command continues an interrupted run, and a larger --num-images adds to an existing result.
 """
 
 import argparse
@@ -40,30 +40,40 @@ TIMES = [2**n for n in range(10)]
 def parse_args(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help="the ANN's config, of a classifier of mmpretrain whose activations are ReLUs")
-    parser.add_argument('checkpoint', help="the ANN's weights")
+    parser.add_argument('config', help='config of the ANN, an mmpretrain classifier whose activations are ReLUs')
+    parser.add_argument('checkpoint', help='weights of the ANN')
     parser.add_argument('--recipes', nargs='+', choices=list(RECIPES), default=list(RECIPES))
-    parser.add_argument('--max-T', type=int, default=512, help='accuracies are given at powers of two up to there')
-    parser.add_argument('--num-images', type=int, metavar='N', help='the first N of the test set; default: all')
-    parser.add_argument('--calibration', type=int, default=5000, metavar='N', help='training images (default: 5000)')
-    parser.add_argument('--count', type=int, default=100, metavar='N', help='images whose synaptic operations count')
+    parser.add_argument('--max-T', type=int, default=512, help='accuracies are given at powers of two up to this T')
+    parser.add_argument('--num-images', type=int, metavar='N', help='use the first N test images; default: all')
+    parser.add_argument(
+        '--calibration', type=int, default=5000, metavar='N', help='training images for calibration (default: 5000)'
+    )
+    parser.add_argument(
+        '--count',
+        type=int,
+        default=100,
+        metavar='N',
+        help='images whose synaptic operations are counted (default: 100)',
+    )
     parser.add_argument('--batch-size', type=int, default=100)
     parser.add_argument(
         '--students', nargs='+', default=[], metavar='NAME=CONFIG=CHECKPOINT', help='trained spiking classifiers'
     )
     parser.add_argument('--student-T', nargs='+', type=int, default=[1, 2, 4], help='time steps of the students')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/conversion.json'), help='and a plot of this name')
+    parser.add_argument(
+        '--out', type=Path, default=Path('work_dirs/conversion.json'), help='file of results, with a plot beside it'
+    )
     args = parser.parse_args(argv)
     for student in args.students:
         if student.count('=') != 2:
             parser.error(f'--students: expected NAME=CONFIG=CHECKPOINT, got {student!r}')
     if min(args.max_T, args.calibration, args.count, args.batch_size, args.num_images or 1, *args.student_T) < 1:
-        parser.error('numbers must be at least 1')
+        parser.error('all numbers must be at least 1')
     return args
 
 
 def loader(cfg: Config, which: str, batch_size: int, first: int | None):
-    """Batches of the test set, or of training images as a test sees them, in their order."""
+    """Batches of the test set (``test``) or of the training set (``train``) in order, both with the test pipeline."""
     dataset = dict(cfg.test_dataloader.dataset)
     if which == 'train':
         dataset = dict(cfg.train_dataloader.dataset, pipeline=dataset['pipeline'])
@@ -76,19 +86,19 @@ def loader(cfg: Config, which: str, batch_size: int, first: int | None):
 
 
 def prepare(model: nn.Module, batch: dict) -> tuple[Tensor, Tensor]:
-    """Preprocessed images ``[B, C, H, W]``, channels last, and their labels ``[B]``."""
+    """Preprocessed images ``[B, C, H, W]`` in channels-last memory format, and their labels ``[B]``."""
     data = model.data_preprocessor(batch, False)
     labels = torch.stack([sample.gt_label.flatten()[0] for sample in data['data_samples']])
     return data['inputs'].contiguous(memory_format=torch.channels_last), labels
 
 
 class Logits(nn.Module):
-    """A classifier as one function from images to logits, which torch.fx can trace."""
+    """A classifier from images to logits that torch.fx can trace."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         if not isinstance(getattr(model.head, 'fc', None), nn.Linear):
-            raise ValueError(f'model.head: conversion wants a linear classifier, got {type(model.head).__name__}')
+            raise ValueError(f'model.head: conversion needs a linear classifier, got {type(model.head).__name__}')
         self.backbone, self.neck, self.fc = model.backbone, model.neck, model.head.fc
 
     def forward(self, images: Tensor) -> Tensor:
@@ -97,27 +107,27 @@ class Logits(nn.Module):
 
 
 def shortcuts_as_convolutions(model: nn.Module) -> None:
-    """Put fixed 1x1 convolutions into the place of option-A shortcuts, in place; ann2snn knows no padding."""
+    """Replace option-A shortcuts by fixed 1x1 convolutions, in place, because ann2snn does not support padding."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, ShortcutA):
                 conv = nn.Conv2d(child.in_channels, child.out_channels, 1, child.stride, bias=False)
-                places = torch.arange(child.in_channels)
-                conv.weight.data.zero_()[places + (child.out_channels - child.in_channels) // 2, places] = 1
+                index = torch.arange(child.in_channels)
+                conv.weight.data.zero_()[index + (child.out_channels - child.in_channels) // 2, index] = 1
                 setattr(parent, name, conv)
 
 
 def convert(cfg: Config, checkpoint: str, recipe: str, images: list[tuple[Tensor]]) -> nn.Module:
-    """The converted network, which answers one time step a call.
+    """The converted network, which computes one time step per call.
 
     Raises:
-        ImportError: no SpikingJelly.
+        ImportError: SpikingJelly is missing.
     """
     try:
         from spikingjelly.activation_based import ann2snn
     except ImportError as error:
-        raise ImportError('conversion wants SpikingJelly: pip install spikingjelly') from error
-    made = {
+        raise ImportError('conversion needs SpikingJelly: pip install spikingjelly') from error
+    recipes = {
         'max': lambda: ann2snn.RateCodingRecipe(images, mode='max'),
         'quantile': lambda: ann2snn.RateCodingRecipe(images, mode='99.9%'),
         'balanced': lambda: ann2snn.LocalThresholdBalancingRecipe(images),
@@ -126,21 +136,21 @@ def convert(cfg: Config, checkpoint: str, recipe: str, images: list[tuple[Tensor
     load_weights(model, checkpoint)
     logits = Logits(model.eval())
     shortcuts_as_convolutions(logits)
-    return ann2snn.Converter(made[recipe]()).convert(logits).eval().to(memory_format=torch.channels_last)
+    return ann2snn.Converter(recipes[recipe]()).convert(logits).eval().to(memory_format=torch.channels_last)
 
 
 class Operations:
-    """Synaptic operations of a converted network, summed up over its time steps.
+    """Synaptic operations of a converted network, summed over its time steps.
 
-    As in `count_energy`: an accumulation for each output that a spike reaches. The scale of a channel behind its neuron
-    folds into the next convolution; the first convolution and the classifier, which are given analog values, run once
-    an image, because the image stands still and the classifier is linear.
+    As in `count_energy`, each output that a spike reaches costs an accumulation. The scale after a neuron is folded
+    into the next convolution. The first convolution and the classifier have analog inputs; they count once per image,
+    because the image is the same at every time step and the classifier is linear.
     """
 
     def __init__(self, model: nn.Module):
         self.acs = self.macs = 0.0
         layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-        # the fixed convolutions of `shortcuts_as_convolutions`, which stand alone where others have a norm beside them
+        # the fixed convolutions of `shortcuts_as_convolutions`, which only copy values
         copies = {m for name, m in model.named_modules() if name.rpartition('.')[2] == 'downsample'}
         self.once = {layers[0], layers[-1]}
         self.seen = set()
@@ -159,31 +169,31 @@ class Operations:
 
 
 def simulate(model: nn.Module, images: Tensor, labels: Tensor, times: list[int], count: bool) -> dict:
-    """Right answers after each of ``times``; where ``count``, the operations until then, too."""
+    """Number of correct predictions and CPU seconds after each of ``times``; with ``count`` also the operations."""
     from spikingjelly.activation_based import functional
 
     functional.reset_net(model)
     operations = Operations(model) if count else None
-    found, total, start = dict(right={}, acs={}, macs={}, seconds={}), 0.0, time.process_time()
+    sums, total, start = dict(right={}, acs={}, macs={}, seconds={}), 0.0, time.process_time()
     with torch.no_grad():
         for t in range(1, times[-1] + 1):
             total = total + model(images)
             if t in times:
-                found['right'][str(t)] = int((total.argmax(1) == labels).sum())
-                found['seconds'][str(t)] = time.process_time() - start
+                sums['right'][str(t)] = int((total.argmax(1) == labels).sum())
+                sums['seconds'][str(t)] = time.process_time() - start
                 if operations:
-                    found['acs'][str(t)], found['macs'][str(t)] = operations.acs, operations.macs
+                    sums['acs'][str(t)], sums['macs'][str(t)] = operations.acs, operations.macs
     if operations:
         operations.close()
-    return found
+    return sums
 
 
-def add(state: dict, found: dict, images: int, counted: bool) -> None:
-    """Add what one batch gave to what the result file holds."""
+def add(state: dict, sums: dict, images: int, counted: bool) -> None:
+    """Add the sums of one batch to the state in the result file."""
     state['images'] += images
-    for key, values in found.items():
+    for key, values in sums.items():
         if key == 'seconds' and counted:
-            continue  # counting takes time of its own
+            continue  # counting operations takes additional time
         for t, value in values.items():
             state[key][t] = state[key].get(t, 0) + value
     if counted:
@@ -193,7 +203,7 @@ def add(state: dict, found: dict, images: int, counted: bool) -> None:
 
 
 def curve(state: dict) -> dict[str, dict]:
-    """Accuracy in per cent, CPU seconds, operations and energy an image, by time steps."""
+    """Accuracy in per cent, and CPU seconds, operations and energy (µJ) per image, by number of time steps."""
     points = {}
     for t, right in state['right'].items():
         points[t] = dict(accuracy=round(100 * right / state['images'], 2))
@@ -206,7 +216,7 @@ def curve(state: dict) -> dict[str, dict]:
 
 
 def judge(model: nn.Module, cfg: Config, args: argparse.Namespace, T: int | None) -> dict:
-    """Accuracy, CPU seconds and energy of a trained classifier on the same images, at ``T`` steps."""
+    """Accuracy, CPU seconds and energy of a trained classifier on the same images, at ``T`` steps (None: an ANN)."""
     if T:
         set_time_steps(model, T)
     right = images = seconds = 0
@@ -227,19 +237,19 @@ def judge(model: nn.Module, cfg: Config, args: argparse.Namespace, T: int | None
 
 
 def settings(args: argparse.Namespace) -> dict:
-    """What the counts in a result file depend on."""
+    """The settings that results of one file must share."""
     return dict(
         config=args.config, checkpoint=Path(args.checkpoint).name, calibration=args.calibration, max_T=args.max_T
     )
 
 
 def first_to_reach(points: dict[str, dict], accuracy: float) -> int | None:
-    """The fewest steps at which a curve is at ``accuracy``."""
+    """The smallest number of steps at which a curve reaches ``accuracy``, or None."""
     return next((int(t) for t, point in points.items() if point['accuracy'] >= accuracy), None)
 
 
 def draw(result: dict, path: Path) -> None:
-    """Accuracy against T, and against energy."""
+    """Draw accuracy against T and against energy."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -264,7 +274,7 @@ def draw(result: dict, path: Path) -> None:
         axis.grid(alpha=0.3)
     right.plot(result['ann']['energy_uj'], result['ann']['accuracy'], 'o', color='grey')
     left.set(xlabel='time steps', ylabel='top-1 (%)')
-    right.set(xlabel='energy an image (µJ, 45 nm)')
+    right.set(xlabel='energy per image (µJ, 45 nm)')
     left.legend(fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -277,7 +287,7 @@ def main(argv=None) -> dict:
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     result = json.loads(args.out.read_text()) if args.out.is_file() else dict(settings=settings(args), recipes={})
     if result['settings'] != settings(args):
-        raise SystemExit(f'{args.out} is of other settings: {result["settings"]}; choose another --out')
+        raise SystemExit(f'{args.out} has other settings: {result["settings"]}; choose another --out')
     times = [t for t in TIMES if t <= args.max_T]
     revision = commit()
 
@@ -307,7 +317,7 @@ def main(argv=None) -> dict:
             if seen <= state['images']:
                 continue
             if seen - len(batch['inputs']) != state['images']:
-                raise SystemExit(f'{args.out}: {state["images"]} images are no multiple of --batch-size')
+                raise SystemExit(f'{args.out} holds {state["images"]} images, not a multiple of --batch-size')
             model = model or convert(cfg, args.checkpoint, name, calibration)
             images, labels = prepare(ann, batch)
             counted = state['counted'] < args.count
@@ -329,7 +339,10 @@ def main(argv=None) -> dict:
         }
         for T, point in by_T.items():
             print(f'{name}, T={T}: {point["accuracy"]:.2f} %, {point["energy_uj"]:.2f} µJ')
-        print('conversion reaches it at T = ' + ', '.join(f'{t or "never"} ({RECIPES[r]})' for r, t in reached.items()))
+        print(
+            'conversion reaches its accuracy at T = '
+            + ', '.join(f'{t or "never"} ({RECIPES[r]})' for r, t in reached.items())
+        )
     save()
     draw(result, args.out.with_suffix('.png'))
     return result

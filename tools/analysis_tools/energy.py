@@ -1,4 +1,4 @@
-"""Count synaptic operations and energy of a config's model on given images, or on noise."""
+"""Count synaptic operations and energy of a config's model on images or on noise."""
 
 import argparse
 import json
@@ -28,19 +28,19 @@ SAMPLES = dict(mmdet='DetDataSample', mmseg='SegDataSample', mmpretrain='DataSam
 def parse_args(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file; of a distillation config, the student is counted')
-    parser.add_argument('checkpoint', nargs='?', help='without one the weights, and so the spikes, are random')
+    parser.add_argument('config', help='config file, or mmsnn::PATH; of a distillation config, the student is counted')
+    parser.add_argument('checkpoint', nargs='?', help='weights; without them weights and spikes are random')
     parser.add_argument('--images', nargs='+', metavar='FILE', help='images, resized to --shape; default: noise')
     parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'), help="in pixels; default: the config's")
-    parser.add_argument('--T', type=int, metavar='N', help='time steps, if not those of the config')
-    parser.add_argument('--out', metavar='FILE.json', help='write the report there as well')
+    parser.add_argument('--T', type=int, metavar='N', help="time steps, if not the config's")
+    parser.add_argument('--out', metavar='FILE.json', help='also write the report to FILE.json')
     add_cfg_options(parser)
     parser.set_defaults(work_dir=None, launcher='none')
     return parser.parse_args(argv)
 
 
 def build(cfg: Config, checkpoint: str | None) -> torch.nn.Module:
-    """The (student) model, with the weights of ``checkpoint`` where there is one."""
+    """The model of a config, or the student of a distillation config, with the weights of ``checkpoint`` if given."""
     model = build_model(cfg)
     if checkpoint:
         load_weights(model, checkpoint)
@@ -48,16 +48,16 @@ def build(cfg: Config, checkpoint: str | None) -> torch.nn.Module:
 
 
 def batch(model: torch.nn.Module, scope: str, images: list[str] | None, shape: tuple[int, int]) -> dict:
-    """One data batch of the task library ``scope``, as its data loaders give them.
+    """One batch in the form of the data loaders of the task library ``scope``.
 
-    Noise is uniform in pixels, and in event frames Poisson with one event a pixel.
+    Without ``images`` it is noise: uniform pixels, or event frames with Poisson counts of one event per pixel.
 
     Raises:
-        ValueError: images for a network that sees event frames.
+        ValueError: ``images`` are given for a network that takes event frames.
     """
     events = isinstance(model.data_preprocessor, EventDataPreprocessor)
     if images and events:
-        raise ValueError('--images: this network sees event frames; without --images it is given noise of events')
+        raise ValueError('--images: this network takes event frames; leave the option out to use noise of events')
     if images:
         inputs = [torch.from_numpy(mmcv.imresize(mmcv.imread(f), shape[::-1])).permute(2, 0, 1) for f in images]
     elif events:
@@ -68,22 +68,22 @@ def batch(model: torch.nn.Module, scope: str, images: list[str] | None, shape: t
     meta = dict(img_id=0, img_shape=shape, ori_shape=shape, pad_shape=shape, scale_factor=(1.0, 1.0))
     data = dict(inputs=inputs, data_samples=[sample(metainfo=meta) for _ in inputs])
     if scope == 'mmpretrain':
-        # its models take a batch that the loader has stacked
+        # mmpretrain's models take a stacked batch
         data['inputs'] = torch.stack(inputs)
     return data
 
 
 def remark(args: argparse.Namespace) -> str:
-    """What has to be known of the figures, in words."""
-    said = []
+    """A warning about weights and inputs that do not give the figures of a trained network; empty if not needed."""
+    sentences = []
     if not args.checkpoint:
-        said.append(
+        sentences.append(
             'The weights are random, because no checkpoint was given: the firing rates, and so the energy, are not '
             'those of a trained network.'
         )
     if not args.images:
-        said.append('The input is noise, because no --images were given.')
-    return ' '.join(said)
+        sentences.append('The input is noise, because no --images were given.')
+    return ' '.join(sentences)
 
 
 def main(argv=None) -> EnergyReport:

@@ -1,4 +1,4 @@
-"""Count the multiply-accumulates of a config's model by module: ANN twin, one time step, all time steps."""
+"""Count the multiply-accumulates of a config's model by module: for its ANN twin, one time step and all time steps."""
 
 import argparse
 import json
@@ -20,16 +20,16 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file, or mmsnn::PATH; of a distillation config, the student is counted')
     parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'), help="in pixels; default: the config's")
-    parser.add_argument('--T', type=int, metavar='N', help='time steps, if not those of the config')
-    parser.add_argument('--depth', type=int, default=1, metavar='N', help='dotted names shown (default: 1)')
-    parser.add_argument('--out', metavar='FILE.json', help='write all modules there as well')
+    parser.add_argument('--T', type=int, metavar='N', help="time steps, if not the config's")
+    parser.add_argument('--depth', type=int, default=1, metavar='N', help='levels of submodules shown (default: 1)')
+    parser.add_argument('--out', metavar='FILE.json', help='also write the counts of all modules to FILE.json')
     add_cfg_options(parser)
     parser.set_defaults(work_dir=None, launcher='none')
     return parser.parse_args(argv)
 
 
 def count(model: torch.nn.Module, size: tuple[int, int]) -> MacReport:
-    """`count_macs` without computing anything; on the CPU where something in the model insists on values."""
+    """`count_macs` on the meta device, which computes nothing, or on the CPU if the model needs values."""
     try:
         return count_macs(model.to('meta'), size)
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""Count the parameters of a config's model by module; of a distillation config, also what only training needs."""
+"""Count the parameters of a config's model by module; for distillation configs, count teacher and connectors, too."""
 
 import argparse
 import json
@@ -17,8 +17,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file, or mmsnn::PATH')
-    parser.add_argument('--depth', type=int, default=1, metavar='N', help='dotted names shown (default: 1)')
-    parser.add_argument('--out', metavar='FILE.json', help='write all modules there as well')
+    parser.add_argument('--depth', type=int, default=1, metavar='N', help='levels of submodules shown (default: 1)')
+    parser.add_argument('--out', metavar='FILE.json', help='also write the counts of all modules to FILE.json')
     add_cfg_options(parser)
     parser.set_defaults(work_dir=None, launcher='none')
     return parser.parse_args(argv)

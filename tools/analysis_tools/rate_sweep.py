@@ -1,7 +1,7 @@
-"""Train one student to several firing rates, and draw accuracy against rate, energy and milliseconds for several T.
+"""Train a student for several target firing rates, and draw accuracy against rate, energy and milliseconds by T.
 
-Each target is a training by tools/train.py and a test by tools/test.py, both in folders of --out. The same command
-again goes on where it stopped, and draws again when all is there.
+For each target, tools/train.py and tools/test.py run in folders of --out. The same command continues an interrupted
+sweep, and draws a finished one again.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from mmsnn.shipped import home
 
 TOOLS = home() / 'tools'
 METRICS = 'accuracy/top1', 'coco/bbox_mAP', 'pascal_voc/mAP', 'mIoU'
-# what is drawn: key of a row, and its axis
+# the keys of a row that are drawn, with the labels of their axes
 AXES = dict(
     firing_rate='spikes per neuron and step',
     energy_with_memory_uj='energy per image with memory, fp32 (µJ)',
@@ -31,29 +31,32 @@ AXES = dict(
 def parse_args(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config of a student, distilled or not')
-    parser.add_argument('--rates', nargs='+', type=float, default=[0.1, 0.05, 0.02], metavar='R', help='targets')
-    parser.add_argument('--synops', nargs='+', type=float, metavar='N', help='targets in synaptic operations instead')
-    parser.add_argument('--T', nargs='+', type=int, default=[1, 2, 4], metavar='N', help='time steps in tests')
-    parser.add_argument('--weight', type=float, help="of the term; default: the config's, or 1")
+    parser.add_argument('config', help='config of a student, with or without distillation')
     parser.add_argument(
-        '--out', required=True, type=Path, metavar='FOLDER', help='trainings, tests, sweep.json and .png'
+        '--rates', nargs='+', type=float, default=[0.1, 0.05, 0.02], metavar='R', help='target firing rates'
     )
-    parser.add_argument('--metric', help=f'accuracy to draw; default: the first there is of {", ".join(METRICS)}')
+    parser.add_argument('--synops', nargs='+', type=float, metavar='N', help='target synaptic operations, instead')
+    parser.add_argument('--T', nargs='+', type=int, default=[1, 2, 4], metavar='N', help='time steps in tests')
+    parser.add_argument('--weight', type=float, help="weight of the FiringRate term; default: the config's, or 1")
+    parser.add_argument(
+        '--out', required=True, type=Path, metavar='FOLDER', help='folder of trainings, tests, sweep.json and sweep.png'
+    )
+    parser.add_argument('--metric', help=f'metric to draw; default: the first that exists of {", ".join(METRICS)}')
     parser.add_argument('--seed', type=int, default=0)
     add_cfg_options(parser)
     parser.set_defaults(work_dir=None, launcher='none')
     args = parser.parse_args(argv)
     if any(t <= 0 for t in args.synops or args.rates) or min(args.T) < 1:
-        parser.error('targets are positive, and T counts from 1')
+        parser.error('targets must be positive, and T at least 1')
     return args
 
 
 def with_target(cfg: Config, key: str, target: float | None, weight: float | None) -> Config:
-    """``cfg`` with a `FiringRate` term of that target, None for none; a plain student gets a Distiller without teacher.
+    """``cfg`` with a `FiringRate` term of that target, or without one for None.
 
-    A term that the config has keeps its other settings. Gradients are clipped at a norm of 1 unless the config says
-    how, because they explode in batch norms behind layers that fall silent.
+    A plain student is wrapped in a Distiller without a teacher. A `FiringRate` term of the config keeps its other
+    settings. Gradients are clipped at a norm of 1 unless the config clips them, because they explode in batch norms
+    after layers that fall silent.
     """
     cfg = Config(cfg.to_dict())
     cfg.optim_wrapper.setdefault('clip_grad', ConfigDict(max_norm=1))
@@ -71,28 +74,33 @@ def with_target(cfg: Config, key: str, target: float | None, weight: float | Non
 
 
 def run(folder: Path, tool: str, *arguments) -> None:
-    """A tool in a process of its own, its output in the folder's log; RuntimeError that names the log."""
+    """Run a tool in its own process with its output in a log in ``folder``; RuntimeError that names the log."""
     log = folder / f'{tool}.log'
     with open(log, 'ab') as out:
         command = [sys.executable, TOOLS / f'{tool}.py', *arguments]
         done = subprocess.run([str(c) for c in command], stdout=out, stderr=out, env=os.environ.copy())
     if done.returncode:
-        raise RuntimeError(f'{tool}.py failed for {folder.name}, see {log}; the same command goes on from there')
+        raise RuntimeError(f'{tool}.py failed for {folder.name}, see {log}; the same command continues from there')
 
 
 def complete(folder: Path, cfg: Config, args: argparse.Namespace) -> list[dict]:
-    """The rows of one target: train and test what is missing."""
+    """The rows of one target, after training and testing if they have not been done.
+
+    Raises:
+        RuntimeError: a tool failed; the message names its log.
+        ValueError: ``folder`` belongs to another config.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     file, trained, last = folder / 'config.py', folder / 'trained', folder / 'last_checkpoint'
     if file.exists() and Config.fromfile(file).to_dict() != cfg.to_dict():
-        raise ValueError(f'{file} is of another config or other options: choose another --out, or remove the folder')
+        raise ValueError(f'{file} has another config or other options: choose another --out, or remove the folder')
     cfg.dump(file)
     if not trained.exists():
         print(f'{folder.name}: training', flush=True)
         run(folder, 'train', file, '--work-dir', folder, '--seed', args.seed, *['--resume'] * last.exists())
         trained.touch()
     results = folder / 'test' / 'time_steps.json'
-    # one T more than asked, because a single one is tested otherwise
+    # test.py writes time_steps.json only for several T, so a single one gets another beside it
     steps = sorted({*args.T, *([args.T[0] + 1] if len(set(args.T)) == 1 else [])})
     if not results.exists() or not set(args.T) <= {row['T'] for row in json.loads(results.read_text())['rows']}:
         print(f'{folder.name}: testing', flush=True)
@@ -101,7 +109,7 @@ def complete(folder: Path, cfg: Config, args: argparse.Namespace) -> list[dict]:
 
 
 def draw(rows: list[dict], metric: str, path: Path) -> None:
-    """A panel for each axis, a line for each T, a mark for each target."""
+    """Draw a panel for each axis with a line for each T and a mark for each target."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -118,7 +126,7 @@ def draw(rows: list[dict], metric: str, path: Path) -> None:
         panel.grid(alpha=0.3, which='both')
     panels[0].set_ylabel(metric)
     panels[0].legend()
-    figure.suptitle('One student, trained to several firing rates (labels: targets)')
+    figure.suptitle('One student trained for several target firing rates (labels of points)')
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -147,7 +155,8 @@ def main(argv=None) -> list[dict]:
         rows += [dict(target=name, **row) for row in complete(folder, with_target(cfg, key, target, args.weight), args)]
     metric = args.metric or next((m for m in METRICS if m in rows[0]), None)
     if metric not in rows[0]:
-        raise ValueError(f'--metric {metric}: the test gives {", ".join(k for k in rows[0] if "/" in k) or "none"}')
+        names = ', '.join(k for k in rows[0] if '/' in k)
+        raise ValueError(f'--metric {metric} is not among the metrics of the test: {names or "none"}')
     about = dict(config=args.config, kind=key, weight=args.weight, metric=metric, seed=args.seed, rows=rows)
     (args.out / 'sweep.json').write_text(json.dumps(about, indent=1))
     draw(rows, metric, args.out / 'sweep.png')

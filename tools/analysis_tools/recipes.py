@@ -1,6 +1,6 @@
-"""Estimate what a training takes, by a stated rule: GPUs, hours and memory; writes docs/recipes.md.
+"""Estimate the GPUs, GPU hours and memory of a training by a stated rule; writes docs/recipes.md.
 
-Nothing is computed but shapes, so that any config can be asked, whatever the machine. Example::
+Only shapes are computed, so this works for any config on any machine. Example::
 
     python tools/analysis_tools/recipes.py configs/sakd/sew34_imagenet.py configs/sakd/retinanet_sew34_coco.py
 """
@@ -23,9 +23,9 @@ from mmsnn.layers import image_channels
 from mmsnn.shipped import home
 
 CONFIGS = (home() / 'configs').resolve()
-# images in the training sets, by a part of the name of their configs
+# number of training images, by a part of the config's name
 IMAGES = dict(tiny_imagenet=100_000, imagenet=1_281_167, cifar100=50_000, cifar10=50_000, coco=117_266, ade20k=20_210)
-# an A100: a third of its 312 TFLOP/s in bfloat16, and three quarters of its 2 TB/s
+# speed of an A100: a third of its 312 TFLOP/s in bfloat16, and three quarters of its 2 TB/s
 FLOPS, BYTES = 100e12, 1.5e12
 DEFAULT = ('sakd/*_imagenet.py', 'sakd/*_coco.py', 'sakd/*_ade20k.py', 'sakd/*_cifar10.py', 'bkd/spikingformer*.py')
 
@@ -35,12 +35,12 @@ class Recipe:
     """A training.
 
     Attributes:
-        name: of its config.
-        images: in an epoch.
-        epochs: how many; of a training by iterations, what these amount to.
-        batch, per_gpu: images in a step, and of them on one GPU.
-        macs, teacher: multiply-accumulates for one image, of the student at all its steps and of its teacher.
-        kept: bytes of activations for one image that wait for the backward pass, in float32; None where unknown.
+        name: name of its config.
+        images: number of images in an epoch.
+        epochs: number of epochs; for a training by iterations, the number that they amount to.
+        batch, per_gpu: number of images in a step, and on one GPU.
+        macs, teacher: multiply-accumulates per image, of the student at all its time steps and of its teacher.
+        kept: bytes of float32 activations per image that are kept for the backward pass; None if unknown.
     """
 
     name: str
@@ -54,9 +54,9 @@ class Recipe:
 
     @property
     def hours(self) -> float:
-        """GPU hours: the longer of computing and moving what is kept, in mixed precision."""
+        """GPU hours in mixed precision: the longer of computing and moving the kept activations."""
         flops = 2 * (3 * self.macs + self.teacher)
-        # activations are written, read forwards and backwards, and so are their gradients; 2 bytes each instead of 4
+        # activations and their gradients are each moved three times, with 2 bytes per element instead of 4
         moved = 6 * (self.kept or 0) / 2
         return self.images * self.epochs * max(flops / FLOPS, moved / BYTES) / 3600
 
@@ -69,11 +69,11 @@ class Recipe:
         return [self.name, f'{self.images:,}', f'{self.epochs:g}', f'{gpus} x {self.per_gpu}', macs, kept, cost]
 
 
-TITLES = ('config', 'images', 'epochs', 'GPUs x batch', 'GMACs an image', 'activations a GPU', 'GPU hours')
+TITLES = ('config', 'images', 'epochs', 'GPUs x batch', 'GMACs per image', 'activations per GPU', 'GPU hours')
 
 
 def activations(model: nn.Module, size: tuple[int, int]) -> int | None:
-    """Bytes that one image's forward pass keeps for its backward pass; None where the model wants more than images."""
+    """Bytes that the forward pass of one image keeps for backward; None if the model cannot run on images alone."""
     seen, weights = {}, {p.untyped_storage()._cdata for p in model.parameters()}
 
     def pack(x):
@@ -83,7 +83,7 @@ def activations(model: nn.Module, size: tuple[int, int]) -> int | None:
         return x
 
     model.train()
-    # of two images, because norms of maps of one pixel want them
+    # norms of maps of one pixel need two images
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
             inputs = torch.zeros(2, image_channels(model), *size, device=next(model.parameters()).device)
@@ -95,11 +95,11 @@ def activations(model: nn.Module, size: tuple[int, int]) -> int | None:
 
 
 def recipe(path: Path) -> Recipe:
-    """What the config at ``path`` takes; ValueError where its data has no known size."""
+    """The estimate for the config at ``path``; ValueError if the size of its data set is unknown."""
     cfg = Config.fromfile(path)
     known = [count for name, count in IMAGES.items() if name in path.stem]
     if not known:
-        raise ValueError(f'{path}: the number of training images is known of {", ".join(IMAGES)} alone')
+        raise ValueError(f'{path}: the number of training images is known only for {", ".join(IMAGES)}')
     per_gpu = cfg.train_dataloader.batch_size
     batch = (cfg.get('auto_scale_lr') or {}).get('base_batch_size', per_gpu)
     epochs = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters * batch / known[0]
@@ -119,19 +119,19 @@ def recipe(path: Path) -> Recipe:
     )
 
 
-PAGE = """# What trainings take
+PAGE = """# Cost of trainings
 
-Estimates; none of these was run with this code. Made by `python tools/analysis_tools/recipes.py --table
-docs/recipes.md`, which takes any config.
+These are estimates; none of these trainings was run with this code. `python tools/analysis_tools/recipes.py --table
+docs/recipes.md` makes this page, and takes any config.
 
-**The rule.** A student costs three forward passes an image, its teacher one. GPU hours are those of an NVIDIA A100
+**The rule.** A student costs three forward passes per image, its teacher one. GPU hours are those of an NVIDIA A100
 in mixed precision: the longer of computing at a third of its peak (100 TFLOP/s) and moving the kept activations six
-times at three quarters of its bandwidth (1.5 TB/s). Data loading, validation and communication come on top.
-Activations are what a step keeps for its backward pass, in 16 bits, without weights, optimizer and the loss;
-`packed_spikes=True` and activation checkpointing lower them. "GPUs x batch" is the batch that the learning rate in
-the config belongs to. Images of a detector are counted at the scale to which its config resizes them.
+times at three quarters of its bandwidth (1.5 TB/s). Data loading, validation and communication are not included.
+Activations are those that a step keeps for its backward pass, in 16 bits, without weights, optimizer and loss;
+`packed_spikes=True` and activation checkpointing reduce them. "GPUs x batch" is the batch that the config's learning
+rate belongs to. Images of a detector have the scale to which its config resizes them.
 
-Figures to expect: [RESULTS.md](../configs/RESULTS.md), where they are published.
+For published accuracies see [RESULTS.md](../configs/RESULTS.md).
 
 """
 
@@ -140,20 +140,20 @@ def main(argv=None) -> list[Recipe]:
     """Run the command line ``argv`` (default: ``sys.argv``); returns the recipes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('configs', nargs='*', type=Path, help=f'default: {", ".join(DEFAULT)}')
-    parser.add_argument('--table', type=Path, metavar='FILE.md', help='also write the table there')
+    parser.add_argument('--table', type=Path, metavar='FILE.md', help='also write the table to FILE.md')
     args = parser.parse_args(argv)
     for library in ('mmdet', 'mmseg', 'mmpretrain'):
         importlib.import_module(f'{library}.models')
     paths = [path.resolve() for path in args.configs] or [p for each in DEFAULT for p in sorted(CONFIGS.glob(each))]
-    found = [recipe(path) for path in track(paths, 'counting', transient=True)]
+    estimates = [recipe(path) for path in track(paths, 'counting', transient=True)]
     table = Table(*TITLES)
-    for each in found:
+    for each in estimates:
         table.add_row(*each.row())
     Console(width=None if Console().is_terminal else 140).print(table)
     if args.table:
-        lines = [TITLES, ['---'] * len(TITLES), *(each.row() for each in found)]
+        lines = [TITLES, ['---'] * len(TITLES), *(each.row() for each in estimates)]
         args.table.write_text(PAGE + '\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n')
-    return found
+    return estimates
 
 
 if __name__ == '__main__':

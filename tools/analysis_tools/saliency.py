@@ -1,4 +1,4 @@
-"""Compare what a student and its teacher look at: gradient x input, Grad-CAM, and how far they agree."""
+"""Compare the saliency maps of a student and its teacher: gradient x input, Grad-CAM, and how well they agree."""
 
 import argparse
 import json
@@ -27,27 +27,31 @@ from mmsnn.engine.cli import read_config
 from mmsnn.engine.options import add_cfg_options
 from mmsnn.shipped import is_remote, local
 
-# does not need a display
+# this backend needs no display
 matplotlib.use('Agg')
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help="the student's; of a distillation config, the teacher is the one it names")
-    parser.add_argument('checkpoint', nargs='?', help='of the student; without one it begins as in training')
-    parser.add_argument('--teacher', metavar='CONFIG', help='config file, or mmsnn::PATH')
-    parser.add_argument('--teacher-checkpoint', metavar='FILE')
+    parser.add_argument('config', help='config of the student; a distillation config also names the teacher')
+    parser.add_argument(
+        'checkpoint', nargs='?', help='weights of the student (default: those that a training begins with)'
+    )
+    parser.add_argument('--teacher', metavar='CONFIG', help='config of the teacher, a file or mmsnn::PATH')
+    parser.add_argument('--teacher-checkpoint', metavar='FILE', help='weights of the teacher')
     source = parser.add_mutually_exclusive_group()
-    source.add_argument('--images', nargs='+', metavar='FILE', help='they go through the test pipeline')
-    source.add_argument('--first', type=int, default=8, metavar='N', help='images of the test dataset (default: 8)')
-    parser.add_argument('--label', type=int, help="class to explain (default: the teacher's answer)")
-    parser.add_argument('--layer', default='backbone', help='where Grad-CAM looks (default: last map of the backbone)')
-    parser.add_argument('--teacher-layer', metavar='LAYER', help='the same in the teacher (default: as --layer)')
-    parser.add_argument('--top', type=float, default=10, metavar='Q', help='percent of the pixels that count as top')
-    parser.add_argument('--boxes', type=int, default=20, metavar='K', help='best boxes of a detector to explain')
-    parser.add_argument('--T', type=int, metavar='N', help="the student's time steps, if not those of the config")
-    parser.add_argument('--out', type=Path, metavar='DIR', help='write saliency.json and a picture an image there')
+    source.add_argument('--images', nargs='+', metavar='FILE', help='images, which the test pipeline prepares')
+    source.add_argument('--first', type=int, default=8, metavar='N', help='use the first N test images (default: 8)')
+    parser.add_argument('--label', type=int, help="class to explain (default: the teacher's prediction)")
+    parser.add_argument('--layer', default='backbone', help='layer of Grad-CAM (default: last map of the backbone)')
+    parser.add_argument('--teacher-layer', metavar='LAYER', help="the teacher's layer of Grad-CAM (default: --layer)")
+    parser.add_argument('--top', type=float, default=10, metavar='Q', help='percentage of pixels that are top pixels')
+    parser.add_argument(
+        '--boxes', type=int, default=20, metavar='K', help='number of best boxes of a detector to explain'
+    )
+    parser.add_argument('--T', type=int, metavar='N', help="the student's time steps, if not the config's")
+    parser.add_argument('--out', type=Path, metavar='DIR', help='write saliency.json and a picture per image to DIR')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     add_cfg_options(parser)
     parser.set_defaults(work_dir=None, launcher='none')
@@ -55,10 +59,10 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def find_teacher(cfg: Config, args: argparse.Namespace) -> tuple[str | dict, str | None, str]:
-    """Config and checkpoint of the teacher, and what names the checkpoint: the command line, or else the config.
+    """Config and checkpoint of the teacher, and the option or config key that names the checkpoint.
 
     Raises:
-        ValueError: neither names a teacher.
+        ValueError: neither the command line nor the config names a teacher.
     """
     config, checkpoint, key = args.teacher, None, 'model.teacher_checkpoint'
     if config is None and is_distiller(cfg.model):
@@ -74,12 +78,12 @@ def find_teacher(cfg: Config, args: argparse.Namespace) -> tuple[str | dict, str
 
 
 def build(cfg: Config, checkpoint: str | None, key: str) -> torch.nn.Module:
-    """The model of a config, of a distillation config the student's, with the weights of ``checkpoint``.
+    """The model of a config, or the student of a distillation config, with the weights of ``checkpoint``.
 
-    Without a checkpoint it is initialised by its own rules.
+    Without a checkpoint it is initialised as for training.
 
     Raises:
-        FileNotFoundError: no such checkpoint; the message names ``key`` and lists those beside it.
+        FileNotFoundError: the checkpoint does not exist; the message names ``key`` and lists others in its folder.
         ValueError: the checkpoint does not fit, or could run code.
     """
     if checkpoint and not is_remote(checkpoint) and not Path(local(checkpoint)).is_file():
@@ -99,10 +103,10 @@ def build(cfg: Config, checkpoint: str | None, key: str) -> torch.nn.Module:
 
 
 def read_images(cfg: Config, files: list[str] | None, first: int) -> Iterator[dict]:
-    """What the test pipeline makes of ``files``, or of the ``first`` images of the test dataset.
+    """The ``files``, or the ``first`` images of the test dataset, after the test pipeline.
 
     Raises:
-        ValueError: the config has no test dataset, or its pipeline reads no files.
+        ValueError: the config has no test dataset, or ``files`` are given and its pipeline reads no files.
     """
     if not cfg.get('test_dataloader'):
         raise ValueError('test_dataloader is missing in the config: its pipeline prepares the images')
@@ -121,12 +125,12 @@ def read_images(cfg: Config, files: list[str] | None, first: int) -> Iterator[di
 
 
 def from_files(cfg: Config) -> bool:
-    """Whether the images come from files, which are read as BGR; data sets in memory hold RGB."""
+    """Whether images are read from files, and so are BGR; datasets in memory hold RGB."""
     return 'LoadImage' in str(cfg.test_dataloader.dataset)
 
 
 def picture(inputs: torch.Tensor, bgr: bool) -> np.ndarray:
-    """An image ``[3, H, W]`` as RGB ``[H, W, 3]``; of anything else, as event frames, the sum in grey."""
+    """An image ``[3, H, W]`` as RGB ``[H, W, 3]``; for other inputs, such as event frames, their sum in grey."""
     if inputs.shape[0] == 3 and inputs.dim() == 3:
         image = inputs.permute(1, 2, 0).numpy()
         return image[..., ::-1] if bgr else image
@@ -140,7 +144,7 @@ def name_of(item: dict, number: int) -> str:
 
 
 def overlay(axes, grey: np.ndarray, heat: np.ndarray, title: str) -> None:
-    """Draw a map over a grey image, the more opaque the larger; single peaks are cut off."""
+    """Draw a saliency map over a grey image, clipped at its 99.5 % quantile; large values are more opaque."""
     peak = np.quantile(heat, 0.995) or heat.max() or 1.0
     heat = np.clip(heat / peak, 0, 1)
     axes.imshow(grey, cmap='gray', vmin=0, vmax=255)
@@ -149,25 +153,25 @@ def overlay(axes, grey: np.ndarray, heat: np.ndarray, title: str) -> None:
     axes.axis('off')
 
 
-def draw(image: np.ndarray, found: ImageSaliency, path: Path) -> None:
-    """Image (RGB, ``[H, W, 3]``) and the four maps side by side, the figures above them."""
+def draw(image: np.ndarray, saliency: ImageSaliency, path: Path) -> None:
+    """Draw an image (RGB, ``[H, W, 3]``) and its four saliency maps side by side, with their figures above."""
     height, width = image.shape[:2]
-    size = 3.2  # inches a panel
+    size = 3.2  # inches per panel
     figure, axes = plt.subplots(1, 5, figsize=(5 * size, size * height / width + 0.9), layout='constrained')
     axes[0].imshow(image)
     axes[0].axis('off')
-    axes[0].set_title(f'{found.name}\nexplained:\n{found.explained}', fontsize=9)
+    axes[0].set_title(f'{saliency.name}\nexplained:\n{saliency.explained}', fontsize=9)
     panels, grey = iter(axes[1:]), image.mean(-1)
     for kind, title in KINDS.items():
-        cosine, spearman, iou, student_drop, teacher_drop = found.figures[kind].cells()
+        cosine, spearman, iou, student_drop, teacher_drop = saliency.figures[kind].cells()
         agreement = f'cosine {cosine}, Spearman {spearman}, IoU {iou}'
         below = dict(
             teacher=f"erased, the student's p drops {student_drop}",
             student=f"erased, the teacher's p drops {teacher_drop}\n{agreement}",
         )
         for role in ROLES:
-            heading = f'{role} (p {found.probability[role]:.3f}), {title}\n{below[role]}'
-            overlay(next(panels), grey, found.maps[kind][role].numpy(), heading)
+            heading = f'{role} (p {saliency.probability[role]:.3f}), {title}\n{below[role]}'
+            overlay(next(panels), grey, saliency.maps[kind][role].numpy(), heading)
     figure.savefig(path, dpi=110, bbox_inches='tight')
     plt.close(figure)
 
@@ -176,7 +180,7 @@ def main(argv=None):
     """Run the command line ``argv`` (default: ``sys.argv``); returns the report."""
     args = parse_args(argv)
     torch.manual_seed(0)
-    # without a report on every parameter that is initialised
+    # mmengine would otherwise report every parameter that it initialises
     MMLogger.get_instance('saliency', log_level='WARNING')
     cfg = read_config(args)
     config, checkpoint, key = find_teacher(cfg, args)
@@ -208,8 +212,8 @@ def main(argv=None):
         if isinstance(config, str):
             networks['teacher'] = config
         (args.out / 'saliency.json').write_text(json.dumps(networks | report.as_dict(), indent=1))
-        for i, (item, found) in enumerate(zip(items, report.images)):
-            draw(picture(item['inputs'], from_files(cfg)), found, args.out / f'{i:03d}_{found.name}.png')
+        for i, (item, saliency) in enumerate(zip(items, report.images)):
+            draw(picture(item['inputs'], from_files(cfg)), saliency, args.out / f'{i:03d}_{saliency.name}.png')
         print(f'saved in {args.out}')
     return report
 

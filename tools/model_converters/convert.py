@@ -1,4 +1,4 @@
-"""Convert a checkpoint of another codebase into one that tools/test.py and the configs of mmsnn read."""
+"""Convert a checkpoint of another codebase into one that tools/test.py and the configs of mmsnn can load."""
 
 import argparse
 from pathlib import Path
@@ -22,12 +22,12 @@ def parse_args(argv=None) -> argparse.Namespace:
         epilog='layouts:\n' + '\n'.join(f'  {layout.name:<18}{layout.about}' for layout in LAYOUTS),
     )
     parser.add_argument(
-        'source', help='file, URL, torchvision://NAME[.WEIGHTS], timm://NAME (needs timm), or mmpretrain://NAME'
+        'source', help='a file, a URL, torchvision://NAME[.WEIGHTS], timm://NAME (needs timm), or mmpretrain://NAME'
     )
     parser.add_argument('out', type=Path, help='file to write')
-    parser.add_argument('--config', help='check that the backbone of this config takes all of it')
-    parser.add_argument('--layout', choices=[layout.name for layout in LAYOUTS], help='if it is not found by itself')
-    parser.add_argument('--key', help='entry of the file that holds the state dict, e.g. state_dict_ema')
+    parser.add_argument('--config', help='check that the converted weights match the backbone of this config')
+    parser.add_argument('--layout', choices=[layout.name for layout in LAYOUTS], help='layout, if it is not recognised')
+    parser.add_argument('--key', help='entry of the file that contains the state dict, e.g. state_dict_ema')
     add_cfg_options(parser)
     parser.set_defaults(work_dir=None, launcher='none')
     return parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Add trained weights to those that come with mmsnn: the network alone, with hash, config, commands and figures.
+"""Add the weights of a trained network to those that come with mmsnn, with hash, config, commands and metrics.
 
 Example::
 
@@ -6,7 +6,7 @@ Example::
     python tools/model_converters/publish.py mmsnn::PATH CHECKPOINT --name NAME --results benchmark.json \\
         --commands 'mmsnn train mmsnn::PATH'
 
-Whoever has mmsnn then names them ``mmsnn://NAME``.
+Users of mmsnn then load them as ``mmsnn://NAME``.
 """
 
 import argparse
@@ -27,39 +27,40 @@ def parse_args(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='mmsnn::PATH of the config; of a distillation config the student is published')
-    parser.add_argument('checkpoint', help='what the training left')
-    parser.add_argument('--name', required=True, help='letters, digits, _ and -')
+    parser.add_argument('checkpoint', help='checkpoint of the training')
+    parser.add_argument('--name', required=True, help='name of the weights, of letters, digits, _ and -')
     parser.add_argument('--results', type=Path, required=True, help='benchmark.json of test.py --benchmark')
-    parser.add_argument('--commands', nargs='+', required=True, help='what was typed to train it, in order')
-    parser.add_argument('--commit', default=commit(), help='of the code that trained it (default: %(default)s)')
-    parser.add_argument('--folder', type=Path, default=home() / 'weights', help='default: %(default)s')
+    parser.add_argument('--commands', nargs='+', required=True, help='the commands that trained it, in order')
+    parser.add_argument('--commit', default=commit(), help='commit that trained it (default: %(default)s)')
+    parser.add_argument(
+        '--folder', type=Path, default=home() / 'weights', help='folder of the weights (default: %(default)s)'
+    )
     args = parser.parse_args(argv)
     if not args.config.startswith('mmsnn::'):
-        parser.error(f'{args.config}: name the config by mmsnn::PATH, as those will who have the weights')
+        parser.error(f'{args.config}: give the config as mmsnn::PATH, as users of the weights do')
     if not re.fullmatch(r'[\w-]+', args.name):
-        parser.error(f'--name {args.name!r}: letters, digits, _ and - alone')
+        parser.error(f'--name {args.name!r} may only contain letters, digits, _ and -')
     return args
 
 
 PAGE = """# Weights that come with mmsnn
 
-Small networks that this repository trained. `mmsnn://NAME` names them wherever a checkpoint is asked for: on the
-command line, in `teacher_checkpoint`, `load_from` and `init_cfg`, and in the tools of the task libraries. They hold
-the network alone. `tools/model_converters/publish.py` writes the files, their hashes in `index.json`, and this
-page.
+These small networks were trained with this repository. `mmsnn://NAME` can be used wherever a checkpoint is expected: on
+the command line, in `teacher_checkpoint`, `load_from` and `init_cfg`, and in the tools of the task libraries. The files
+contain only the network. `tools/model_converters/publish.py` writes them, their hashes in `index.json`, and this page.
 
-| NAME | config | figures | trained by | commit |
+| NAME | config | metrics | trained by | commit |
 |---|---|---|---|---|
 """
 
 
 def page(index: dict[str, dict]) -> str:
-    """The index for readers."""
+    """The index as a page in Markdown."""
     rows = []
     for name, entry in index.items():
-        figures = ', '.join(f'{metric} {value:g}' for metric, value in entry['metrics'].items())
-        typed = '; '.join(f'`{command}`' for command in entry['commands'])
-        rows.append(f'| `{name}` | `{entry["config"]}` | {figures} | {typed} | {entry["commit"]} |')
+        metrics = ', '.join(f'{metric} {value:g}' for metric, value in entry['metrics'].items())
+        commands = '; '.join(f'`{command}`' for command in entry['commands'])
+        rows.append(f'| `{name}` | `{entry["config"]}` | {metrics} | {commands} | {entry["commit"]} |')
     return PAGE + '\n'.join(rows) + '\n'
 
 
@@ -75,8 +76,10 @@ def main(argv=None) -> dict:
     if file.stat().st_size > LARGEST:
         size = file.stat().st_size / 1e6
         file.unlink()
-        raise ValueError(f'{args.name} has {size:.1f} MB; those that come with mmsnn have at most {LARGEST / 1e6:.0f}')
-    # COCO's are -1 where there is nothing to measure
+        raise ValueError(
+            f'{args.name} has {size:.1f} MB; weights that come with mmsnn have at most {LARGEST / 1e6:.0f} MB'
+        )
+    # COCO's metrics are -1 where there is nothing to measure
     measured = {name: value for name, value in results['metrics'].items() if isinstance(value, float) and value >= 0}
     metrics = {name: round(value, 4) for name, value in measured.items()}
     entry = dict(
