@@ -111,4 +111,4 @@ def test_overhead(tmp_path, capsys):
     assert set(table) == {'undistilled step', 'undistilled step, spikes counted', 'sakd', 'tet', 'teacher forward'}
     assert table['sakd']['overhead']['median'] < table['sakd']['ratio']['median']
     assert table['tet']['overhead'] == table['tet']['ratio']
-    assert 'times the undistilled step plus' in capsys.readouterr().out
+    assert 'time relative to the undistilled step plus' in capsys.readouterr().out

@@ -1,8 +1,8 @@
-"""Time spiking networks on events against their ANN twins, the dense path and SpikingJelly, at measured densities.
+"""Time the event-driven engine against ANN twins, the dense path and SpikingJelly, at measured spike densities.
 
-All sides of a case run in turn in one process (SpikingJelly in one of its own), on the same images. Weights are random,
-batch norms fit the images, and the threshold sets the firing rates; the density is that of all convolutions' spiking
-inputs, counted in the run. Cases that the output file holds already are not run again, so that a run may be broken off.
+All sides of a case run in turn in one process (SpikingJelly in its own), on the same images. Weights are random, batch
+norms have the statistics of noise, and the threshold determines the firing rates. The density is the measured share of
+nonzero inputs of convolutions after neurons. Cases in the output file are not run again, so a run can be interrupted.
 
 Example::
 
@@ -33,7 +33,7 @@ from mmsnn.registry import MODELS
 
 PEER = Path(__file__).with_name('spikingjelly_peer.py')
 OURS, ANN = 'mmsnn, events', 'ANN, eager'
-# type, depth, and what else its backbone takes; SpikingJelly has no MS-ResNet
+# type, depth and further arguments of the backbone
 NETWORKS = {
     'sew18': ('SEWResNet', 18, {}),
     'sew34': ('SEWResNet', 34, {}),
@@ -45,7 +45,7 @@ CLASSES = 1000
 
 
 class Classifier(nn.Module):
-    """Backbone, global pooling and a linear layer, under SpikingJelly's names."""
+    """A backbone, global pooling and a linear layer, with SpikingJelly's names of parameters."""
 
     def __init__(self, kind: str, depth: int, T: int, v_threshold: float, **rest):
         super().__init__()
@@ -58,7 +58,7 @@ class Classifier(nn.Module):
 
 
 def fitted(net: nn.Module, size: int) -> nn.Module:
-    """``net`` in evaluation, with the statistics of noise in its batch norms."""
+    """``net`` in evaluation mode, with the statistics of noise in its batch norms."""
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = None
@@ -68,7 +68,7 @@ def fitted(net: nn.Module, size: int) -> nn.Module:
 
 
 def twin(depth: int) -> nn.Module:
-    """Torchvision's ResNet, norms folded into its convolutions."""
+    """Torchvision's ResNet with norms folded into convolutions."""
     import torch.fx.experimental.optimization as optimization
     import torchvision
 
@@ -77,7 +77,7 @@ def twin(depth: int) -> nn.Module:
 
 
 def onnx_session(ann: nn.Module, x: torch.Tensor, threads: int):
-    """``ann`` in ONNX Runtime, as a function of nothing."""
+    """A function without arguments that runs ``ann`` on ``x`` in ONNX Runtime."""
     import onnxruntime
 
     file = io.BytesIO()
@@ -90,7 +90,7 @@ def onnx_session(ann: nn.Module, x: torch.Tensor, threads: int):
 
 
 def timer(work, clock: str):
-    """``work`` as a function that runs it without gradients and returns its seconds."""
+    """A function that runs ``work`` without gradients and returns the seconds that it took."""
     read = time.process_time if clock == 'cpu' else time.perf_counter
 
     def run() -> float:
@@ -103,14 +103,14 @@ def timer(work, clock: str):
 
 
 class Sides:
-    """The sides of the cases; what takes long to make is kept from case to case."""
+    """The sides of the cases; networks that take long to build are kept for the next case."""
 
     def __init__(self, args):
         self.args = args
         self.anns, self.compiled, self.sessions = {}, {}, {}
 
     def of_ann(self, depth: int, x: torch.Tensor, threads: int, missing: dict) -> dict:
-        """The ANN twin in eager torch, compiled, and in ONNX Runtime where it is installed."""
+        """The ANN twin in eager PyTorch, compiled, and in ONNX Runtime if that is installed."""
         if depth not in self.anns:
             self.anns[depth] = twin(depth)
         ann = self.anns[depth]
@@ -131,9 +131,9 @@ class Sides:
         return sides
 
     def of_jelly(self, kind: str, depth: int, net: Classifier, x: torch.Tensor, v: float, folder: str, missing: dict):
-        """SpikingJelly's network with the same weights, its peer, and its logits; (None, None) where it has none."""
+        """The peer that runs SpikingJelly's network with the same weights, and its logits; (None, None) without one."""
         if not self.args.jelly or kind not in JELLIES:
-            missing['SpikingJelly'] = 'left out' if kind in JELLIES else f'has no {kind}'
+            missing['SpikingJelly'] = 'switched off' if kind in JELLIES else f'it has no {kind}'
             return None, None
         peer = pairing.Peer(PEER)
         try:
@@ -153,7 +153,7 @@ class Sides:
 
 
 def run_case(case: dict, sides: Sides, folder: str) -> dict:
-    """Measure one case; returns it with its results."""
+    """Measure one case; returns it with its results. SystemExit if events give other logits than the dense path."""
     args = sides.args
     kind, depth, rest = NETWORKS[case['network']]
     torch.set_num_threads(case['threads'])
@@ -168,7 +168,7 @@ def run_case(case: dict, sides: Sides, folder: str) -> dict:
     report = mmsnn.event_report(events)
     if parity[OURS] > 0.01:
         raise SystemExit(
-            f'{case}: on events the logits differ by {parity[OURS]:.1%} of the largest; no time is reported'
+            f'{case}: the logits on events differ by {parity[OURS]:.1%} of the largest logit; no time is reported'
         )
     missing = {}
     work = {
@@ -196,12 +196,12 @@ def run_case(case: dict, sides: Sides, folder: str) -> dict:
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    """The largest difference, as a share of the largest logit."""
+    """The largest difference, relative to the largest logit."""
     return ((a - b).abs().max() / b.abs().max()).item()
 
 
 def draw(results: list[dict], path: Path) -> None:
-    """Time as a multiple of the ANN's, against density; one panel for each batch and number of threads."""
+    """Draw the time relative to the ANN against density, in a panel for each batch and number of threads."""
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
@@ -219,8 +219,8 @@ def draw(results: list[dict], path: Path) -> None:
                      for r in here if name in r['table']]  # fmt: skip
             if lines:
                 axis.axhline(sorted(lines)[len(lines) // 2], color='black', linewidth=1, linestyle=style, label=name)
-        axis.set(title=f'batch {batch}, threads {threads}', xlabel='spikes that are 1 (%)', ylim=(0, None))
-    axes[0][0].set_ylabel("time, in the ANN's")
+        axis.set(title=f'batch {batch}, threads {threads}', xlabel='density of inputs (%)', ylim=(0, None))
+    axes[0][0].set_ylabel("time relative to the ANN's")
     axes[0][-1].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
@@ -232,25 +232,27 @@ def main(argv=None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument(
-        '--v-threshold', nargs='+', type=float, default=[1.0, 1.25, 1.5, 2.0], help='sets the densities'
+        '--v-threshold', nargs='+', type=float, default=[1.0, 1.25, 1.5, 2.0], help='determines the densities'
     )
     parser.add_argument('--batch', nargs='+', type=int, default=[1, 8])
     parser.add_argument('--threads', nargs='+', type=int, default=[1, 2])
     parser.add_argument('--T', type=int, default=4)
-    parser.add_argument('--size', type=int, default=224, help='pixels')
+    parser.add_argument('--size', type=int, default=224, help='side of the images in pixels')
     parser.add_argument('--rounds', type=int, default=9)
-    parser.add_argument('--clock', choices=['wall', 'cpu'], default='wall', help='cpu: on a shared machine, one thread')
+    parser.add_argument(
+        '--clock', choices=['wall', 'cpu'], default='wall', help='cpu: for a shared machine, with one thread'
+    )
     parser.add_argument('--no-compile', dest='compile', action='store_false', help='leave torch.compile out')
     parser.add_argument('--no-jelly', dest='jelly', action='store_false', help='leave SpikingJelly out')
     parser.add_argument(
-        '--quick', action='store_true', help='SEW-ResNet-18, batch 1, one thread, without torch.compile'
+        '--quick', action='store_true', help='only SEW-ResNet-18, batch 1, one thread, without torch.compile'
     )
     parser.add_argument('--out', type=Path, help='write the results as JSON, and a plot beside it')
     args = parser.parse_args(argv)
     if args.quick:
         args.networks, args.batch, args.threads, args.compile, args.rounds = ['sew18'], [1], [1], False, 5
     if args.clock == 'cpu' and set(args.threads) != {1}:
-        parser.error('--clock cpu counts the waiting of threads as work: give it with --threads 1')
+        parser.error('--clock cpu also counts the time in which threads wait: use it with --threads 1')
     MMLogger.get_instance('mmsnn', log_level='WARNING')
     logging.getLogger('torch').setLevel(logging.ERROR)
     settings = dict(T=args.T, size=args.size, clock=args.clock)
@@ -259,20 +261,21 @@ def main(argv=None) -> list[dict]:
         results = json.loads(args.out.read_text())['results']
     done = [{key: r.get(key) for key in ('network', 'batch', 'threads', 'v_threshold', *settings)} for r in results]
     with tempfile.TemporaryDirectory() as folder:
-        # what torch compiles serves all cases of its batch and threads
+        # this order of loops lets all cases of a batch and number of threads share one compiled network
         for threads, batch, network, v in itertools.product(args.threads, args.batch, args.networks, args.v_threshold):
             case = dict(network=network, batch=batch, threads=threads, v_threshold=v, **settings)
             if case in done:
                 continue
-            found = run_case(case, sides, folder)
-            results.append(found)
+            result = run_case(case, sides, folder)
+            results.append(result)
             print(
-                f'\n{network}, batch {batch}, threads {threads}: density {found["density"]:.1%}, times that of {OURS}'
+                f'\n{network}, batch {batch}, threads {threads}, density {result["density"]:.1%}: time relative to '
+                f'{OURS}, then absolute'
             )
-            print('\n'.join(pairing.lines(found['table'])), flush=True)
-            ratio = found['table'][ANN]['least_milliseconds'] / found['table'][OURS]['least_milliseconds']
-            print(f'by the least times the ANN takes {ratio:.2f} times as long', flush=True)
-            for name, reason in found['missing'].items():
+            print('\n'.join(pairing.lines(result['table'])), flush=True)
+            ratio = result['table'][ANN]['least_milliseconds'] / result['table'][OURS]['least_milliseconds']
+            print(f'by the shortest times the ANN takes {ratio:.2f} times as long', flush=True)
+            for name, reason in result['missing'].items():
                 print(f'{name}: {reason}')
             if args.out:
                 pairing.save(args.out, pairing.circumstances(), results)

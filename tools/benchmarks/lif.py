@@ -1,4 +1,4 @@
-"""Time the neurons against SpikingJelly, torch.compile and a copy of the bytes that must move."""
+"""Time the neurons against SpikingJelly, torch.compile, and copying as many bytes as must be read and written."""
 
 import argparse
 import functools
@@ -19,7 +19,7 @@ OURS = 'mmsnn'
 
 
 def training(function, x, grad):
-    """One forward and backward pass of ``function``."""
+    """A function that runs a forward and a backward pass of ``function``."""
 
     def run():
         x.grad = None
@@ -29,7 +29,7 @@ def training(function, x, grad):
 
 
 def inference(function, x):
-    """One forward pass without gradients."""
+    """A function that runs a forward pass without gradients."""
 
     def run():
         with torch.no_grad():
@@ -39,21 +39,21 @@ def inference(function, x):
 
 
 def check(name, theirs, ours):
-    """SystemExit unless spikes and gradients are ours; membranes closer to the threshold than rounding may differ."""
+    """SystemExit if spikes or gradients differ from ours by more than rounding near the threshold explains."""
     loose = ours['out'].dtype != torch.float32
     scale = ours['grad'].abs().max()
     off = (theirs['grad'] - ours['grad']).abs() > (0.05 if loose else 1e-3) * scale
     spikes, gradients = ((a.float().mean().item()) for a in (theirs['out'] != ours['out'], off))
     if max(spikes, gradients) > (0.02 if loose else 1e-3):
         raise SystemExit(
-            f'{name} computes something else: {spikes:.2%} of the spikes and {gradients:.2%} of the gradients differ; '
-            'no time is reported'
+            f'{name} computes something else: {spikes:.2%} of spikes and {gradients:.2%} of gradients differ; no time '
+            'is reported'
         )
     return dict(spikes_differ=spikes, gradients_differ=gradients)
 
 
 def one_case(args, T, folder):
-    """Times of all sides at one T."""
+    """Measure all sides at one T; returns the case with its results."""
     shape = (T, *args.shape[1:])
     dtype = DTYPES[args.dtype]
     torch.manual_seed(0)
@@ -68,7 +68,7 @@ def one_case(args, T, folder):
 
     train, infer, parity, missing = {}, {}, {}, {}
     train[OURS], infer[OURS] = training(ours, x, grad), inference(ours, x)
-    # forward reads x and writes s, backward reads x and grad_s and writes grad_x: five tensors; a copy moves two
+    # forward reads x and writes s, backward reads x and grad_s and writes grad_x: 5 tensors, where a copy moves 2
     for sides, tensors in ((train, 5), (infer, 2)):
         source = torch.zeros(x.numel() * tensors // 2, dtype=dtype, device=args.device)
         sides['copy of the useful bytes'] = functools.partial(torch.empty_like(source).copy_, source)
@@ -115,7 +115,7 @@ def one_case(args, T, folder):
 
 
 def norm_case(args, T):
-    """Times of batch norm and neuron, apart and in one."""
+    """Measure batch norm and neuron in two ops and in one op; returns the case with its results."""
     shape = (args.shape[0] * args.shape[1], *args.shape[2:])
     dtype = DTYPES[args.dtype]
     x = torch.randn(shape, device=args.device).to(dtype)
@@ -149,7 +149,7 @@ def norm_case(args, T):
 
 
 def plot(cases, path):
-    """Time of each side against T, per time step, as a multiple of the copy's."""
+    """Draw the median time of each side in milliseconds against T."""
     import matplotlib
 
     matplotlib.use('agg')
@@ -172,7 +172,7 @@ def main(argv=None):
     """Run the command line ``argv`` (default: ``sys.argv``)."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--shape', type=int, nargs='+', default=[4, 8, 64, 56, 56], help='[T, B, C, H, W]')
-    parser.add_argument('--T', type=int, nargs='+', help='time steps to plot against; default: that of --shape')
+    parser.add_argument('--T', type=int, nargs='+', help='numbers of time steps; default: that of --shape')
     parser.add_argument('--dtype', choices=DTYPES, default='float32')
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--surrogate', choices=list(reference.SURROGATES), default='atan')
@@ -182,9 +182,9 @@ def main(argv=None):
     parser.add_argument('--no-norm', action='store_true', help='leave batch norm out')
     parser.add_argument(
         '--peer', action='append', default=[], metavar='PYTHON[,BACKEND]',
-        help="also SpikingJelly in another environment, e.g. 2.0.0rc1's with triton",
+        help='also time SpikingJelly in another environment, e.g. version 2.0.0rc1 with triton',
     )  # fmt: skip
-    parser.add_argument('--out', type=Path, help='write the results as JSON, and the plot beside it')
+    parser.add_argument('--out', type=Path, help='write the results as JSON, and a plot beside it')
     args = parser.parse_args(argv)
     cases, norms = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -194,10 +194,10 @@ def main(argv=None):
         norms.append(norm_case(args, args.shape[0]))
     for case in cases + norms:
         for what, table in case['tables'].items():
-            print(f'\nT={case["T"]}, {case["shape"]}, {case["dtype"]}, {what}: times that of mmsnn, then absolute')
+            print(f'\nT={case["T"]}, {case["shape"]}, {case["dtype"]}, {what}: time relative to mmsnn, then absolute')
             print('\n'.join(pairing.lines(table)))
         for name, reason in case.get('missing', {}).items():
-            print(f'SpikingJelly of {name} is left out: {reason}')
+            print(f'SpikingJelly in {name} is left out: {reason}')
     if args.out:
         pairing.save(args.out, pairing.circumstances(args.device), cases + norms)
         plot(cases, args.out.with_suffix('.png'))

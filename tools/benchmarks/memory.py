@@ -1,4 +1,4 @@
-"""Count the bytes that conv-norm-LIF blocks keep between forward and backward, against SpikingJelly's."""
+"""Count the bytes that conv-norm-LIF blocks keep between forward and backward, in mmsnn and in SpikingJelly."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ PEER = Path(__file__).with_name('spikingjelly_peer.py')
 
 
 class Blocks(nn.Module):
-    """Convolutions of spikes, each with its norm and neuron."""
+    """A sequence of convolutions of spikes, each followed by a norm and a neuron."""
 
     def __init__(self, channels, T, blocks, packed=False, fused=True):
         super().__init__()
@@ -32,19 +32,19 @@ class Blocks(nn.Module):
 
 
 def kept(net, x):
-    """Bytes of the tensors saved by a forward pass, each storage once, without parameters and the input."""
+    """Bytes that a forward pass saves for backward, without parameters, buffers and the input; and the output."""
     own = {t.untyped_storage().data_ptr() for t in [*net.parameters(), *net.buffers(), x]}
-    found = {}
+    sizes = {}
 
     def keep(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            found[storage.data_ptr()] = storage.nbytes()
+            sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         out = net(x)
-    return sum(found.values()), out
+    return sum(sizes.values()), out
 
 
 def main(argv=None):
@@ -62,10 +62,10 @@ def main(argv=None):
     x = torch.rand(T * B, C, H, W, device=args.device).round().to(dtype)
     elements = x.numel() * args.blocks
     kinds = {'mmsnn': {}, 'mmsnn, packed spikes': dict(packed=True), 'mmsnn, norm apart': dict(fused=False)}
-    found = {}
+    ratios = {}
     for name, options in kinds.items():
         net = Blocks(C, T, args.blocks, **options).to(args.device, dtype)
-        found[name] = kept(net, x)[0] / elements
+        ratios[name] = kept(net, x)[0] / elements
     with tempfile.TemporaryDirectory() as folder:
         peer = pairing.Peer(PEER, sys.executable)
         torch.save(dict(x=x.view(T, B, C, H, W).float()), f'{folder}/data.pt')
@@ -73,14 +73,13 @@ def main(argv=None):
         where = dict(device=args.device, threads=torch.get_num_threads(), data=f'{folder}/data.pt')
         version = peer.ask(op='version')['version']
         peer.ask(op='make', what='block', blocks=args.blocks, **settings, **where)
-        found[f'SpikingJelly {version} (float32)'] = peer.ask(op='kept')['bytes'] / elements
+        theirs = ratios[f'SpikingJelly {version} (float32)'] = peer.ask(op='kept')['bytes'] / elements
         peer.close()
-    theirs = found[f'SpikingJelly {version} (float32)']
     print(f'bytes kept per element of a conv-norm-LIF block, {args.dtype}, T={T}')
-    for name, value in found.items():
+    for name, value in ratios.items():
         print(f'{name:<34}{value:8.2f}    {value / theirs:5.2f} of SpikingJelly')
     if args.out:
-        case = dict(shape=args.shape, blocks=args.blocks, dtype=args.dtype, bytes_per_element=found)
+        case = dict(shape=args.shape, blocks=args.blocks, dtype=args.dtype, bytes_per_element=ratios)
         pairing.save(args.out, pairing.circumstances(args.device), [case])
 
 

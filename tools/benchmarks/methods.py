@@ -1,7 +1,7 @@
-"""Compare distillation methods on small sets: teacher, undistilled student and every method, equal budgets, by seeds.
+"""Compare distillation methods on small data sets: teacher, undistilled student and every method, with several seeds.
 
-Every training goes through tools/train.py and resumes where it stopped, so the same command again goes on, and makes
-table and plot again when all is trained.
+All students of a task train for the same number of epochs. tools/train.py runs every training, so the same command
+continues an interrupted comparison, and makes table and plot again when all is trained.
 """
 
 import argparse
@@ -33,10 +33,10 @@ class Task:
 
     Args:
         teacher, student: names of their configs; without a teacher only students are compared.
-        metric: what validation calls it.
-        factor: brings it to per cent.
-        unit: its name in a heading.
-        weights: the teacher's published ones, below ``MMSNN_DATA_ROOT``; it is tested and not trained.
+        metric: key of the validation metric.
+        factor: multiplies the metric to give per cent.
+        unit: name of the metric in headings.
+        weights: published weights of the teacher below ``MMSNN_DATA_ROOT``; it is tested instead of trained.
     """
 
     teacher: str | None
@@ -49,14 +49,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Method:
-    """A folder of configs, with what is changed in them.
+    """A folder of configs, with changes to them.
 
     Args:
-        folder: below ``configs``.
-        options: for ``--cfg-options``.
-        taught: whether there is a teacher network.
-        tasks: where it is part of the comparison.
-        student: name of another config than the task's.
+        folder: folder below ``configs``.
+        options: arguments of ``--cfg-options``.
+        taught: whether the method has a teacher network.
+        tasks: the tasks in whose comparison it takes part.
+        student: name of the student's config, if it is not the task's.
     """
 
     folder: str
@@ -92,7 +92,7 @@ METHODS = {
     'TET': Method('tet', taught=False, tasks=CIFAR),
     'SAKD level 1': Method('sakd', ('model.losses=None',), tasks=(*CIFAR, 'bccd', 'digits')),
     'SAKD level 2': Method('sakd', ('model.transfer=False',), tasks=(*CIFAR, 'bccd', 'digits')),
-    # of the released CIFAR script
+    # as in the authors' CIFAR script
     'SAKD, features alone': Method('sakd', ('model.transfer=False', 'model.losses.loss_response=None'), tasks=CIFAR),
     'SAKD, no response': Method('sakd', ('model.losses.loss_response=None',), tasks=CIFAR),
     'SAKD': Method('sakd', tasks=(*CIFAR, *DENSE, 'digits')),
@@ -109,7 +109,7 @@ METHODS = {
     'per-step KD': Method('step_kd', tasks=CIFAR),
     'per-step KD, all steps': Method('step_kd', (ALL_STEPS,)),
     'per-step KD, all steps, alpha 1': Method('step_kd', (ALL_STEPS, 'model.losses.loss_steps.alpha=1')),
-    # no methods: other students on the same images
+    # these are not methods but other students on the same images
     'MS-ResNet-18': Method('spiking', (), False, ('backbones',), 'ms_resnet18_cifar10_small'),
     'Spikformer-4-256': Method('spiking', (), False, ('backbones',), 'spikformer_4-256_cifar10_small'),
 }
@@ -117,7 +117,7 @@ METHODS = {
 
 @dataclass
 class Run:
-    """One training: its config, folder and options; with ``weights`` a test of these instead."""
+    """One training with its config, folder and options, or a test of ``weights``."""
 
     config: Path
     folder: Path
@@ -127,34 +127,34 @@ class Run:
 
     @cached_property
     def epochs(self) -> int:
-        """Length of the training."""
+        """Number of epochs of the training."""
         chosen = [o for o in self.options if o.startswith('train_cfg.max_epochs=')]
         return int(chosen[0].split('=')[1]) if chosen else Config.fromfile(self.config).train_cfg.max_epochs
 
     def lines(self) -> list[dict]:
-        """What was logged, over all logs of a training that was resumed."""
+        """The lines of all logs of a training, which has several if it was resumed."""
         logs = sorted(self.folder.glob('*/vis_data/scalars.json'))
         return [json.loads(line) for log in logs for line in log.read_text().splitlines() if line.endswith('}')]
 
     def curve(self, metric: str) -> dict[int, float]:
-        """Validation metric by epoch; what is only tested has epoch 0."""
+        """Validation metric by epoch; weights that are only tested have epoch 0."""
         if self.weights:
             return {0: json.loads(max(self.folder.glob('*/*.json')).read_text())[metric]}
         return {line['step']: line[metric] for line in self.lines() if metric in line}
 
     def finished(self) -> bool:
-        """Whether the training wrote its last checkpoint."""
+        """Whether the training has ended."""
         return (self.folder / 'finished').exists()
 
     def done(self) -> float:
-        """Share of the training that is done, 0 to 1."""
+        """Share of the training that is done, from 0 to 1."""
         if self.finished():
             return 1.0
         epochs = [line['epoch'] for line in self.lines() if 'epoch' in line]
         return min(0.99, (max(epochs) - 1) / self.epochs) if epochs else 0.0
 
     def train(self, threads: int) -> None:
-        """Train, or go on where an earlier run stopped; RuntimeError with the log's place if that fails."""
+        """Train, or resume an interrupted training; RuntimeError with the path of the log if that fails."""
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [self.config, '--work-dir', self.folder]
         if self.weights:
@@ -177,9 +177,9 @@ class Run:
 
 
 def plan(task: str, seeds: int, methods: list[str], work: Path, epochs: int | None = None) -> dict[str, list[Run]]:
-    """The runs of one task: the teacher (one seed), and the students of those methods that are meant for it.
+    """The runs of one task: its teacher with one seed, and the students of those ``methods`` that take part in it.
 
-    ``epochs`` replaces the length of the students' trainings.
+    ``epochs`` replaces the number of epochs of the students.
     """
     about = TASKS[task]
     runs = {}
@@ -194,7 +194,7 @@ def plan(task: str, seeds: int, methods: list[str], work: Path, epochs: int | No
         config = ROOT / f'configs/{method.folder}/{method.student or about.student}.py'
         options = [*[checkpoint] * method.taught, *method.options]
         if epochs:
-            # the cosine is the last scheduler
+            # the last scheduler is the cosine
             last = len(Config.fromfile(config).param_scheduler) - 1
             options += [f'train_cfg.max_epochs={epochs}', f'param_scheduler.{last}.T_max={epochs}']
         folder = work / (f'{task}_{epochs}epochs' if epochs else task) / name.replace(', ', '_').replace(' ', '')
@@ -203,7 +203,7 @@ def plan(task: str, seeds: int, methods: list[str], work: Path, epochs: int | No
 
 
 def in_order(plans: dict[str, dict[str, list[Run]]]) -> list[list[Run]]:
-    """What is still to be trained, in waves: teachers, then seed after seed, so that a table comes early."""
+    """The unfinished runs: first teachers, then students sorted by seed, so that a table is available early."""
     runs = [run for groups in plans.values() for group in groups.values() for run in group if not run.finished()]
     teachers = [run for run in runs if run.folder.name == 'teacher']
     students = sorted((run for run in runs if run.folder.name != 'teacher'), key=lambda run: run.seed)
@@ -211,7 +211,7 @@ def in_order(plans: dict[str, dict[str, list[Run]]]) -> list[list[Run]]:
 
 
 def train_all(plans: dict[str, dict[str, list[Run]]], jobs: int, threads: int | None = None) -> None:
-    """Train what is missing; says how much is done and about how long is left."""
+    """Train what is missing, and print progress and the estimated time left."""
     waves = in_order(plans)
     todo = [run for wave in waves for run in wave]
     threads = threads or max(1, (os.cpu_count() or 1) // jobs)
@@ -229,8 +229,8 @@ def train_all(plans: dict[str, dict[str, list[Run]]], jobs: int, threads: int | 
         def work(run: Run) -> None:
             run.train(threads)
             bar.update(item, advance=1)
-            place = run.folder.relative_to(run.folder.parents[2])
-            bar.console.print(f'{place} done, {sum(r.finished() for r in todo)} of {len(todo)}, {left()}')
+            name = run.folder.relative_to(run.folder.parents[2])
+            bar.console.print(f'{name} done, {sum(r.finished() for r in todo)} of {len(todo)}, {left()}')
 
         for wave in waves:  # students wait for their teacher
             futures = [pool.submit(work, run) for run in wave]
@@ -242,7 +242,11 @@ def train_all(plans: dict[str, dict[str, list[Run]]], jobs: int, threads: int | 
 
 
 def summary(task: str, runs: dict[str, list[Run]]) -> dict:
-    """Final metric of every run, the gain, the gap closed, and the first validated epoch at the undistilled level."""
+    """Results of a task: final metrics and curves, and for methods the gain over the undistilled student.
+
+    For methods there are also the share of the gap to the teacher that they close, and the first validated epoch that
+    reaches the final metric of the undistilled student.
+    """
     about = TASKS[task]
     curves = {name: [run.curve(about.metric) for run in group if run.finished()] for name, group in runs.items()}
     final = {name: [round(c[max(c)] * about.factor, 2) for c in group] for name, group in curves.items()}
@@ -282,7 +286,7 @@ def table(results: list[dict]) -> str:
 
 
 def overview(results: list[dict]) -> str:
-    """A row a method, a column a task: mean, spread over seeds, gain over undistilled."""
+    """A table with a row per method and a column per task: mean, spread over seeds, gain over undistilled."""
     head = [TASKS[r['task']].unit for r in results]
     lines = ['| | ' + ' | '.join(head) + ' |', '|' + '---|' * (1 + len(results))]
     for name in ['teacher', *METHODS]:
@@ -301,7 +305,7 @@ def overview(results: list[dict]) -> str:
 
 
 def draw(result: dict, path: Path) -> None:
-    """Validation curves (mean over seeds) and final results of one task, beside teacher and undistilled student."""
+    """Draw validation curves (means over seeds) and final results of one task, with teacher and undistilled student."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -335,7 +339,7 @@ def draw(result: dict, path: Path) -> None:
                 label = f'teacher ({epochs} epochs)' if epochs else 'teacher (published)'
                 left.axhline(value, color='grey', ls=style, label=label)
     left.set(xlabel='epoch', ylabel=about.unit, title='validation, mean over seeds')
-    right.set(xlabel=about.unit, title='last epoch; a mark a seed, bars: means', ylim=(-0.7, len(names) + 0.2))
+    right.set(xlabel=about.unit, title='last epoch: a mark per seed, bars are means', ylim=(-0.7, len(names) + 0.2))
     left.xaxis.get_major_locator().set_params(integer=True)
     left.legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1))
     figure.savefig(path, dpi=110)
@@ -345,18 +349,18 @@ def draw(result: dict, path: Path) -> None:
 def main(argv=None) -> None:
     """Run the command line ``argv`` (default: ``sys.argv``)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('tasks', nargs='*', help=f'of {", ".join(TASKS)}; default: cifar10, bccd and camvid')
-    parser.add_argument('--seeds', type=int, default=3)
+    parser.add_argument('tasks', nargs='*', help=f'any of {", ".join(TASKS)}; default: cifar10, bccd and camvid')
+    parser.add_argument('--seeds', type=int, default=3, help='number of seeds (default: 3)')
     parser.add_argument('--methods', nargs='+', choices=list(METHODS), default=list(METHODS), metavar='METHOD')
-    parser.add_argument('--epochs', type=int, help="train students for so long, instead of their configs' epochs")
-    parser.add_argument('--jobs', type=int, default=2, help='trainings at a time, each with its share of the cores')
-    parser.add_argument('--threads', type=int, help='of a training, instead of its share of the cores')
+    parser.add_argument('--epochs', type=int, help="epochs of the students; default: their configs'")
+    parser.add_argument('--jobs', type=int, default=2, help='number of trainings that run at once (default: 2)')
+    parser.add_argument('--threads', type=int, help='threads of a training; default: its share of the cores')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/methods'))
-    parser.add_argument('--no-train', action='store_true', help='only table and plot, of what is trained')
-    parser.add_argument('--out', type=Path, help='also write FILE.json, and a plot FILE_TASK.png a task')
+    parser.add_argument('--no-train', action='store_true', help='only make table and plot of finished trainings')
+    parser.add_argument('--out', type=Path, metavar='FILE.json', help='also write results, and plots FILE_TASK.png')
     args = parser.parse_args(argv)
     if unknown := set(args.tasks) - set(TASKS):
-        parser.error(f'unknown tasks {", ".join(sorted(unknown))}; there are {", ".join(TASKS)}')
+        parser.error(f'unknown tasks {", ".join(sorted(unknown))}; the tasks are {", ".join(TASKS)}')
     tasks = args.tasks or ['cifar10', 'bccd', 'camvid']
     plans = {task: plan(task, args.seeds, args.methods, args.work_dir.resolve(), args.epochs) for task in tasks}
     if not args.no_train:

@@ -1,4 +1,7 @@
-"""Time what distillation and counting spikes add to a training step: each method against step plus teacher forward."""
+"""Time how much distillation and counting spikes add to a training step.
+
+Each method is compared with an undistilled step and, if it has a teacher, one forward pass of the teacher.
+"""
 
 import argparse
 import copy
@@ -23,12 +26,12 @@ from mmsnn.neurons import SpikeCounter
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = 'sakd', 'bkd', 'lasnn', 'affine', 'step_kd', 'tet', 'tssd'
 PLAIN, TEACHER = 'undistilled step', 'teacher forward'
-# as in the iterations that FiringRateHook measures; in the others it does nothing
+# the same step as in the iterations in which FiringRateHook counts spikes
 COUNTED = 'undistilled step, spikes counted'
 
 
 def build(cfg: Config, device: str) -> torch.nn.Module:
-    """The model of a config with random weights, which cost as much as good ones."""
+    """The model of a config with random weights, which take as much time as trained ones."""
     model = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
@@ -37,12 +40,12 @@ def build(cfg: Config, device: str) -> torch.nn.Module:
     model = MODELS.build(model)
     if isinstance(model, Distiller):
         for teacher in model.teachers.values():
-            teacher.loaded = True  # nothing is fetched
+            teacher.loaded = True  # prevents loading its checkpoint
     return model.to(device).train()
 
 
 def first_batch(cfg: Config, args: argparse.Namespace, model: torch.nn.Module) -> dict:
-    """The first training batch of the config, or noise for a classifier."""
+    """The first training batch of the config, or with ``--noise`` a batch of noise for a classifier."""
     if not args.noise:
         return next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
     from mmpretrain.structures import DataSample
@@ -58,8 +61,10 @@ def main(argv=None):
     parser.add_argument('student', help='name of a config in configs/spiking, e.g. retinanet_sew18_bccd')
     parser.add_argument('--methods', nargs='+', default=list(METHODS), help='folders of configs; default: all that fit')
     add_cfg_options(parser)
-    parser.add_argument('--noise', type=int, metavar='PIXELS', help='noise instead of the training set (classifiers)')
-    parser.add_argument('--batch', type=int, default=8, help='images of noise')
+    parser.add_argument(
+        '--noise', type=int, metavar='PIXELS', help='use noise of this size instead of the training set (classifiers)'
+    )
+    parser.add_argument('--batch', type=int, default=8, help='number of images of noise')
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--rounds', type=int, default=9)
     parser.add_argument('--out', type=Path, help='write the results as JSON')
@@ -102,9 +107,9 @@ def main(argv=None):
     for name, has_teacher in taught.items():
         sums = [a + b * has_teacher for a, b in zip(seconds[PLAIN], seconds.get(TEACHER, seconds[PLAIN]))]
         table[name]['overhead'] = pairing.compare({'sum': sums, 'ours': seconds[name]}, 'sum')['ours']['ratio']
-    print(f'{args.student}, a training step: times the undistilled one, then absolute')
+    print(f'{args.student}, a training step: time relative to the undistilled step, then absolute')
     print('\n'.join(pairing.lines(table)))
-    print('\ntimes the undistilled step plus, where there is a teacher, its forward')
+    print('\ntime relative to the undistilled step plus, if there is a teacher, its forward pass')
     for name in taught:
         ratio = table[name]['overhead']
         print(f'{name:<34}{ratio["median"]:8.2f} x  ({ratio["low"]:.2f} to {ratio["high"]:.2f})')

@@ -1,8 +1,8 @@
-"""Time what a training that loses nothing costs a step: with its parts against without them, in turn, in one process.
+"""Time how much exact resumption and the checks of a training add to a step, with and without them in turn.
 
-With them, each sample and each iteration is seeded, images are loaded by name, losses, gradients and data are looked at
-for NaN, signals are heeded, and the list of unreadable images is looked at. Loading is part of the step on both sides.
-What counts is the time of the processor.
+With them, each sample and each iteration is seeded, unreadable images are named, losses, gradients and data are checked
+for NaN, and signals are handled. Both sides load images as a part of the step, and run in the same process. CPU time is
+measured.
 """
 
 import argparse
@@ -29,16 +29,16 @@ PARTS = ('FiniteHook', 'InterruptHook')
 
 
 def write_images(folder: Path, count: int, size: int, classes: int) -> None:
-    """Noise in files."""
+    """Write images of noise into a folder per class."""
     for i in range(count):
-        place = folder / f'{i % classes:03}'
-        place.mkdir(exist_ok=True)
+        subfolder = folder / f'{i % classes:03}'
+        subfolder.mkdir(exist_ok=True)
         noise = np.random.default_rng(i).integers(0, 256, (size, size, 3), dtype=np.uint8)
-        cv2.imwrite(str(place / f'{i}.png'), noise)
+        cv2.imwrite(str(subfolder / f'{i}.png'), noise)
 
 
 def read(args: argparse.Namespace, folder: Path) -> Config:
-    """The config of a classifier, on noise."""
+    """The config of a classifier, with images of noise as its training set."""
     cfg = Config.fromfile(ROOT / f'configs/spiking/{args.student}.py')
     init_default_scope(cfg.default_scope)
     classes = cfg.model.head.num_classes
@@ -59,7 +59,7 @@ def read(args: argparse.Namespace, folder: Path) -> Config:
 
 
 def start(cfg: Config) -> Runner:
-    """A runner that has begun to train and has made no step."""
+    """A runner that is about to make its first training step."""
     runner = build_runner(cfg)
     runner._train_loop = runner.build_train_loop(runner._train_loop)
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
@@ -71,11 +71,11 @@ def start(cfg: Config) -> Runner:
 
 
 class Step:
-    """A training step, with its parts or without.
+    """A training step, with or without the checks and seeds.
 
     Args:
-        runner: see `start`.
-        safe: whether with them.
+        runner: a runner from `start`.
+        safe: whether the step has them.
     """
 
     def __init__(self, runner: Runner, safe: bool):
@@ -91,11 +91,11 @@ class Step:
         self.count = self.loop.dataloader.batch_sampler.batch_size
 
     def __call__(self) -> float:
-        """Seconds of the processor for a step, which other programs on the machine make no longer."""
+        """Make a step; returns its CPU seconds, which other programs on the machine hardly change."""
         runner, loop = self.runner, self.loop
         runner._hooks, self.inner.pipeline.transforms = self.hooks, self.transforms
         if not self.safe:
-            # takes its watch over losses and optimizer away
+            # this removes the checks of losses and optimizer
             self.finite.after_train(runner)
         begin = time.process_time()
         if self.safe:
@@ -129,7 +129,9 @@ def main(argv=None) -> None:
         seconds = pairing.interleave(sides, args.rounds)
     table = pairing.compare(seconds, WITHOUT)
     least = {name: min(values) for name, values in seconds.items()}
-    print(f'{args.student}, {args.batch} images of {args.pixels} pixels: times the step without, then absolute')
+    print(
+        f'{args.student}, {args.batch} images of {args.pixels} pixels: time relative to the plain step, then absolute'
+    )
     print('\n'.join(pairing.lines(table)))
     print(f'the fastest steps: {least[WITH] / least[WITHOUT]:.4f} x')
     if args.out:

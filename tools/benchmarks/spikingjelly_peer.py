@@ -1,4 +1,7 @@
-"""SpikingJelly's side of the benchmarks, in a process of its own: its versions cannot share one, nor need mmsnn's."""
+"""SpikingJelly's side of the benchmarks, in its own process, so that several versions can be compared.
+
+It does not need mmsnn. It reads requests as lines of JSON from stdin and answers them on stdout.
+"""
 
 import importlib
 import json
@@ -15,13 +18,13 @@ def synchronize(device):
 
 
 def surrogate(name):
-    found = importlib.import_module('spikingjelly.activation_based.surrogate')
+    module = importlib.import_module('spikingjelly.activation_based.surrogate')
     kinds = dict(triangle='PiecewiseQuadratic', atan='ATan', sigmoid='Sigmoid', rectangle='Rect')
-    return getattr(found, kinds[name])()
+    return getattr(module, kinds[name])()
 
 
-def neuron_class(request):
-    """LIF with the request's settings, in multi-step mode."""
+def make_neuron(request):
+    """A LIF neuron with the request's settings, in multi-step mode."""
     module = importlib.import_module('spikingjelly.activation_based.neuron')
     settings = dict(tau=request['tau'], v_reset=request['v_reset'], decay_input=request['decay_input'])
     settings.update(detach_reset=request['detach_reset'], surrogate_function=surrogate(request['surrogate']))
@@ -30,10 +33,10 @@ def neuron_class(request):
 
 
 class Lif:
-    """LIF alone: ``[T, B, ...]`` in, spikes out."""
+    """A LIF neuron by itself, from inputs ``[T, B, ...]`` to spikes."""
 
     def __init__(self, request, data):
-        self.net = neuron_class(request).to(data['x'].device)
+        self.net = make_neuron(request).to(data['x'].device)
         self.x, self.grad = data['x'].requires_grad_(), data['grad']
 
     def train(self):
@@ -93,7 +96,7 @@ class SEW:
         self.net.train()
 
     def logits_in_evaluation(self):
-        """What `infer` computes."""
+        """The logits in evaluation mode, as `infer` computes them."""
         self.infer()
         return dict(logits=self.logits)
 
@@ -106,7 +109,7 @@ class SEW:
 
 
 class Block:
-    """Convolution, batch norm and LIF, for the memory they keep."""
+    """Blocks of convolution, batch norm and LIF, to measure the memory that they keep."""
 
     def __init__(self, request, data):
         layer = importlib.import_module('spikingjelly.activation_based.layer')
@@ -114,17 +117,18 @@ class Block:
         parts = []
         for _ in range(request['blocks']):
             parts += [layer.Conv2d(c, c, 3, padding=1, bias=False, step_mode='m'), layer.BatchNorm2d(c, step_mode='m')]
-            parts += [neuron_class(request)]
+            parts += [make_neuron(request)]
         self.net, self.x = nn.Sequential(*parts).to(data['x'].device), data['x'].requires_grad_()
 
     def kept(self):
+        """Bytes that a forward pass saves for backward, without parameters and the input."""
         own = {p.untyped_storage().data_ptr() for p in self.net.parameters()}
-        found = {}
+        sizes = {}
 
         def keep(tensor):
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in own:
-                found[storage.data_ptr()] = storage.nbytes()
+                sizes[storage.data_ptr()] = storage.nbytes()
             return tensor
 
         before = torch.cuda.memory_allocated() if self.x.is_cuda else 0
@@ -133,8 +137,8 @@ class Block:
         if self.x.is_cuda:
             out = out.sum()
             return dict(bytes=torch.cuda.memory_allocated() - before)
-        found.pop(self.x.untyped_storage().data_ptr(), None)
-        return dict(bytes=sum(found.values()), out=list(out.shape))
+        sizes.pop(self.x.untyped_storage().data_ptr(), None)
+        return dict(bytes=sum(sizes.values()), out=list(out.shape))
 
 
 def main():

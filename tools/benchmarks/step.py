@@ -1,4 +1,4 @@
-"""Time a whole training step of a SEW-ResNet against SpikingJelly's, same weights, same convolutions."""
+"""Time a whole training step of a SEW-ResNet against SpikingJelly's with the same weights and convolutions."""
 
 import argparse
 import sys
@@ -19,7 +19,7 @@ CLASSES = 1000
 
 
 class Classifier(nn.Module):
-    """SEW-ResNet, global pooling and a linear layer, under SpikingJelly's names."""
+    """A SEW-ResNet, global pooling and a linear layer."""
 
     def __init__(self, depth, T, **backbone):
         super().__init__()
@@ -30,7 +30,7 @@ class Classifier(nn.Module):
         return self.fc(self.backbone(x)[0].mean((2, 3)))
 
     def theirs(self):
-        """Weights under SpikingJelly's names."""
+        """The weights with SpikingJelly's names."""
         return {key.removeprefix('backbone.'): value for key, value in self.state_dict().items()}
 
 
@@ -59,7 +59,7 @@ class Side:
         self.optimizer.step()
 
     def peak(self, x, labels):
-        """Bytes that a step needs at most beyond what it starts with; GPU only."""
+        """Peak GPU memory of a step in bytes, beyond what is allocated before it."""
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         self.step(x, labels)
@@ -72,13 +72,13 @@ def main(argv=None):
     parser.add_argument('--depth', type=int, default=34, choices=[18, 34, 50, 101, 152])
     parser.add_argument('--T', type=int, default=4)
     parser.add_argument('--batch', type=int, default=2)
-    parser.add_argument('--size', type=int, default=224, help='pixels')
+    parser.add_argument('--size', type=int, default=224, help='side of the images in pixels')
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--amp', action='store_true', help='autocast to bfloat16')
-    parser.add_argument('--channels-last', action='store_true', help='our side only')
+    parser.add_argument('--channels-last', action='store_true', help='channels-last memory format, for mmsnn only')
     parser.add_argument('--lr', type=float, default=1e-3)
     parser.add_argument('--rounds', type=int, default=7)
-    parser.add_argument('--peer', action='append', default=[], metavar='PYTHON[,BACKEND]')
+    parser.add_argument('--peer', action='append', default=[], metavar='PYTHON[,BACKEND]', help='as in lif.py')
     parser.add_argument('--out', type=Path, help='write the results as JSON')
     args = parser.parse_args(argv)
     MMLogger.get_instance('mmsnn', log_level='WARNING')
@@ -86,7 +86,7 @@ def main(argv=None):
     frames = torch.randn(args.batch, args.T, 3, args.size, args.size, device=args.device)
     labels = torch.randint(CLASSES, (args.batch,), device=args.device)
     plain = Side(args)
-    with torch.no_grad():  # lively from the first block to the last
+    with torch.no_grad():  # with these weights the neurons of all blocks fire
         for module in plain.net.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.weight.uniform_(1.0, 2.0)
@@ -116,12 +116,12 @@ def main(argv=None):
             except RuntimeError as error:
                 missing[f'{python} {backend or ""}'.strip()] = str(error)
                 continue
-            found = torch.load(f'{folder}/result.pt', weights_only=True, map_location=args.device)
+            theirs = torch.load(f'{folder}/result.pt', weights_only=True, map_location=args.device)
             check = Side(args, weights)
             check.loss(frames, labels)
-            worst = (check.logits - found['logits']).abs().max() / check.logits.abs().max()
+            worst = (check.logits - theirs['logits']).abs().max() / check.logits.abs().max()
             if worst > (0.1 if args.amp else 0.01):
-                raise SystemExit(f'{name} computes other logits (by {worst:.1%} of the largest); no time is reported')
+                raise SystemExit(f'the logits of {name} differ by {worst:.1%} of the largest; no time is reported')
             parity[name] = dict(logits_differ=worst.item())
             sides[name] = lambda peer=peer: peer.ask(op='train')['seconds']
         try:
@@ -134,12 +134,10 @@ def main(argv=None):
     case.update(parity=parity, missing=missing)
     if args.device != 'cpu':
         case['peak_bytes'] = {name: side.peak(frames, labels) for name, side in ours.items()}
-    print(
-        f'training step of SEW-ResNet{args.depth}, T={args.T}, batch {args.batch}: times that of mmsnn, then absolute'
-    )
+    print(f'training step of SEW-ResNet{args.depth}, T={args.T}, batch {args.batch}: relative to mmsnn, then absolute')
     print('\n'.join(pairing.lines(table)))
     for name, reason in missing.items():
-        print(f'SpikingJelly of {name} is left out: {reason}')
+        print(f'SpikingJelly in {name} is left out: {reason}')
     if args.out:
         pairing.save(args.out, pairing.circumstances(args.device), [case])
 
