@@ -17,7 +17,7 @@ from mmsnn.ops import NeuronSettings, event_reference, extension
 from mmsnn.ops.reference import is_transformed
 
 from . import handlers  # noqa: F401  what lazy tensors do in torch's functions
-from .lazy import Current, Lazy, Spikes, Value
+from .lazy import Current, Lazy, Spikes
 from .report import EventReport, LayerCounts
 from .weights import Folded, Watched
 
@@ -74,12 +74,15 @@ class Engine:
                 return None
             x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
         fires = (*_encoded(neuron.settings), neuron.learned().get('tau'))
-        plan = x.plan if isinstance(x, Lazy) else Value(x)
+        lazy = isinstance(x, Lazy)
+        plan = x.plan if lazy else None
         if isinstance(plan, Current) and not plan.computed:
             spikes = self._run(plan, neuron.T, fires)
         else:
-            spikes = torch.ops.mmsnn.event_lif(plan.dense(), neuron.T, False, *fires)
-        return Lazy.of_spikes(spikes, neuron.settings.levels, self)
+            dense = plan.dense() if plan is not None else x.numbers() if lazy else x
+            spikes = torch.ops.mmsnn.event_lif(dense, neuron.T, False, *fires)
+        fired = Spikes(spikes, neuron.settings.levels)
+        return Lazy.alike(x, fired) if lazy else Lazy(fired, spikes.shape, spikes.stride(), self)
 
     def current(self, plan: Current) -> Tensor:
         """What a convolution and all behind it give where no neuron follows."""
@@ -239,7 +242,7 @@ def event_driven(
 
 def give_numbers(module: nn.Module, inputs: tuple, out):
     """Hook of the outermost module: plain tensors come out."""
-    return tree_map_only(Lazy, lambda x: x.plan.dense(), out)
+    return tree_map_only(Lazy, Lazy.numbers, out)
 
 
 def engine_of(model: nn.Module) -> Engine | None:

@@ -3,8 +3,9 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from .lazy import HANDLERS, Current, Lazy, Plan, Spikes, Value
+from .lazy import HANDLERS, Current, Lazy, Plan, Spikes, Value, is_last, snapshot
 
 # what an uint8 map can hold
 MOST = 255
@@ -24,19 +25,17 @@ def handles(*functions):
 
 
 def plan_of(x) -> Plan | None:
-    """The plan of a lazy tensor; of another float map its numbers; None for what is neither.
-
-    None also for tensors of ``torch.inference_mode``: nobody could tell whether they are changed before a neuron runs.
-    """
+    """The plan of a lazy tensor that has one; of another float map its numbers of now; None for what is neither."""
     if isinstance(x, Lazy):
         return x.plan
-    fits = isinstance(x, Tensor) and x.dtype == torch.float32 and x.device.type == 'cpu' and not x.is_inference()
-    return Value(x) if fits else None
+    fits = isinstance(x, Tensor) and x.dtype == torch.float32 and x.device.type == 'cpu'
+    return Value(snapshot(x)) if fits else None
 
 
 def spikes_of(x) -> Spikes | None:
     """The spikes of a lazy tensor that holds some."""
-    return x.plan if isinstance(x, Lazy) and isinstance(x.plan, Spikes) else None
+    plan = x.plan if isinstance(x, Lazy) else None
+    return plan if isinstance(plan, Spikes) else None
 
 
 @handles(torch.conv2d)
@@ -44,7 +43,8 @@ def _conv(func, args, kwargs):
     names = ('input', 'weight', 'bias', 'stride', 'padding', 'dilation', 'groups')
     given = {**dict(bias=None, stride=1, padding=0, dilation=1, groups=1), **dict(zip(names, args)), **kwargs}
     x, weight, bias, groups = (given[name] for name in ('input', 'weight', 'bias', 'groups'))
-    fits = isinstance(x, Lazy) and type(weight) in (Tensor, torch.nn.Parameter) and weight.dtype == torch.float32
+    plan = x.plan if isinstance(x, Lazy) else None
+    fits = plan is not None and type(weight) in (Tensor, torch.nn.Parameter) and weight.dtype == torch.float32
     if not fits or x.dim() != 4 or isinstance(given['padding'], str) or weight.device.type != 'cpu':
         return NotImplemented
     if x.shape[1] != weight.shape[1] * groups or 0 in x.shape:
@@ -53,17 +53,12 @@ def _conv(func, args, kwargs):
     sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(x.shape[2:], weight.shape[2:], *pairs)]
     if min(sizes) < 1:
         return NotImplemented
-    plan, repeat = x.plan, 1
-    if isinstance(plan, Current):
+    repeat = 1
+    if isinstance(plan, Current) and plan.repeat > 1 and plan.add is None:
         # steps that are all alike pass once
-        once = plan.repeat > 1 and plan.add is None
-        repeat = plan.repeat if once else 1
-        plan = Value(plan.then(repeat=1).dense() if once else plan.dense())
-        if not once:
-            # the same plan in both, so that a change of x in place leaves the convolution its numbers
-            x.plan = plan
+        plan, repeat = plan.then(repeat=1), plan.repeat
     made = Current(x.engine, plan, weight, bias, (*pairs, groups), repeat=repeat)
-    return Lazy.of_current(made, (x.shape[0], weight.shape[0], *sizes), x.engine)
+    return Lazy.like(x, made, (x.shape[0], weight.shape[0], *sizes), is_last(weight))
 
 
 @handles(F.batch_norm)
@@ -79,7 +74,7 @@ def _batch_norm(func, args, kwargs):
     if any(t is not None and (isinstance(t, Lazy) or t.dtype != torch.float32) for t in tensors):
         return NotImplemented
     step = ('norm', *tensors, given['eps'])
-    return Lazy.of_current(plan.then(steps=(*plan.steps, step)), x.shape, x.engine)
+    return Lazy.alike(x, plan.then(steps=(*plan.steps, step)))
 
 
 @handles('add', '__add__', '__radd__', '__iadd__', 'add_')
@@ -87,26 +82,27 @@ def _add(func, args, kwargs):
     if kwargs.get('alpha', 1) != 1 or 'out' in kwargs or len(args) != 2:
         return NotImplemented
     a, b = args
-    plans = plan_of(a), plan_of(b)
-    if None in plans or a.shape != b.shape:
-        return NotImplemented
-    lazy = a if isinstance(a, Lazy) else b
     inplace = func.__name__ in ('__iadd__', 'add_')
-    # numbers that are there already may have views, which have to change with them
-    if inplace and (a is not lazy or isinstance(a.plan, Value) or a.plan.computed or len(a.views()) > 1):
+    # numbers that somebody has, or views, have to change as well
+    if inplace and (not isinstance(a, Lazy) or a.memory.numbers is not None or a.memory.shared):
+        return NotImplemented
+    if not all(isinstance(x, Tensor) for x in args) or a.shape != b.shape:
+        return NotImplemented
+    plans = plan_of(a), plan_of(b)
+    if None in plans:
         return NotImplemented
     both = [isinstance(p, Spikes) for p in plans]
     if all(both) and plans[0].most + plans[1].most <= MOST:
-        out = Lazy.of_spikes(plans[0].values + plans[1].values, plans[0].most + plans[1].most, lazy.engine)
+        plan = Spikes(plans[0].values + plans[1].values, plans[0].most + plans[1].most)
     else:
         first, second = plans if isinstance(plans[0], Current) and plans[0].add is None else plans[::-1]
         if not isinstance(first, Current) or first.add is not None or first.repeat > 1 or first.computed:
             return NotImplemented
-        out = Lazy.of_current(first.then(add=second), lazy.shape, lazy.engine)
+        plan = first.then(add=second)
     if inplace:
-        a.plan = out.plan
+        a.become(plan)
         return a
-    return out
+    return Lazy.alike(a if isinstance(a, Lazy) else b, plan)
 
 
 @handles('mul', '__mul__', '__rmul__')
@@ -115,13 +111,14 @@ def _mul(func, args, kwargs):
         return NotImplemented
     a, b = (spikes_of(x) for x in args)
     if a is not None and b is not None and a.most * b.most <= MOST:
-        return Lazy.of_spikes(a.values * b.values, a.most * b.most, args[0].engine)
+        place = func(*(x.shown() for x in args))
+        return Lazy(Spikes(a.values * b.values, a.most * b.most), place.shape, place.stride(), args[0].engine)
     x, factor = args if isinstance(args[0], Lazy) else args[::-1]
     number = isinstance(factor, (int, float)) or (isinstance(factor, Tensor) and factor.dim() == 0)
     plan = x.plan
     if not number or isinstance(factor, Lazy) or not isinstance(plan, Current) or plan.add is not None:
         return NotImplemented
-    return Lazy.of_current(plan.then(steps=(*plan.steps, ('factor', factor))), x.shape, x.engine)
+    return Lazy.alike(x, plan.then(steps=(*plan.steps, ('factor', factor))))
 
 
 @handles('rsub', '__rsub__')
@@ -130,19 +127,20 @@ def _complement(func, args, kwargs):
     spikes = spikes_of(args[0])
     if spikes is None or kwargs or spikes.most != 1 or isinstance(args[1], Tensor) or args[1] != 1:
         return NotImplemented
-    return Lazy.of_spikes(1 - spikes.values, 1, args[0].engine)
+    return Lazy.alike(args[0], Spikes(1 - spikes.values, 1))
 
 
 @handles(F.max_pool2d, torch.max_pool2d)
 def _max_pool(func, args, kwargs):
     names = ('input', 'kernel_size', 'stride', 'padding', 'dilation', 'ceil_mode')
     given = {**dict(stride=None, padding=0, dilation=1, ceil_mode=False), **dict(zip(names, args)), **kwargs}
-    spikes = spikes_of(given['input'])
-    if spikes is None or given['ceil_mode'] or given.get('return_indices') or given['input'].dim() != 4:
+    x, spikes = given['input'], spikes_of(given['input'])
+    if spikes is None or given['ceil_mode'] or given.get('return_indices') or x.dim() != 4:
         return NotImplemented
     given['stride'] = given['stride'] or given['kernel_size']
     pairs = [[n, n] if isinstance(n, int) else list(n) for n in map(given.get, names[1:5])]
-    return Lazy.of_spikes(torch.ops.mmsnn.event_max_pool(spikes.values, *pairs), spikes.most, given['input'].engine)
+    values = torch.ops.mmsnn.event_max_pool(spikes.values, *pairs)
+    return Lazy.like(x, Spikes(values, spikes.most), values.shape)
 
 
 @handles('mean', 'sum')
@@ -156,9 +154,11 @@ def _reduce(func, args, kwargs):
         total = x[0]
         for step in x[1:]:
             total = total + step
-        total = total.to(torch.float32)
-        return total.div_(len(x)) if func.__name__ == 'mean' else total
-    return func(x, *args[1:], **{'dtype': torch.float32, **kwargs})
+        out = torch.empty_like(func(args[0].shown(), *rest), device='cpu').copy_(total)
+        return out.div_(len(x)) if func.__name__ == 'mean' else out
+    shown = func(args[0].shown(), *args[1:], **{'dtype': torch.float32, **kwargs})
+    out = func(x, *args[1:], **{'dtype': torch.float32, **kwargs})
+    return out if out.stride() == shown.stride() else torch.empty_like(shown, device='cpu').copy_(out)
 
 
 @handles(F.interpolate)
@@ -166,7 +166,8 @@ def _interpolate(func, args, kwargs):
     spikes = spikes_of(args[0]) if args else None
     if spikes is None or kwargs.get('mode', 'nearest') != 'nearest' or len(args) > 3 or args[0].dim() != 4:
         return NotImplemented
-    return Lazy.of_spikes(func(spikes.values, *args[1:], **kwargs), spikes.most, args[0].engine)
+    values = func(spikes.values, *args[1:], **kwargs)
+    return Lazy.like(args[0], Spikes(values, spikes.most), values.shape)
 
 
 @handles(F.pad)
@@ -175,7 +176,8 @@ def _pad(func, args, kwargs):
     rest = dict(zip(('pad', 'mode', 'value'), args[1:])) | kwargs
     if spikes is None or rest.get('mode', 'constant') != 'constant' or rest.get('value'):
         return NotImplemented
-    return Lazy.of_spikes(func(spikes.values, rest['pad']), spikes.most, args[0].engine)
+    values = func(spikes.values, rest['pad'])
+    return Lazy.like(args[0], Spikes(values, spikes.most), values.shape)
 
 
 @handles(F.dropout, F.dropout2d)
@@ -191,17 +193,24 @@ def _dropout(func, args, kwargs):
 )
 def _move(func, args, kwargs):
     """What only moves elements moves bytes; a clone, which somebody keeps, is numbers."""
-    spikes = spikes_of(args[0]) if args else None
-    if spikes is None:
+    x, spikes = (args[0], spikes_of(args[0])) if args else (None, None)
+    if spikes is None or any(isinstance(given, (Tensor, torch.dtype)) for given in tree_leaves((args[1:], kwargs))):
         return NotImplemented
-    out = func(spikes.values, *args[1:], **kwargs)
-    memory = spikes.values.untyped_storage().data_ptr()
+    # bytes may lie in another order than the dense network's numbers, whose strides and views count
+    shown = x.shown()
+    places = func(shown, *args[1:], **kwargs)
+    moved = (Tensor.reshape if func is Tensor.view else func)(spikes.values, *args[1:], **kwargs)
 
-    def wrap(x: Tensor) -> Lazy:
-        moved = Lazy.of_spikes(x, spikes.most, args[0].engine)
-        return moved.shows(args[0]) if x.untyped_storage().data_ptr() == memory else moved
+    def wrap(values: Tensor, place: Tensor) -> Lazy:
+        if place is shown:
+            return x
+        plan, memory, offset = Spikes(values, spikes.most), None, 0
+        if torch._C._storage_address(place) == torch._C._storage_address(shown):
+            memory, offset = x.memory, x.offset + place.storage_offset()
+            memory.shared = True
+        return Lazy(plan, place.shape, place.stride(), x.engine, memory, offset)
 
-    return wrap(out) if isinstance(out, Tensor) else type(out)(map(wrap, out))
+    return wrap(moved, places) if isinstance(moved, Tensor) else type(moved)(map(wrap, moved, places))
 
 
 @handles('cat', 'concat', 'stack')
@@ -209,8 +218,9 @@ def _join(func, args, kwargs):
     parts = [spikes_of(x) for x in args[0]] if args and 'out' not in kwargs else [None]
     if None in parts:
         return NotImplemented
-    most, engine = max(p.most for p in parts), args[0][0].engine
-    return Lazy.of_spikes(func([p.values for p in parts], *args[1:], **kwargs), most, engine)
+    values = func([p.values for p in parts], *args[1:], **kwargs)
+    place = func([x.shown() for x in args[0]], *args[1:], **kwargs)
+    return Lazy(Spikes(values, max(p.most for p in parts)), place.shape, place.stride(), args[0][0].engine)
 
 
 @handles('float')

@@ -1,105 +1,64 @@
 """Tensors of the event-driven engine: they know what they are made of, and are computed where a neuron asks for them.
 
 A `Lazy` tensor passes through any network as if it held numbers. Convolutions, norms and sums of such tensors are only
-noted; a neuron then runs them together, on events. Spikes stay bytes through all that moves, pools and adds them.
-Every other function is given the numbers, so no layer has to know of events.
+noted, as plans; a neuron then runs them together, on events. Spikes stay bytes through all that moves, pools and adds
+them. Every other function is given the numbers, so no layer has to know of events.
 
-A change in place reaches the tensor, its views and nothing else: what was noted before keeps the numbers of then.
+A plan never changes, and nobody else holds the memory of its numbers. A function is given a copy of them, which PyTorch
+makes only when somebody writes to it (``torch._lazy_clone``): in place, or through a view, a NumPy array or any other
+alias. A tensor whose copy was made is no longer what its plan tells, and holds numbers from then on.
 """
-
-import weakref
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 
-def _version(x: Tensor) -> int | None:
-    """Counts the changes of ``x`` in place; None where PyTorch does not count them (``torch.inference_mode``)."""
-    return None if x.is_inference() else x._version
+def snapshot(x: Tensor) -> Tensor:
+    """A copy of ``x``, made when one of both is written to, or now where the memory of ``x`` is not PyTorch's own."""
+    try:
+        return torch._lazy_clone(x)
+    except RuntimeError:
+        return x.clone()
 
 
-class Value:
-    """Numbers: images, and what was changed in place."""
-
-    def __init__(self, value: Tensor):
-        self.value, self._known = value, _version(value)
-
-    @property
-    def changed(self) -> bool:
-        """Whether somebody has changed the numbers since."""
-        return _version(self.value) != self._known
-
-    def dense(self) -> Tensor:
-        """The numbers.
-
-        Raises:
-            RuntimeError: they were changed in place after a convolution or sum of them was noted.
-        """
-        if self.changed:
-            raise RuntimeError(
-                f'mmsnn.event_driven: a tensor {tuple(self.value.shape)} was changed in place after a convolution or '
-                'sum had taken it and before a neuron ran them. Change a clone of it, or call '
-                'event_driven(model, enabled=False)'
-            )
-        return self.value
-
-    def set_apart(self) -> Tensor:
-        """The numbers, to be changed in place; this plan keeps a copy."""
-        given = self.dense()
-        self.value = given.clone()
-        self._known = _version(self.value)
-        return given
-
-
-class _Computed:
-    """A plan whose numbers are computed when they are asked for, and kept."""
+class Plan:
+    """How to compute the numbers of a tensor. They are computed when they are asked for, and kept."""
 
     def __init__(self):
-        self._dense = self._known = None
+        self._dense = None
 
     def _compute(self) -> Tensor:
         raise NotImplementedError
 
     def keep(self, dense: Tensor) -> None:
         """Note numbers that somebody has computed."""
-        self._dense, self._known = dense, _version(dense)
+        self._dense = dense
 
     @property
     def computed(self) -> bool:
-        """Whether there are numbers, of which there may be views."""
+        """Whether the numbers are there."""
         return self._dense is not None
 
-    @property
-    def changed(self) -> bool:
-        """Whether somebody has changed the numbers, through a view of them."""
-        return self._dense is not None and _version(self._dense) != self._known
-
-    @property
-    def value(self) -> Tensor | None:
-        """The numbers with all changes."""
-        return self._dense
-
     def dense(self) -> Tensor:
-        """The numbers, float32, without the changes that were made to them afterwards."""
-        if self.changed:
-            return self._compute()
+        """The numbers, float32, to be read only."""
         if self._dense is None:
-            self.keep(self._compute())
+            self._dense = self._compute()
         return self._dense
 
-    def set_apart(self) -> Tensor:
-        """The numbers, to be changed in place; this plan will compute them again."""
-        given = self.dense()
-        self._dense = None
-        return given
+
+class Value(Plan):
+    """Numbers that are there already."""
+
+    def __init__(self, value: Tensor):
+        self._dense = value
 
 
-class Spikes(_Computed):
+class Spikes(Plan):
     """Spikes as bytes, or sums of them.
 
     Args:
-        values: uint8.
+        values: uint8, in any memory order.
         most: the largest value that may occur.
     """
 
@@ -111,16 +70,16 @@ class Spikes(_Computed):
         return self.values.to(torch.float32)
 
 
-class Current(_Computed):
+class Current(Plan):
     """What a convolution, norms and shortcuts will give, before a neuron.
 
     Args:
         engine: runs it.
-        source: a `Spikes` or `Value`, the convolution's input.
+        source: the plan of the convolution's input.
         weight, bias: of the convolution.
         geometry: stride, padding, dilation, groups.
         steps: the norms and factors behind it.
-        add: what is added at the end, a plan as this one; or None.
+        add: what is added at the end, a plan; or None.
         repeat: time steps that are all the same; ``source`` holds one of them.
     """
 
@@ -138,113 +97,166 @@ class Current(_Computed):
         return self.engine.current(self)
 
 
-Plan = Value | Spikes | Current
+class Memory:
+    """The memory that a tensor and its views would share if they were computed.
+
+    Args:
+        plan: of the tensor that is no view.
+        size, stride: of the same.
+    """
+
+    def __init__(self, plan: Plan, size, stride):
+        self.plan, self.size, self.stride = plan, size, tuple(stride)
+        # whether there are views; what was computed; and its copy, which functions are given and may write to
+        self.shared, self._kept, self.numbers = False, None, None
+
+    def give(self, kept: Tensor, numbers: Tensor) -> None:
+        """Note ``numbers``, which functions are given, and their copy."""
+        self._kept, self.numbers = kept, numbers
+
+    @property
+    def changed(self) -> bool:
+        """Whether somebody has written to the numbers, or could do so unseen."""
+        address = torch._C._data_address
+        return self.numbers is not None and address(self.numbers) != address(self._kept)
+
+    def dense(self) -> Tensor:
+        """The numbers as functions are given them."""
+        if self.numbers is None:
+            source = self.plan.values if isinstance(self.plan, Spikes) else self.plan.dense()
+            if source.stride() == self.stride:
+                kept = self.plan.dense()
+            else:
+                kept = torch.empty_strided(self.size, self.stride).copy_(source)
+            self.give(kept, snapshot(kept))
+        return self.numbers
 
 
 class Lazy(Tensor):
-    """A float32 tensor on the CPU without memory of its own; ``plan`` tells what it holds."""
+    """A float32 tensor on the CPU without memory of its own; ``plan`` tells what it holds.
+
+    Its sizes, strides and views are those that it would have in the dense network.
+    """
 
     @staticmethod
-    def __new__(cls, plan: Plan, size, stride, engine):
+    def __new__(cls, plan: Plan, size, stride, engine, memory: Memory | None = None, offset: int = 0):
         out = Tensor._make_wrapper_subclass(cls, size, stride, dtype=torch.float32, device='cpu', requires_grad=False)
-        out._plan, out.engine = plan, engine
-        # weak references to all tensors that show the same spikes
-        out._views = None
+        out._plan, out.engine, out.offset, out._numbers = plan, engine, offset, None
+        out.memory = Memory(plan, size, stride) if memory is None else memory
         return out
 
+    def __hash__(self) -> int:
+        return id(self)
+
     @property
-    def plan(self) -> Plan:
-        """What this tensor holds, with the changes that were made through views of its numbers."""
-        if self._plan.changed:
-            self._plan = Value(self._plan.value)
-        return self._plan
+    def plan(self) -> Plan | None:
+        """What this tensor holds; None where its numbers were changed, and they alone count."""
+        return None if self._plan is None or self.memory.changed else self._plan
 
-    @plan.setter
-    def plan(self, plan: Plan) -> None:
-        self._plan = plan
+    def become(self, plan: Plan) -> None:
+        """Hold something else of the same shape; for a tensor that has neither numbers nor views."""
+        self._plan, self.memory = plan, Memory(plan, self.memory.size, self.memory.stride)
 
-    def shows(self, base: 'Lazy') -> 'Lazy':
-        """Note that this tensor is a view of the spikes of ``base``; returns this tensor."""
-        if base._views is None:
-            base._views = [weakref.ref(base)]
-        base._views[:] = [view for view in base._views if view() is not None] + [weakref.ref(self)]
-        self._views = base._views
-        return self
+    def numbers(self) -> Tensor:
+        """The numbers, always the same tensor."""
+        if self._numbers is None:
+            base = self.memory.dense()
+            with torch._C.DisableTorchFunctionSubclass():
+                size, stride = self.shape, self.stride()
+            if self.memory.shared:
+                base = base.as_strided(size, stride, base.storage_offset() + self.offset)
+            self._numbers = base
+        return self._numbers
 
-    def views(self) -> list['Lazy']:
-        """The tensors that a change of this one in place changes: itself, and those that show the same spikes."""
-        return [self] if self._views is None else [x for x in (view() for view in self._views) if x is not None]
-
-    def before_change(self) -> None:
-        """Give this tensor and its views numbers of their own, to be changed in place."""
-        views, base = self.views(), None
-        for x in views:
-            if len(views) > 1 and isinstance(x.plan, Spikes):
-                values = x.plan.values
-                if base is None:
-                    flat = torch.empty(0, dtype=torch.uint8).set_(values.untyped_storage())
-                    base = flat.to(torch.float32)
-                x.plan = Value(base.as_strided(values.shape, values.stride(), values.storage_offset()))
-            else:
-                x.plan = Value(x.plan.set_apart())
+    def shown(self) -> Tensor:
+        """A tensor of this shape and these strides that holds nothing."""
+        with torch._C.DisableTorchFunctionSubclass():
+            return torch.empty_strided(self.shape, self.stride(), device='meta')
 
     @classmethod
-    def of_spikes(cls, values: Tensor, most: int, engine) -> 'Lazy':
-        """Spikes in the shape of the uint8 ``values``."""
-        return cls(Spikes(values, most), values.shape, values.stride(), engine)
+    def of_values(cls, x: Tensor, engine) -> 'Lazy':
+        """The numbers of ``x``; a change in place reaches ``x``, unless its memory is not PyTorch's own."""
+        kept = snapshot(x)
+        out = cls(Value(kept), x.shape, x.stride(), engine)
+        if torch._C._data_address(kept) == torch._C._data_address(x):
+            out.memory.give(kept, x)
+        return out
 
     @classmethod
-    def of_values(cls, value: Tensor, engine) -> 'Lazy':
-        """Numbers."""
-        return cls(Value(value), value.shape, value.stride(), engine)
+    def like(cls, x: 'Lazy', plan: Plan, size, last: bool = False) -> 'Lazy':
+        """What a convolution, pooling or padding makes of ``x``: in the same memory format, or channels last."""
+        with torch._C.DisableTorchFunctionSubclass():
+            return cls(plan, size, strides(size, last or is_last(x)), x.engine)
 
     @classmethod
-    def of_current(cls, plan: Current, size, engine) -> 'Lazy':
-        """A map that is not computed yet, channels last."""
-        n, c, h, w = size
-        return cls(plan, size, (h * w * c, 1, w * c, c), engine)
+    def alike(cls, x: 'Lazy', plan: Plan) -> 'Lazy':
+        """What a function of single elements makes of ``x``."""
+        with torch._C.DisableTorchFunctionSubclass():
+            size, stride = x.shape, x.stride() if x.is_contiguous() else torch.empty_like(x.shown()).stride()
+        return cls(plan, size, stride, x.engine)
 
     def repeated(self, T: int) -> Tensor:
         """``[B, ...]`` at every of T time steps, ``[T*B, ...]``; for `mmsnn.layers.DirectEncoder`."""
         plan = self.plan
         if isinstance(plan, Current) and plan.repeat == 1 and plan.add is None and not plan.computed:
-            return self.of_current(plan.then(repeat=T), (T * self.shape[0], *self.shape[1:]), self.engine)
-        return plan.dense().repeat(T, *[1] * (self.dim() - 1))
+            return self.like(self, plan.then(repeat=T), (T * self.shape[0], *self.shape[1:]))
+        return self.numbers().repeat(T, *[1] * (self.dim() - 1))
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         handler = HANDLERS.get(func)
         if handler is not None:
-            out = handler(func, args, kwargs)
+            with torch._C.DisableTorchFunctionSubclass():
+                out = handler(func, args, kwargs)
             if out is not NotImplemented:
                 return out
-        if func in ABOUT:
+        if func in ABOUT and args[0]._plan is not None:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        name = getattr(func, '__name__', '')
-        inplace = name in INPLACE or (name.endswith('_') and not name.endswith('__')) or kwargs.get('inplace', False)
-        changed = args[0] if inplace and args else kwargs.get('out')
-        for x in tree_leaves(changed):
-            if isinstance(x, Lazy):
-                x.before_change()
-        out = func(*densified(args), **densified(kwargs))
-        return changed if isinstance(changed, Lazy) and isinstance(out, Tensor) else out
+        return on_numbers(func, args, kwargs)
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         # what reaches the dispatcher past __torch_function__, from C++
-        kwargs = kwargs or {}
-        if func._schema.is_mutable:
-            for about, given in zip(func._schema.arguments, args):
-                if isinstance(given, Lazy) and about.alias_info is not None and about.alias_info.is_write:
-                    given.before_change()
-        return func(*densified(args), **densified(kwargs))
+        return on_numbers(func, args, kwargs or {})
 
 
-def densified(tree):
-    """``tree`` with plain tensors in the place of lazy ones."""
-    return tree_map_only(Lazy, lambda x: x.plan.dense(), tree)
+def is_last(x: Tensor) -> bool:
+    """Whether the memory format is channels last, and not contiguous."""
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def strides(size, last: bool) -> tuple[int, ...]:
+    """Of a new tensor, channels last or contiguous."""
+    order = (1, 3, 2, 0) if last else range(len(size) - 1, -1, -1)
+    out, step = [0] * len(size), 1
+    for i in order:
+        out[i], step = step, step * max(1, size[i])
+    return tuple(out)
+
+
+def on_numbers(func, args, kwargs):
+    """``func`` of the numbers; where it returns one of the tensors it was given, that is the lazy one."""
+    given = []
+
+    def numbers(x: Lazy) -> Tensor:
+        given.append((x, x.numbers(), _place(x.numbers())))
+        return x.numbers()
+
+    out = func(*tree_map_only(Lazy, numbers, args), **tree_map_only(Lazy, numbers, kwargs))
+    for x, dense, place in given:
+        if _place(dense) != place:
+            # resized, transposed or put into other memory in place
+            x._plan = None
+    lazy = {id(dense): x for x, dense, _ in given}
+    if isinstance(out, Tensor):
+        return lazy.get(id(out), out)
+    return tree_map_only(Tensor, lambda x: lazy.get(id(x), x), out) if isinstance(out, (list, tuple)) else out
+
+
+def _place(x: Tensor) -> tuple:
+    return torch._C._storage_address(x), x.storage_offset(), x.shape, x.stride()
 
 
 # Functions ----------------------------------------------------------------------------------------------------------
@@ -254,27 +266,15 @@ ABOUT = {
     getattr(Tensor, name).__get__
     for name in (
         *('shape', 'dtype', 'device', 'layout', 'requires_grad', 'ndim', 'is_cuda', 'is_sparse', 'is_meta', 'is_leaf'),
-        *('grad_fn', 'is_quantized', 'is_mkldnn', 'itemsize', 'nbytes', 'is_nested', '_version', 'is_cpu', 'is_mps'),
-        *('is_xpu', 'is_sparse_csr', 'output_nr', 'retains_grad', 'names'),
+        *('grad_fn', 'is_quantized', 'is_mkldnn', 'itemsize', 'nbytes', 'is_nested', 'is_cpu', 'is_mps', 'is_xpu'),
+        *('is_sparse_csr', 'output_nr', 'retains_grad', 'names'),
     )
 } | {
     getattr(Tensor, name)
     for name in (
         *('dim', 'size', 'stride', 'numel', 'nelement', 'ndimension', 'is_contiguous', 'is_floating_point', '__len__'),
-        *('element_size', 'storage_offset', 'is_complex', 'get_device', 'is_inference', '__hash__', 'is_signed'),
+        *('element_size', 'is_complex', 'get_device', 'is_inference', 'is_signed'),
     )
-}
-# further functions that change their first argument
-INPLACE = {
-    '__setitem__',
-    '__set__',
-    '__isub__',
-    '__imul__',
-    '__itruediv__',
-    '__ifloordiv__',
-    '__imod__',
-    '__ipow__',
-    '__iadd__',
 }
 # what `mmsnn.inference.handlers` knows better than to ask for numbers: handler(func, args, kwargs)
 HANDLERS = {}

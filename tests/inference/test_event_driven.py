@@ -36,7 +36,7 @@ def watched(model, x):
 
     def keep(neuron, args, kwargs, out):
         given = {**dict(zip(('x', 'v_init', 'return_v', 'norm'), args)), **kwargs}
-        spikes = out.clone() if not isinstance(out, Lazy) else out.plan.dense().clone()
+        spikes = out.clone() if not isinstance(out, Lazy) else out.numbers().clone()
         norm = given.get('norm')
         with torch.no_grad():
             h = neuron.potentials(given['x'], spikes, norm=norm) / neuron.settings.v_threshold
