@@ -114,10 +114,10 @@ def table(counts: dict, rows: list[str]) -> list[str]:
     """The lines of a table in markdown."""
     lines = ['| row | what | wanted | tried | survived | skipped | |', '|---|---|---|---|---|---|---|']
     for row in rows:
-        found = {**dict(tried=0, survived=0, skipped=[]), **counts.get(row, {})}
+        result = {**dict(tried=0, survived=0, skipped=[]), **counts.get(row, {})}
         what, wanted = ROWS[row]
-        numbers = f'{wanted} | {found["tried"]} | {found["survived"]} | {len(found["skipped"])}'
-        lines.append(f'| {row} | {what} | {numbers} | {verdict(row, found)} |')
+        numbers = f'{wanted} | {result["tried"]} | {result["survived"]} | {len(result["skipped"])}'
+        lines.append(f'| {row} | {what} | {numbers} | {verdict(row, result)} |')
     return lines
 
 
@@ -138,20 +138,20 @@ def merge(before: dict, counts: dict, asked: list[str], command: str, minutes: f
         new, old = counts.get(row, {}), before.get('rows', {}).get(row, {})
         # if all tests of a row were skipped, for example without a GPU, results of another machine are kept
         skipped = new.get('skipped') and not new.get('tried') and old.get('tried')
-        found = {**new, **now} if row in asked and not skipped else old
-        rows[row] = {**found, 'what': what, 'wanted': wanted, 'verdict': verdict(row, found)}
+        result = {**new, **now} if row in asked and not skipped else old
+        rows[row] = {**result, 'what': what, 'wanted': wanted, 'verdict': verdict(row, result)}
     return dict(rows=rows)
 
 
 def write(out: Path, record: dict) -> None:
     """Write the table and, beside it, the record as JSON."""
     rows = record['rows']
-    verdicts = [found['verdict'] for found in rows.values()]
-    ran = {row: found for row, found in rows.items() if found['verdict'] != 'not run'}
-    reasons = {skip.rpartition(': ')[2] for found in rows.values() for skip in found.get('skipped', [])}
+    verdicts = [result['verdict'] for result in rows.values()]
+    ran = {row: result for row, result in rows.items() if result['verdict'] != 'not run'}
+    reasons = {skip.rpartition(': ')[2] for result in rows.values() for skip in result.get('skipped', [])}
     runs: dict[tuple, list[str]] = {}
-    for row, found in ran.items():
-        key = tuple(found.get(name) for name in ('command', 'commit', 'machine', 'minutes'))
+    for row, result in ran.items():
+        key = tuple(result.get(name) for name in ('command', 'commit', 'machine', 'minutes'))
         runs.setdefault(key, []).append(row)
     lines = [
         '# Reliability scorecard',

@@ -142,9 +142,9 @@ def main(argv=None) -> dict | list[dict]:
     if not is_remote(args.checkpoint):
         require_file(args.checkpoint)
     cfg = prepare(read_config(args), args)
-    found = checks.check_data(cfg, ('test',))
+    findings = checks.check_data(cfg, ('test',))
     runner = build_runner(cfg, args.verbose)
-    checks.log(found, runner.logger)
+    checks.log(findings, runner.logger)
     bar = ProgressBar()
     runner.register_hook(bar)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model

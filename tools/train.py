@@ -80,10 +80,10 @@ def main(argv=None) -> None:
     args = parse_args(argv)
     cfg = prepare(read_config(args), args)
     prepare_resume(cfg)
-    found = checks.check_data(cfg, ('train', 'val'))
+    findings = checks.check_data(cfg, ('train', 'val'))
     make_room(cfg)
     runner = build_runner(cfg, args.verbose)
-    checks.log(found, runner.logger)
+    checks.log(findings, runner.logger)
     with disk_errors_named(cfg):
         runner.train()
 

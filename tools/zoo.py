@@ -98,9 +98,9 @@ class Walk:
         with self.lock:
             known = folder in self.plan
         if not known:
-            found, _ = isolated(survey, folder, timeout=600, memory=self.args.memory)
+            surveyed, _ = isolated(survey, folder, timeout=600, memory=self.args.memory)
             with self.lock:
-                self.plan[folder] = found or dict(first=None, resnet=None, types={})
+                self.plan[folder] = surveyed or dict(first=None, resnet=None, types={})
                 self.save()
 
     def result(self, config: str, kind: str) -> dict:
@@ -112,17 +112,18 @@ class Walk:
         if kind not in self.args.kinds and kind != 'ann':
             return {}
         size = self.results[config]['ann'].get('size') if kind != 'ann' else None
-        found, code = isolated(trial, config, kind, size, timeout=self.args.timeout, memory=self.args.memory)
-        if found is None:
+        result, code = isolated(trial, config, kind, size, timeout=self.args.timeout, memory=self.args.memory)
+        if result is None:
             late = code in (-signal.SIGXCPU, -signal.SIGKILL)
-            found = dict(ok=False, reason=f'more than {self.args.timeout:.0f} seconds' if late else f'died with {code}')
+            reason = f'more than {self.args.timeout:.0f} seconds' if late else f'died with {code}'
+            result = dict(ok=False, reason=reason)
         with self.lock:
-            self.results.setdefault(config, {})[kind] = dict(found, revision=self.revision)
+            self.results.setdefault(config, {})[kind] = dict(result, revision=self.revision)
             self.fresh.add((config, kind))
             self.save()
-            words = 'ok' if found['ok'] else found['reason'][:150]
-            print(f'{kind:8}{config:70}{found.get("seconds", ""):>6} {words}', flush=True)
-        return found
+            words = 'ok' if result['ok'] else result['reason'][:150]
+            print(f'{kind:8}{config:70}{result.get("seconds", ""):>6} {words}', flush=True)
+        return result
 
     def family(self, folder: str) -> None:
         """Try one config of a folder: as an ANN, with SEWResNet if it has a ResNet, and distilled."""
@@ -138,16 +139,16 @@ class Walk:
 
     def types(self) -> dict[str, list[str]]:
         """Configs of each type of backbone."""
-        found: dict[str, list[str]] = {}
+        by_type: dict[str, list[str]] = {}
         for folder in self.folders():
             for kind, config in self.plan[folder]['types'].items():
-                found.setdefault(kind, []).append(config)
+                by_type.setdefault(kind, []).append(config)
 
         def order(kind: str):
             # configs in subfolders, such as the benchmarks of a self-supervised model, and of other libraries come last
             return lambda config: (config.count('/'), config.partition('/')[0] != kind.partition('.')[0])
 
-        return {kind: sorted(configs, key=order(kind)) for kind, configs in found.items()}
+        return {kind: sorted(configs, key=order(kind)) for kind, configs in by_type.items()}
 
     def folders(self) -> list[str]:
         """The selected folders that were surveyed."""
@@ -162,17 +163,17 @@ class Walk:
         """Type, config and result of every type of backbone whose ANN runs."""
         for kind, configs in sorted(self.types().items()):
             for config in configs[:CANDIDATES]:
-                found = self.results.get(config, {})
-                if found.get('ann', {}).get('ok') and 'spikify' in found:
-                    yield kind, config, found['spikify']
+                trials = self.results.get(config, {})
+                if trials.get('ann', {}).get('ok') and 'spikify' in trials:
+                    yield kind, config, trials['spikify']
                     break
 
     def outcomes(self, kind: str) -> list[bool]:
         """Whether a trial succeeded, for each folder or backbone type that was tried and whose ANN runs."""
         if kind == 'spikify':
-            return [found['ok'] for _, _, found in self.spikified()]
-        found = [self.results[self.config_of(folder)].get(kind) for folder in self.steps()]
-        return [result['ok'] for result in found if result]
+            return [result['ok'] for _, _, result in self.spikified()]
+        results = [self.results[self.config_of(folder)].get(kind) for folder in self.steps()]
+        return [result['ok'] for result in results if result]
 
     def share(self, kind: str) -> float:
         """Share of successful `outcomes`."""
@@ -187,8 +188,8 @@ class Walk:
 
             def waits(configs):
                 known = [self.results.get(config, {}) for config in configs[:CANDIDATES]]
-                done = any('spikify' in found for found in known)
-                return not done and any('ann' not in found or found['ann']['ok'] for found in known)
+                done = any('spikify' in trials for trials in known)
+                return not done and any('ann' not in trials or trials['ann']['ok'] for trials in known)
 
             return sum(map(waits, self.types().values()))
         folders = [f for f in self.steps() if kind != 'sew' or self.plan[f]['resnet']]
@@ -270,8 +271,8 @@ def table(walk: Walk) -> str:
     """The results as Markdown."""
     now = circumstances()
     versions = ', '.join(f'{name} {number}' for name, number in now['versions'].items())
-    found = Counter(one.get('revision', 'unknown') for kinds in walk.results.values() for one in kinds.values())
-    revisions = ', '.join(f'{count} from {name}' for name, count in found.most_common())
+    counts = Counter(one.get('revision', 'unknown') for kinds in walk.results.values() for one in kinds.values())
+    revisions = ', '.join(f'{count} from {name}' for name, count in counts.most_common())
     lines = [
         INTRODUCTION.format(date=now['date'], versions=versions, revisions=revisions),
         *(f'- {line}' for line in summary(walk)),
@@ -281,18 +282,18 @@ def table(walk: Walk) -> str:
     reasons = dict(ann=[], sew=[], spikify=[], distill=[])
     for folder in walk.folders():
         config = walk.config_of(folder)
-        found = walk.results.get(config, {})
-        cells = [cell(found.get(kind, {})) for kind in ('ann', 'sew', 'distill')]
+        trials = walk.results.get(config, {})
+        cells = [cell(trials.get(kind, {})) for kind in ('ann', 'sew', 'distill')]
         lines.append(f'| {folder} | {Path(config or "none").name} | {" | ".join(cells)} |')
         for kind in ('ann', 'sew', 'distill'):
-            reasons[kind].append((config, found.get(kind, {})))
+            reasons[kind].append((config, trials.get(kind, {})))
     lines += ['', '| backbone | config | Spikify | layers silent at the start |', '|---|---|---|---|']
-    for kind, config, found in walk.spikified():
-        silent = f'{found["silent"]} of {found["neurons"]}' if found['ok'] else ''
-        lines.append(f'| {kind} | {config} | {cell(found)} | {silent} |')
-        reasons['spikify'].append((config, found))
+    for kind, config, result in walk.spikified():
+        silent = f'{result["silent"]} of {result["neurons"]}' if result['ok'] else ''
+        lines.append(f'| {kind} | {config} | {cell(result)} | {silent} |')
+        reasons['spikify'].append((config, result))
     for kind, title in dict(sew='SEWResNet', spikify='Spikify', distill='Distilled', ann='ANN').items():
-        failed = [f'- {config}: {found["reason"]}' for config, found in reasons[kind] if not found.get('ok', True)]
+        failed = [f'- {config}: {result["reason"]}' for config, result in reasons[kind] if not result.get('ok', True)]
         lines += ['', f'## {title}: why not', '', *(failed or ['Nothing failed.'])]
     return '\n'.join(lines) + '\n'
 

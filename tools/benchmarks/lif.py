@@ -99,8 +99,8 @@ def one_case(args, T, folder):
         except RuntimeError as error:
             missing[python if backend is None else f'{python} {backend}'] = str(error)
             continue
-        found = torch.load(folder / 'result.pt', weights_only=True, map_location=args.device)
-        parity[name] = check(name, found, expected)
+        theirs = torch.load(folder / 'result.pt', weights_only=True, map_location=args.device)
+        parity[name] = check(name, theirs, expected)
         train[name] = lambda peer=peer: peer.ask(op='train')['seconds']
         infer[name] = lambda peer=peer: peer.ask(op='infer')['seconds']
     try:

@@ -2,7 +2,7 @@
 
 All sides of a case run in turn in one process, on the same images: the whole network up to the output of its head
 (``mode='tensor'``), and its backbone alone. Norms of the twin are folded into its convolutions. Accuracies are those of
-the whole test set, on events. The density is that of all convolutions' spiking inputs, counted in the run.
+the whole test set, on events. The density is the measured share of nonzero inputs of convolutions after neurons.
 
 Example::
 
@@ -34,9 +34,9 @@ OURS = 'SNN, events'
 def parse_args(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config of the spiking network; of a distillation config, its student')
+    parser.add_argument('config', help='config of the spiking network, or a distillation config')
     parser.add_argument('checkpoint', help='its weights, a .pth file or mmsnn://NAME')
-    parser.add_argument('--twin', nargs=2, required=True, metavar=('CONFIG', 'CHECKPOINT'), help='the ANN')
+    parser.add_argument('--twin', nargs=2, required=True, metavar=('CONFIG', 'CHECKPOINT'), help='the ANN twin')
     parser.add_argument('--T', nargs='+', type=int, default=[1, 2, 4], help='time steps (default: 1 2 4)')
     parser.add_argument('--batch', nargs='+', type=int, default=[1, 8], help='images at once (default: 1 8)')
     parser.add_argument('--threads', nargs='+', type=int, default=[1], help='default: 1')
@@ -47,20 +47,20 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def images(cfg: Config, model: nn.Module, count: int) -> torch.Tensor:
-    """The first ``count`` images of the test set as the model takes them, ``[count, 3, H, W]``, channels last."""
+    """The first ``count`` test images of one size after preprocessing, ``[count, 3, H, W]``, in channels-last format."""
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     sizes: dict = {}
     for i in range(len(dataset)):
         inputs = model.data_preprocessor(pseudo_collate([dataset[i]]), False)['inputs']
-        alike = sizes.setdefault(tuple(inputs.shape[1:]), [])
-        alike.append(inputs)
-        if len(alike) == count:
-            return torch.cat(alike).contiguous(memory_format=torch.channels_last)
-    raise ValueError(f'--batch {count}: the test set has no {count} images of one size')
+        same_size = sizes.setdefault(tuple(inputs.shape[1:]), [])
+        same_size.append(inputs)
+        if len(same_size) == count:
+            return torch.cat(same_size).contiguous(memory_format=torch.channels_last)
+    raise ValueError(f'--batch {count}: the test set does not have {count} images of one size')
 
 
 def accuracy(cfg: Config, checkpoint: str, T: int | None = None) -> dict:
-    """The metrics of the whole test set; with ``T``, of the spiking network on events."""
+    """The metrics on the whole test set; with ``T``, those of the spiking network with T time steps on events."""
     cfg = copy.deepcopy(cfg)
     with tempfile.TemporaryDirectory() as folder:
         cfg.update(load_from=checkpoint, resume=False, work_dir=folder, launcher='none')
@@ -79,7 +79,7 @@ def logits(output) -> list[torch.Tensor]:
 
 
 def run_case(snn: nn.Module, ann: nn.Module, x: torch.Tensor, T: int, rounds: int) -> dict:
-    """Times of the whole networks and of their backbones, the density, and how far events are from the dense path."""
+    """Times of the networks and of their backbones, the density, and the difference of events from the dense path."""
     mmsnn.set_time_steps(snn, T)
     events = mmsnn.event_driven(copy.deepcopy(snn))
     auto = mmsnn.event_driven(copy.deepcopy(snn), engine='auto')
@@ -87,14 +87,14 @@ def run_case(snn: nn.Module, ann: nn.Module, x: torch.Tensor, T: int, rounds: in
     with torch.inference_mode():
         pairs = list(zip(logits(events(x)), logits(snn(x)), strict=True))
         parity = max(((a - b).abs().max() / b.abs().max().clamp(min=1e-12)).item() for a, b in pairs)
-        found = {}
+        times = {}
         for part in ('whole', 'backbone'):
             sides = {
                 name: pairing.stopwatch(lambda net=net.backbone if part == 'backbone' else net: net(x))
                 for name, net in networks.items()
             }
-            found[part] = pairing.compare(pairing.interleave(sides, rounds), OURS)
-    return dict(density=mmsnn.event_report(events).density, parity=parity, **found)
+            times[part] = pairing.compare(pairing.interleave(sides, rounds), OURS)
+    return dict(density=mmsnn.event_report(events).density, parity=parity, **times)
 
 
 def main(argv=None) -> list[dict]:
@@ -117,7 +117,7 @@ def main(argv=None) -> list[dict]:
                 results.append({**case, **run_case(snn, ann, x, T, args.rounds), 'accuracy': metrics.get(T, {})})
                 print(f'\nT={T}, batch {count}, threads {threads}: density {results[-1]["density"]:.1%}')
                 for part in ('whole', 'backbone'):
-                    print(f'{part}, times that of {OURS}')
+                    print(f'{part}: time relative to {OURS}, then absolute')
                     print('\n'.join(pairing.lines(results[-1][part])), flush=True)
     if args.out:
         pairing.save(args.out, {**pairing.circumstances(), **about, 'accuracy_of_twin': of_twin}, results)
