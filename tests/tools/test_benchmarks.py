@@ -73,7 +73,7 @@ def test_event(tmp_path, capsys):
     assert sew['parity']['SpikingJelly'] < 0.01 and sew['parity']['mmsnn, events'] < 0.01
     assert 0 < sew['density'] < 1 and sew['layers']['backbone.layer1.0.conv1']['runs'] in ('event', 'dense')
     assert 'MSResNet' in ms['missing']['SpikingJelly']
-    assert out.with_suffix('.png').stat().st_size > 0 and 'by the least times' in capsys.readouterr().out
+    assert out.with_suffix('.png').stat().st_size > 0 and 'by the shortest times' in capsys.readouterr().out
     benchmark.run_case = None
     assert len(benchmark.main(options)) == 2
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from mmsnn.building import build_model, read
 
-pytest.importorskip('spikingjelly.activation_based', reason='conversion wants SpikingJelly')
+pytest.importorskip('spikingjelly.activation_based', reason='conversion needs SpikingJelly')
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs/ann/r20_cifar10.py')
 

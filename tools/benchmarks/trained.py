@@ -47,7 +47,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def images(cfg: Config, model: nn.Module, count: int) -> torch.Tensor:
-    """The first ``count`` test images of one size after preprocessing, ``[count, 3, H, W]``, in channels-last format."""
+    """The first ``count`` test images of one size after preprocessing, ``[count, 3, H, W]``, channels last."""
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     sizes: dict = {}
     for i in range(len(dataset)):
