@@ -24,12 +24,12 @@ def describe(dataset) -> dict:
     info = _info(dataset, 0)
     names = list((dataset.metainfo or {}).get('classes') or ())
     if 'gt_label' in info:
-        chosen = _spread(len(dataset), LISTED)
+        chosen = spread(len(dataset), LISTED)
         labels = [_info(dataset, i)['gt_label'] for i in chosen]
         labels = np.concatenate([np.atleast_1d(np.asarray(label)) for label in labels]).astype(int)
         return _said('classification', dataset, chosen, names, labels)
     if 'instances' in info:
-        chosen = _spread(len(dataset), LISTED)
+        chosen = spread(len(dataset), LISTED)
         found = [one for i in chosen for one in _info(dataset, i)['instances'] if not one.get('ignore_flag')]
         labels = np.array([one['bbox_label'] for one in found], dtype=int)
         x1, y1, x2, y2 = np.array([one['bbox'] for one in found], dtype=float).reshape(-1, 4).T
@@ -41,7 +41,7 @@ def describe(dataset) -> dict:
         load = next((t for t in base.pipeline.transforms if 'LoadAnnotations' in type(t).__name__), None)
         if load is None:
             raise ValueError('no LoadAnnotations in the pipeline reads the label images')
-        chosen = _spread(len(dataset), READ)
+        chosen = spread(len(dataset), READ)
         maps = [load.transform({**_info(dataset, i), 'seg_fields': []})['gt_seg_map'] for i in chosen]
         return _said('segmentation', dataset, chosen, names, np.concatenate([m.ravel() for m in maps]).astype(int))
     raise ValueError('its samples hold no labels, boxes or label images')
@@ -59,7 +59,8 @@ def _innermost(dataset) -> BaseDataset:
     return dataset
 
 
-def _spread(length: int, count: int) -> list[int]:
+def spread(length: int, count: int) -> list[int]:
+    """At most ``count`` indices, evenly spread."""
     return torch.linspace(0, length - 1, min(length, count), dtype=torch.float64).round().long().unique().tolist()
 
 

@@ -3,17 +3,20 @@
 import contextlib
 import io
 import runpy
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from .data import spread
+
 # detections below it are no part of a confusion matrix, as in mmdet's tools
 SCORE = 0.3
 # of COCO's 101 recalls
 EVERY = 2
+# so many images of detections are judged one by one, evenly spread
+JUDGED = 500
 
 
 def kind_of(sample) -> str | None:
@@ -27,13 +30,20 @@ def kind_of(sample) -> str | None:
     return None
 
 
-def digest(sample, classes: int, ignore_index: int) -> dict:
-    """What is kept of one image, small enough for the largest test sets.
+def counted(metrics: list, images: int) -> list:
+    """Of the last images, the areas by class that mmseg's IoUMetric has counted already; None for each without it."""
+    found: list = next((m.results for m in metrics if type(m).__name__ == 'IoUMetric' and len(m.results) >= images), [])
+    return found[-images:] or [None] * images
+
+
+def digest(sample, classes: int, ignore_index: int, areas: tuple | None = None) -> dict:
+    """What is kept of one image: boxes, four areas a class, or one score.
 
     Args:
         sample: with prediction and truth, as the task libraries give it.
         classes: number of classes.
         ignore_index: label of pixels that do not count.
+        areas: of a segmentation, intersection, union, prediction and truth, where these are counted already.
     """
     kind = kind_of(sample)
     if kind == 'detection':
@@ -41,11 +51,12 @@ def digest(sample, classes: int, ignore_index: int) -> dict:
         boxes = found.bboxes.tensor if hasattr(found.bboxes, 'tensor') else found.bboxes
         item = dict(boxes=boxes.numpy(), scores=found.scores.numpy(), labels=found.labels.numpy())
     elif kind == 'segmentation':
-        from mmseg.evaluation import IoUMetric
+        if areas is None:
+            from mmseg.evaluation import IoUMetric
 
-        prediction, truth = (getattr(sample, key).data.squeeze().cpu() for key in ('pred_sem_seg', 'gt_sem_seg'))
-        areas = IoUMetric.intersect_and_union(prediction, truth, classes, ignore_index)
-        item = dict(areas=torch.stack(areas).numpy().astype(np.int64))
+            prediction, truth = (getattr(sample, key).data.squeeze().cpu() for key in ('pred_sem_seg', 'gt_sem_seg'))
+            areas = IoUMetric.intersect_and_union(prediction, truth, classes, ignore_index)
+        item = dict(areas=torch.stack(areas).cpu().numpy().astype(np.int64))
     elif kind == 'classification':
         scores, truth = sample.pred_score.float().cpu(), int(sample.gt_label)
         item = dict(truth=truth, found=int(scores.argmax()), score=float(scores[truth]))
@@ -64,8 +75,8 @@ def truth_of(dataset, index: int) -> dict[str, np.ndarray]:
     )
 
 
-def summarise(items: list[dict], dataset, classes: list[str]) -> tuple[dict, list[float]]:
-    """Tables by class, and how well each image is predicted, from 0 to 1.
+def summarise(items: list[dict], dataset, classes: list[str]) -> tuple[dict, dict[int, float]]:
+    """Tables by class, and how well images are predicted, from 0 to 1, by their index: `JUDGED` of detections, or all.
 
     Args:
         items: `digest` of every image, in the order of the dataset.
@@ -80,7 +91,7 @@ def summarise(items: list[dict], dataset, classes: list[str]) -> tuple[dict, lis
     return _detection(items, [truth_of(dataset, i) for i in range(len(items))], classes)
 
 
-def _classification(items: list[dict], classes: list[str]) -> tuple[dict, list[float]]:
+def _classification(items: list[dict], classes: list[str]) -> tuple[dict, dict[int, float]]:
     from mmpretrain.evaluation import ConfusionMatrix, SingleLabelMetric
 
     found, truth = (torch.tensor([item[key] for item in items]) for key in ('found', 'truth'))
@@ -92,10 +103,10 @@ def _classification(items: list[dict], classes: list[str]) -> tuple[dict, list[f
         for i, name in enumerate(classes)
     ]  # fmt: skip
     said = dict(kind='classification', classes=rows, names=classes, confusion=confusion.tolist())
-    return said, [item['score'] for item in items]
+    return said, {i: item['score'] for i, item in enumerate(items)}
 
 
-def _segmentation(items: list[dict], classes: list[str]) -> tuple[dict, list[float]]:
+def _segmentation(items: list[dict], classes: list[str]) -> tuple[dict, dict[int, float]]:
     areas = np.stack([item['areas'] for item in items])
     total = areas.sum(0)
     with np.errstate(divide='ignore', invalid='ignore'):
@@ -106,18 +117,18 @@ def _segmentation(items: list[dict], classes: list[str]) -> tuple[dict, list[flo
         for i, name in enumerate(classes)
     ]
     scores = [float(np.nanmean(image)) if not np.isnan(image).all() else 1.0 for image in each]
-    return dict(kind='segmentation', classes=rows), scores
+    return dict(kind='segmentation', classes=rows), dict(enumerate(scores))
 
 
 def _number(value) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _detection(items: list[dict], truths: list[dict], classes: list[str]) -> tuple[dict, list[float]]:
+def _detection(items: list[dict], truths: list[dict], classes: list[str]) -> tuple[dict, dict[int, float]]:
     rows, curves = _average_precisions(items, truths, classes)
     said = dict(kind='detection', classes=rows, curves=curves, names=[*classes, 'background'])
     said['confusion'] = _detection_confusion(items, truths, len(classes))
-    return said, [_image_score(item, truth) for item, truth in zip(items, truths)]
+    return said, {i: _image_score(items[i], truths[i]) for i in spread(len(items), JUDGED)}
 
 
 def _average_precisions(items: list[dict], truths: list[dict], classes: list[str]) -> tuple[list[dict], dict]:
@@ -238,8 +249,8 @@ def _image_score(item: dict, truth: dict) -> float:
     return found * (1 - absent / len(occurring))
 
 
-def extremes(scores: Iterable[float], count: int) -> tuple[list[int], list[int]]:
-    """Places of the ``count`` best scores, best first, and of as many of the worst, worst first; none is in both."""
-    order = sorted(range(len(scores := list(scores))), key=lambda i: -scores[i])
+def extremes(scores: dict[int, float], count: int) -> tuple[list[int], list[int]]:
+    """Keys of the ``count`` best scores, best first, and of as many of the worst, worst first; none is in both."""
+    order = sorted(scores, key=lambda i: -scores[i])
     count = min(count, len(order) // 2) if len(order) > 1 else len(order)
     return order[:count], order[: -count - 1 : -1] if len(order) > 1 else []

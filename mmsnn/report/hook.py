@@ -27,6 +27,8 @@ from .runs import RECORDS
 
 # images of each kind, best and worst
 PICTURES = 3
+# from so many images of detections on, the log says that counting takes a while
+MANY = 1000
 
 
 def wanted() -> bool:
@@ -72,8 +74,10 @@ class ReportHook(Hook):
     ends no training.
 
     Args:
-        tables: whether figures by class and pictures are made of the last pass over validation or test set; they take
-            the predictions of a pass to memory, boxes or sums of an image, and a second more.
+        tables: whether figures by class and pictures are made of the last pass over validation or test set. That keeps
+            the boxes of all images, or the sums of each, in memory. Classification and segmentation take moments more;
+            of detections COCO's evaluation runs once more, which for 2,000 images with 100 detections each and 80
+            classes took 30 s of one core and 350 MiB (``tools/benchmarks/report.py``).
         teachers: ``{name: dict(config=..., checkpoint=...)}``, whose predictions stand beside the student's in pictures
             of a test. In a training the Distiller's are taken.
         page: whether ``report.html`` is written after the run; ``mmsnn report WORK_DIR`` writes it at any time.
@@ -168,14 +172,15 @@ class ReportHook(Hook):
     def _collect(self, outputs, evaluator, loader) -> None:
         if not self.looking or self.problem:
             return
-        from .evaluation import digest
+        from .evaluation import counted, digest
 
         try:
             classes = (loader.dataset.metainfo or {}).get('classes')
             if not classes:
                 raise ValueError('the data set names no classes')
             ignored = next((m.ignore_index for m in evaluator.metrics if hasattr(m, 'ignore_index')), 255)
-            self.items += [digest(sample, len(classes), ignored) for sample in outputs]
+            areas = counted(evaluator.metrics, len(outputs))
+            self.items += [digest(one, len(classes), ignored, known) for one, known in zip(outputs, areas)]
         # no reason to end a run
         except Exception as error:
             self.problem = f'{type(error).__name__}: {error}'
@@ -213,6 +218,9 @@ class ReportHook(Hook):
             why = self.problem or 'the images of the data loader are not those of the data set in their order'
             self._write(runner, part, said | dict(problem=why))
             return
+        if len(items) > MANY and items[0]['kind'] == 'detection':
+            what = f'the report counts detections by class in {len(items):,} images, which takes a while'
+            print_log(f'{what}; mmsnn.ReportHook(tables=False) does not', logger='current')
         try:
             tables, scores = summarise(items, dataset, [str(name) for name in dataset.metainfo['classes']])
         except (KeyError, ValueError, AttributeError) as error:
@@ -227,6 +235,7 @@ class ReportHook(Hook):
         else:
             best, worst = extremes(scores, PICTURES)
             chosen = dict(best=best, worst=worst)
+            said['judged'] = len(scores)
             said['scores'] = {which: [scores[i] for i in indices] for which, indices in chosen.items()}
             said['pictures'] = self._try(
                 'the pictures', self._draw, runner, model, dataset, chosen, tables['kind'], said

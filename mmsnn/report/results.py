@@ -34,6 +34,8 @@ def classes(run: Run) -> Panel:
         panel.chart('confusion matrix', charts.confusion, said['confusion'], said['names'], size=(4.6, 4.4))
     panel.table([*rows[0]], [list(row.values()) for row in rows], f'{len(rows)} classes.')
     _add_pictures(panel, run, part, said)
+    if said.get('judged', said['images']) < said['images']:
+        panel.lines.append(f'The best and the worst are those of {said["judged"]} images, evenly spread.')
     if said.get('no_teacher'):
         panel.missing.append(f'Pictures lack the teacher: {said["no_teacher"]}.')
     if not said.get('pictures'):

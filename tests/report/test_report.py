@@ -19,6 +19,7 @@ import tiny
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
+from mmseg.evaluation import IoUMetric
 
 from mmsnn.report import ReportHook, Run, charts, read_run, sections, write_report
 from mmsnn.report.changes import changes, compare, options
@@ -98,10 +99,11 @@ def write_detector(folder):
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-    """The work dirs of two epochs of each task, by name, and of the classifier also a test."""
-    found = {}
+    """The work dirs of two epochs of each task, of the classifier also a test; how often areas were counted."""
+    found, counted, count = {}, [], IoUMetric.intersect_and_union
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('MMSNN_REPORT', '1')
+        patch.setattr(IoUMetric, 'intersect_and_union', staticmethod(lambda *args: counted.append(1) or count(*args)))
         for name, write in dict(detector=write_detector, segmentor=write_segmentor, classifier=write_distilled).items():
             home = tmp_path_factory.mktemp(name)
             config = write(home)
@@ -111,6 +113,7 @@ def runs(tmp_path_factory):
         DefaultScope._instance_dict.clear()
         cli.main('test', config, home / 'run' / 'epoch_2.pth', '--work-dir', home / 'run')
         DefaultScope._instance_dict.clear()
+    found['areas'] = len(counted)
     return found
 
 
@@ -185,6 +188,8 @@ def test_average_precision_by_class_is_that_of_the_metric(runs):
 def test_intersection_over_union_is_that_of_the_metric(runs):
     found = record(runs['segmentor'], 'val')
     assert np.mean([one['IoU'] for one in found['classes']]) == pytest.approx(found['metrics']['mIoU'], abs=6e-3)
+    # the metric counts each image, once in each of two validations, and the report takes that
+    assert runs['areas'] == 4 + 4
     # 16 pixels of each image are ignored
     assert sum(one['pixels'] for one in found['classes']) == 4 * (32 * 32 - 16)
 
@@ -483,9 +488,10 @@ def test_no_report_where_none_is_wanted(runs, monkeypatch):
 
 
 def test_best_and_worst_are_not_the_same():
-    assert extremes([0.1, 0.9, 0.5, 0.7], 3) == ([1, 3], [0, 2])
-    assert extremes([0.1, 0.9, 0.5, 0.7, 0.3, 0.2], 2) == ([1, 3], [0, 5])
-    assert extremes([0.4], 3) == ([0], [])
+    assert extremes(dict(enumerate([0.1, 0.9, 0.5, 0.7])), 3) == ([1, 3], [0, 2])
+    assert extremes(dict(enumerate([0.1, 0.9, 0.5, 0.7, 0.3, 0.2])), 2) == ([1, 3], [0, 5])
+    assert extremes({7: 0.4}, 3) == ([7], [])
+    assert extremes({7: 0.4, 3: 0.9}, 1) == ([3], [7])
 
 
 def test_images_are_judged_by_the_detections_that_are_drawn():
@@ -502,6 +508,22 @@ def test_images_are_judged_by_the_detections_that_are_drawn():
     empty = dict(boxes=boxes[:0], labels=truth['labels'][:0], ignored=truth['ignored'][:0])
     assert _image_score(dict(found, scores=found['scores'] * 0), empty) == 1
     assert _image_score(found, empty) == 0
+
+
+def test_of_many_images_some_are_judged(tmp_path, monkeypatch, capsys):
+    """The benchmark's detections, of which the report tells how many were looked at."""
+    benchmark = runpy.run_path(str(cli.ROOT / 'tools/benchmarks/report.py'))
+    judged = []
+    monkeypatch.setattr('mmsnn.report.evaluation.JUDGED', 3)
+    monkeypatch.setattr('mmsnn.report.evaluation._image_score', lambda item, truth: judged.append(item) or 0.5)
+    benchmark['main'](['--images', '9', '--detections', '5', '--classes', '4'])
+    # before it measures, it imports with two
+    assert len(judged) == 2 + 3 and re.search(r'9 images .* s .* MiB kept', capsys.readouterr().out)
+    said = dict(images=9, judged=3, T=1, kind='detection', classes=[dict(name='a', boxes=1, AP=0.5)])
+    panel = sections.classes(Run(tmp_path, records=dict(val=said)))
+    assert 'The best and the worst are those of 3 images, evenly spread.' in panel.lines
+    panel = sections.classes(Run(tmp_path, records=dict(val=said | dict(judged=9))))
+    assert not any('evenly spread' in line for line in panel.lines)
 
 
 def test_boxes_that_are_ignored_are_not_missed():
