@@ -213,9 +213,9 @@ def test_early_exit(home, checkpoint, tmp_path, capsys):
     [
         (['--T', '1', '2', '--benchmark'], 'leave out --benchmark'),
         (['--T', '1', '2', '--exit-confidence', '0.9'], 'give one --T'),
-        (['--exit-confidence', '90'], 'between 0 and 1'),
+        (['--exit-confidence', '90'], 'at most 1'),
         (['--exit-confidence', '0.9', '--show-dir', 'x'], 'leave out --show-dir'),
-        (['--T', '0'], 'from 1'),
+        (['--T', '0'], 'at least 1'),
     ],
 )
 def test_options_of_several_runs(home, checkpoint, options, message, capsys):
