@@ -61,7 +61,8 @@ class _Call:
     """The arguments of an op as a job, and the tensors it points to."""
 
     def __init__(self, x, T, kind, values, tau, v_init, **norm):
-        neuron_of(kind, values, tau)
+        # without a leak there is no time constant
+        _, tau, _ = neuron_of(kind, values, tau)
         if T < 1 or x.dim() < 1 or x.shape[0] % T:
             raise ValueError(f'the first dimension of x must hold T={T} time steps, got shape {tuple(x.shape)}')
         _check_type(x.dtype)
@@ -140,12 +141,12 @@ class Ops:
             job.out, job.grad_s, job.grad_v = grad_x.data_ptr(), grad.data_ptr(), _address(grad_v)
             job.grad_v_init = None if call.v_init is None else grad_first.data_ptr()
             choice, keep = call.choice(job.N), call.starts()
-            if tau is not None:
+            if call.tau is not None:
                 rates = x.new_empty(_blocks(job.N // choice[1])[0], dtype=torch.float64)
                 job.grad_rate = rates.data_ptr()
             self._run('backward', call, choice)
             del keep
-            if tau is not None:
+            if call.tau is not None:
                 grad_tau.copy_((-rates.sum() / call.tau.double().square()).view_as(tau))
         return grad_x, grad_tau, grad_first
 

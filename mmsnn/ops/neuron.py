@@ -147,7 +147,11 @@ def _decoded(kind: tuple[int, ...], values: tuple[float, ...]) -> tuple[NeuronSe
     ends = (len(LEAKS), 2, len(SURROGATES), len(FIRES), MOST_LEVELS + 1, 2)
     if any(not 0 <= n < end for n, end in zip(kind, ends)):
         raise ValueError(f'unknown kind of neuron {list(kind)}')
+    if FIRES[fire] == 'binary' and levels > 1:
+        raise ValueError(f'levels={levels} of a neuron that fires or not: {list(kind)}')
     rate, v_threshold, v_rest, alpha = values
+    if soft and v_rest != 0:
+        raise ValueError(f'v_rest must be 0 with the soft reset, got {v_rest}')
     if LEAKS[leak] != 'none' and not 0 < rate <= 1:
         raise ValueError(f'a neuron that leaks needs 1 / tau above 0 and at most 1, got {rate}')
     settings = NeuronSettings(

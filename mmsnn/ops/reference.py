@@ -70,10 +70,10 @@ def _levels_gradient(u: Tensor, levels: int, kind: str, alpha: float) -> Tensor:
     return sum(surrogate_gradient(u - (k + 0.5), kind, alpha) for k in range(levels))
 
 
-def _slope(h: Tensor, settings: NeuronSettings) -> Tensor:
+def _slope(h: Tensor, settings: NeuronSettings, smooth: bool) -> Tensor:
     """The derivative of the spikes by ``h``, or what stands in for it."""
     kind, alpha, v_threshold = settings.surrogate, settings.steepness, settings.v_threshold
-    if not settings.rounds:
+    if smooth or not settings.rounds:
         return surrogate_gradient(h - v_threshold, kind, alpha)
     return _levels_gradient(h / v_threshold, settings.levels, kind, alpha) / v_threshold
 
@@ -92,12 +92,12 @@ class _Fire(torch.autograd.Function):
     @staticmethod
     def forward(ctx, h, settings, smooth):
         ctx.save_for_backward(h)
-        ctx.settings = settings
+        ctx.settings, ctx.smooth = settings, smooth
         return _spikes(h, settings, smooth)
 
     @staticmethod
     def backward(ctx, grad):
-        return grad * _slope(ctx.saved_tensors[0], ctx.settings), None, None
+        return grad * _slope(ctx.saved_tensors[0], ctx.settings, ctx.smooth), None, None
 
 
 def is_transformed() -> bool:
@@ -123,7 +123,7 @@ def _fire(h: Tensor, settings: NeuronSettings, smooth: bool) -> Tensor:
         return _Fire.apply(h, settings, smooth)
     still = h.detach()
     # The value of the first term and the derivative of the second, in operations that every transform knows.
-    return _spikes(still, settings, smooth) + _slope(still, settings) * (h - still)
+    return _spikes(still, settings, smooth) + _slope(still, settings, smooth) * (h - still)
 
 
 def _first(x: Tensor, v_init: Tensor | None, settings: NeuronSettings, dtype: torch.dtype) -> Tensor:
@@ -236,7 +236,7 @@ def lif_backward(
         grad_s = grads[t].to(dtype)
         if not settings.detach_reset:
             grad_s = grad_s - (g * v_threshold if v_reset is None else g * (h - v_reset))
-        grad_h = grad_s * _slope(h, settings) + (g if v_reset is None else g * (1 - s))
+        grad_h = grad_s * _slope(h, settings, smooth) + (g if v_reset is None else g * (1 - s))
         if tau is not None:
             driven = steps[t].to(dtype) - (v - v_rest) if settings.decay_input else v_rest - v
             grad_rate += (grad_h.double() * driven).sum()

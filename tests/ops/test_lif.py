@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mmsnn.ops import lif, reference
+from mmsnn.ops import NeuronSettings, fallback, lif, reference
 
 SURROGATES = ('triangle', 'atan', 'sigmoid', 'rectangle')
 ALPHA = dict(triangle=1.0, atan=2.0, sigmoid=4.0, rectangle=1.0)
@@ -451,3 +451,10 @@ class TestErrors:
     def test_setting(self, settings, error, match):
         with pytest.raises(error, match=match):
             lif(torch.zeros(4, 5), 2, **settings)
+
+
+@pytest.mark.parametrize('op', [torch.ops.mmsnn.lif_backward, fallback.lif_backward], ids=['compiled', 'plain'])
+def test_a_time_constant_without_a_leak_has_no_gradient(op):
+    kind, values = NeuronSettings(tau=None).encoded
+    x, tau = torch.randn(4, 3), torch.tensor([2.0])
+    assert torch.equal(op(torch.ones(4, 3), None, x, 2, kind, values, tau, None)[1], torch.zeros(1))

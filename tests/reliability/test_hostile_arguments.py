@@ -312,6 +312,8 @@ def mutations(value):
         yield from ([], value[:-1], value + value, None)
         if isinstance(value[0], int):
             yield from ([-1] * len(value), [99] * len(value), [2**40] * len(value))
+        single = (-1, 2, 256, 2**40) if isinstance(value[0], int) else (0.0, -1.0, math.nan, 1.5)
+        yield from ([*value[:at], wrong, *value[at + 1 :]] for at in range(len(value)) for wrong in single)
     elif value is None:
         yield from (torch.tensor(1.7), torch.zeros(3), torch.zeros(0))
 

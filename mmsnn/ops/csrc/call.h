@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "ops.h"
 
@@ -51,7 +52,7 @@ inline Maybe fit(const Maybe& v, const Tensor& x, int64_t T) {
 
 template <typename F>
 const F* pointer(const Maybe& t) {
-  return t && t->defined() ? t->template data_ptr<F>() : nullptr;
+  return t && t->defined() ? t->template const_data_ptr<F>() : nullptr;
 }
 
 // Which neuron. kind: leak, reset, surrogate, fire, levels, detach_reset (lif.h); values: 1 / tau, v_threshold,
@@ -61,7 +62,9 @@ struct NeuronArgs {
   at::ArrayRef<double> values;
   Maybe tau;
 
-  bool learns() const { return tau && tau->defined(); }
+  bool has_tau() const { return tau && tau->defined(); }
+  // without a leak there is no time constant
+  bool learns() const { return has_tau() && kind[0] != kNoLeak; }
 
   template <typename F>
   Neuron<F> neuron() const {
@@ -69,13 +72,27 @@ struct NeuronArgs {
             int(kind[0]), int(kind[1]), int(kind[2]), int(kind[3]), int(kind[5])};
   }
 
-  void check(const Tensor& x, int64_t T) const {
+  // as mmsnn/ops/neuron.py decodes and checks them
+  void check() const {
     TORCH_CHECK_VALUE(kind.size() == 6 && values.size() == 4, "expected 6 numbers in kind and 4 in values");
     TORCH_CHECK_VALUE(kind[0] >= 0 && kind[0] < 3 && (kind[1] | 1) == 1 && kind[2] >= 0 && kind[2] < kSurrogates &&
-                      kind[3] >= 0 && kind[3] < 3 && kind[4] >= 1, "unknown kind of neuron ", kind);
+                      kind[3] >= 0 && kind[3] < 3 && kind[4] >= 1 && kind[4] <= 255 && (kind[5] | 1) == 1,
+                      "unknown kind of neuron ", kind);
+    TORCH_CHECK_VALUE(kind[4] == 1 || kind[3] != kBinary, "levels=", kind[4], " of a neuron that fires or not");
+    TORCH_CHECK_VALUE(kind[1] == kSoft || (kind[4] == 1 && kind[3] != kLevels), "levels need the soft reset");
+    TORCH_CHECK_VALUE(kind[0] == kNoLeak || (values[0] > 0 && values[0] <= 1 && std::isfinite(1 / values[0])),
+                      "a neuron that leaks needs 1 / tau above 0 and at most 1, got ", values[0]);
+    TORCH_CHECK_VALUE(std::isfinite(values[1]) && values[1] > 0, "v_threshold must be finite and above 0, got ", values[1]);
+    TORCH_CHECK_VALUE(kind[1] == kSoft ? values[2] == 0 : std::isfinite(values[2]) && values[2] < values[1],
+                      "v_rest must lie below v_threshold, and be 0 with the soft reset, got ", values[2]);
+    TORCH_CHECK_VALUE(std::isfinite(values[3]) && values[3] > 0, "alpha must be finite and above 0, got ", values[3]);
+    if (has_tau()) TORCH_CHECK_VALUE(tau->numel() == 1, "a tensor tau must hold one number, got shape ", tau->sizes());
+  }
+
+  void check(const Tensor& x, int64_t T) const {
+    check();
     TORCH_CHECK_VALUE(T >= 1 && x.dim() >= 1 && x.size(0) % T == 0, "the first dimension of x must hold T=", T,
                       " time steps, got shape ", x.sizes());
-    if (learns()) TORCH_CHECK_VALUE(tau->numel() == 1, "a tensor tau must hold one number, got shape ", tau->sizes());
   }
 };
 
@@ -118,7 +135,7 @@ struct Call {
     job.type = type_of(x);
     job.T = T;
     job.N = x.numel() / T;
-    job.x = x.data_ptr();
+    job.x = x.const_data_ptr();
     job.neuron = neuron.neuron<F>();
     job.tau = pointer<F>(tau);
     job.v_init = pointer<F>(v_init);

@@ -23,7 +23,7 @@ struct Events {
 };
 
 // One convolution, or convolution, norm and neuron of all time steps. Maps are channels last.
-struct Site {
+struct Layer {
   Window window;
   Events events;
   i64 T, B;           // samples are [T, B]; without a neuron any split does
@@ -56,9 +56,9 @@ struct EventKernels {
   i64 (*scan_floats)(const float* x, i64 W, i64 stride, i64 channels, i64 begin, i64 end, int* starts, int* where,
                      float* values, i64 count, bool& graded);
   // rows [begin, end) of the groups * blocks * B * OH rows of output pixels
-  void (*site)(const Site&, i64 begin, i64 end);
+  void (*layer)(const Layer&, i64 begin, i64 end);
   // grad_rows [rows, width] of block [begin, end) of groups * blocks from grad [N, OH, OW, groups * outputs]
-  void (*weight_grad)(const Site&, const float* grad, float* grad_rows, i64 begin, i64 end);
+  void (*weight_grad)(const Layer&, const float* grad, float* grad_rows, i64 begin, i64 end);
   void (*fire)(const Firing&, i64 begin, i64 end);  // blocks of kFireBlock neurons
   void (*max_pool)(const unsigned char* x, unsigned char* out, const Window&, i64 channels, i64 begin, i64 end);
   i64 (*count)(const unsigned char* x, i64 n);  // of bytes that are not zero

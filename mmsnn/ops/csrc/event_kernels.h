@@ -66,7 +66,7 @@ EVENT_INLINE void runs(const Window& w, const int* starts, i64 channels, i64 oy,
 
 // Adds to sums[V * kWide] what rows [begin, end) of the kernel see; the first of them begins the sums.
 template <typename Row, int V, bool ones>
-EVENT_INLINE void convolve(const Site& s, const int* starts, const float* rows, i64 oy, i64 ox, i64 begin, i64 end,
+EVENT_INLINE void convolve(const Layer& s, const int* starts, const float* rows, i64 oy, i64 ox, i64 begin, i64 end,
                            float* sums) {
   Wide sum[V] = {};
   if (begin)
@@ -123,7 +123,7 @@ void fire(const Firing& f, i64 begin, i64 end) {
   }
 }
 
-// Sites ----------------------------------------------------------------------------------------------------------------
+// Layers ---------------------------------------------------------------------------------------------------------------
 
 // bytes of a block of weights from which on the kernel's rows are taken one after the other, each for many pixels: the
 // second cache then holds what is read
@@ -132,9 +132,9 @@ constexpr i64 kLargeBlock = 384 << 10;
 constexpr i64 kTile = 96 << 10;
 
 template <typename Row, int V, bool ones>
-struct SiteBlock {
+struct LayerBlock {
   static constexpr i64 kWidth = V * kWide;
-  const Site& s;
+  const Layer& s;
   const i64 block, rows = s.window.kernel_h * s.window.kernel_w * s.channels, all = s.groups * s.outputs;
   const i64 group = block / s.blocks, first = block % s.blocks * kWidth, channel = group * s.outputs + first;
   const i64 n = s.outputs - first < kWidth ? s.outputs - first : kWidth;
@@ -142,7 +142,7 @@ struct SiteBlock {
   const FireRow fire = s.spikes ? choose_neuron(s.neuron) : nullptr;
   alignas(64) float shift[kWidth];
 
-  EVENT_INLINE SiteBlock(const Site& s, i64 block) : s(s), block(block) {
+  EVENT_INLINE LayerBlock(const Layer& s, i64 block) : s(s), block(block) {
     for (i64 i = 0; i < kWidth; ++i) shift[i] = s.shift && i < n ? s.shift[channel + i] : 0.0f;
   }
 
@@ -209,28 +209,28 @@ struct SiteBlock {
 };
 
 template <typename Row, int V, bool ones>
-void site_rows(const Site& s, i64 begin, i64 end) {
+void layer_rows(const Layer& s, i64 begin, i64 end) {
   const i64 lines = s.B * s.window.OH;
   while (begin < end) {
     const i64 block = begin / lines, last = (block + 1) * lines < end ? (block + 1) * lines : end;
-    SiteBlock<Row, V, ones>(s, block).run(begin - block * lines, last - block * lines);
+    LayerBlock<Row, V, ones>(s, block).run(begin - block * lines, last - block * lines);
     begin = last;
   }
 }
 
 template <template <int> class Row, bool ones>
-void site_widths(const Site& s, i64 begin, i64 end) {
-  if (s.width == 64) site_rows<Row<64 / kWide>, 64 / kWide, ones>(s, begin, end);
-  else site_rows<Row<32 / kWide>, 32 / kWide, ones>(s, begin, end);
+void layer_widths(const Layer& s, i64 begin, i64 end) {
+  if (s.width == 64) layer_rows<Row<64 / kWide>, 64 / kWide, ones>(s, begin, end);
+  else layer_rows<Row<32 / kWide>, 32 / kWide, ones>(s, begin, end);
 }
 
-void site(const Site& s, i64 begin, i64 end) {
-  if (s.half) return s.events.values ? site_widths<Paired, false>(s, begin, end) : site_widths<Paired, true>(s, begin, end);
-  s.events.values ? site_widths<Single, false>(s, begin, end) : site_widths<Single, true>(s, begin, end);
+void layer(const Layer& s, i64 begin, i64 end) {
+  if (s.half) return s.events.values ? layer_widths<Paired, false>(s, begin, end) : layer_widths<Paired, true>(s, begin, end);
+  s.events.values ? layer_widths<Single, false>(s, begin, end) : layer_widths<Single, true>(s, begin, end);
 }
 
 // The gradient of the weights: every event adds the gradient of the pixels that it reached to its row.
-void weight_grad(const Site& s, const float* grad, float* grad_rows, i64 begin, i64 end) {
+void weight_grad(const Layer& s, const float* grad, float* grad_rows, i64 begin, i64 end) {
   constexpr i64 kWidth = 64;
   constexpr int V = 64 / kWide;
   const Window& w = s.window;
@@ -288,7 +288,7 @@ void max_pool(const unsigned char* x, unsigned char* out, const Window& w, i64 c
 }  // namespace
 
 const EventKernels& event_kernels() {
-  static const EventKernels kernels{scan<Bytes>, scan<Floats>, site, weight_grad, fire, max_pool, count};
+  static const EventKernels kernels{scan<Bytes>, scan<Floats>, layer, weight_grad, fire, max_pool, count};
   return kernels;
 }
 

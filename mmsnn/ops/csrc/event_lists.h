@@ -107,8 +107,8 @@ struct Lists {
           const i64 a = from - group * lines, b = stop - group * lines, skip = group * channels;
           int* into = first + from * (W + 1);
           count = x.scalar_type() == at::kByte
-                      ? kernels_here().scan_bytes(x.data_ptr<uint8_t>() + skip, W, C, channels, a, b, into, to, value, count, other)
-                      : kernels_here().scan_floats(x.data_ptr<float>() + skip, W, C, channels, a, b, into, to, value, count, other);
+                      ? kernels_here().scan_bytes(x.const_data_ptr<uint8_t>() + skip, W, C, channels, a, b, into, to, value, count, other)
+                      : kernels_here().scan_floats(x.const_data_ptr<float>() + skip, W, C, channels, a, b, into, to, value, count, other);
           from = stop;
         }
         found[part] = other;

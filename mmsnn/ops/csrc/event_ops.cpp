@@ -2,25 +2,18 @@
 // torch's threads. The schemas are defined in mmsnn/ops/event.py.
 #include <torch/library.h>
 
+#include "call.h"
 #include "event_lists.h"
 
 namespace mmsnn {
 namespace {
 
 Neuron<float> neuron_of(at::IntArrayRef kind, at::ArrayRef<double> values, const Maybe& tau) {
-  TORCH_CHECK_VALUE(kind.size() == 6 && values.size() == 4, "expected 6 numbers in kind and 4 in values");
-  TORCH_CHECK_VALUE(kind[0] >= 0 && kind[0] < 3 && (kind[1] | 1) == 1 && (kind[3] == kBinary || kind[3] == kLevels) &&
-                    kind[4] >= 1 && kind[4] <= 255, "no kind of neuron that emits bytes: ", kind);
-  Neuron<float> out{};
-  out.rate = static_cast<float>(values[0]);
-  out.v_threshold = static_cast<float>(values[1]);
-  out.v_rest = static_cast<float>(values[2]);
-  out.levels = static_cast<int>(kind[4]);
-  out.leak = static_cast<int>(kind[0]), out.reset = static_cast<int>(kind[1]), out.fire = static_cast<int>(kind[3]);
-  if (tau && tau->defined()) {
-    TORCH_CHECK_VALUE(tau->numel() == 1, "a tensor tau must hold one number, got shape ", tau->sizes());
-    out.rate = 1.0f / tau->to(at::kFloat).item<float>();
-  }
+  const NeuronArgs neuron{kind, values, tau};
+  neuron.check();
+  TORCH_CHECK_VALUE(kind[3] != kSmooth, "no kind of neuron that emits bytes: ", kind);
+  Neuron<float> out = neuron.neuron<float>();
+  if (neuron.learns()) out.rate = 1.0f / tau->to(at::kFloat).item<float>();
   return out;
 }
 
@@ -36,9 +29,9 @@ Maybe row_of(const Maybe& values, i64 n, const char* name) {
   return values->contiguous();
 }
 
-void run(const Site& s) {
+void run(const Layer& s) {
   const i64 all = s.groups * s.blocks * s.B * s.window.OH;
-  at::parallel_for(0, all, 1, [&](i64 begin, i64 end) { kernels_here().site(s, begin, end); });
+  at::parallel_for(0, all, 1, [&](i64 begin, i64 end) { kernels_here().layer(s, begin, end); });
 }
 
 // Weights as the kernels read them: [groups, blocks, kernel * channels, width].
@@ -69,8 +62,8 @@ struct Shape {
   i64 outputs, groups;
 };
 
-Site site_of(const Tensor& x, const Tensor& rows, const Shape& shape, i64 T, const Lists& lists) {
-  Site s{};
+Layer layer_of(const Tensor& x, const Tensor& rows, const Shape& shape, i64 T, const Lists& lists) {
+  Layer s{};
   s.window = shape.window;
   s.events = lists.events();
   s.T = T;
@@ -87,7 +80,7 @@ Site site_of(const Tensor& x, const Tensor& rows, const Shape& shape, i64 T, con
   TORCH_CHECK_VALUE(rows.dim() == 4 && std::equal(expected.begin(), expected.end(), rows.sizes().begin()) && rows.is_contiguous(),
                     "rows must be what event_rows gives for these outputs, channels and kernel: shape ",
                     at::IntArrayRef(std::vector<int64_t>(expected.begin(), expected.end())), ", got ", rows.sizes());
-  s.rows = rows.data_ptr();
+  s.rows = rows.const_data_ptr();
   return s;
 }
 
@@ -106,16 +99,16 @@ Two event_layer(const Tensor& x, const Tensor& rows, const Maybe& shift, const M
   Tensor spikes = fire ? map_like(x, outputs, w.OH, w.OW, at::kByte) : at::empty({0}, x.options().dtype(at::kByte));
   Tensor sums = current ? map_like(x, outputs, w.OH, w.OW, at::kFloat) : none;
   const Lists lists(x, groups);
-  Site s = site_of(x, rows, shape, T, lists);
+  Layer s = layer_of(x, rows, shape, T, lists);
   const Maybe offset = row_of(shift, outputs, "shift");
-  if (offset) s.shift = offset->data_ptr<float>();
+  if (offset) s.shift = offset->const_data_ptr<float>();
   Tensor other;
   if (add && add->defined()) {
     TORCH_CHECK_VALUE(add->dim() == 4 && add->size(0) == x.size(0) && add->size(1) == outputs && add->size(2) == w.OH &&
                       add->size(3) == w.OW, "what is added must have the shape of the output, got ", add->sizes());
     check_spikes(*add);
     other = channels_last(*add);
-    if (other.scalar_type() == at::kByte) s.add_bytes = other.data_ptr<uint8_t>(); else s.add = other.data_ptr<float>();
+    if (other.scalar_type() == at::kByte) s.add_bytes = other.const_data_ptr<uint8_t>(); else s.add = other.const_data_ptr<float>();
   }
   if (fire) {
     s.neuron = neuron_of(kind, values, tau);
@@ -150,7 +143,7 @@ Tensor event_conv_weight_grad(const Tensor& grad, const Tensor& x, at::IntArrayR
   TORCH_CHECK_TYPE(grad.scalar_type() == at::kFloat, "the gradient must be float32, got ", grad.scalar_type());
   const Tensor from = channels_last(grad);
   const Lists lists(x, groups);
-  Site s{};
+  Layer s{};
   s.window = w;
   s.events = lists.events();
   s.T = 1;
@@ -164,7 +157,7 @@ Tensor event_conv_weight_grad(const Tensor& grad, const Tensor& x, at::IntArrayR
   Tensor sums = at::empty({groups, s.blocks, rows, s.width}, grad.options().memory_format(at::MemoryFormat::Contiguous));
   kernels_here();
   at::parallel_for(0, groups * s.blocks, 1, [&](i64 begin, i64 end) {
-    kernels_here().weight_grad(s, from.data_ptr<float>(), sums.data_ptr<float>(), begin, end);
+    kernels_here().weight_grad(s, from.const_data_ptr<float>(), sums.data_ptr<float>(), begin, end);
   });
   Tensor out = sums.permute({0, 2, 1, 3}).reshape({groups, w.kernel_h * w.kernel_w, s.channels, s.blocks * s.width});
   out = out.narrow(3, 0, s.outputs).permute({0, 3, 2, 1}).reshape({outputs, s.channels, w.kernel_h, w.kernel_w});
@@ -191,7 +184,7 @@ Tensor event_lif(const Tensor& input, int64_t T, bool repeat, at::IntArrayRef ki
   f.repeat = repeat;
   f.neuron = neuron_of(kind, values, tau);
   if (x.numel() == 0) return out;
-  f.x = x.data_ptr<float>();
+  f.x = x.const_data_ptr<float>();
   f.spikes = out.data_ptr<uint8_t>();
   const i64 blocks = (f.N + kFireBlock - 1) / kFireBlock;
   at::parallel_for(0, blocks, std::max<i64>(1, 32 / T), [&](i64 begin, i64 end) { kernels_here().fire(f, begin, end); });
@@ -207,7 +200,7 @@ Tensor event_max_pool(const Tensor& input, at::IntArrayRef kernel, at::IntArrayR
   const Tensor x = channels_last(input);
   Tensor out = map_like(x, x.size(1), w.OH, w.OW, at::kByte);
   at::parallel_for(0, x.size(0) * w.OH, 8, [&](i64 begin, i64 end) {
-    kernels_here().max_pool(x.data_ptr<uint8_t>(), out.data_ptr<uint8_t>(), w, x.size(1), begin, end);
+    kernels_here().max_pool(x.const_data_ptr<uint8_t>(), out.data_ptr<uint8_t>(), w, x.size(1), begin, end);
   });
   return out;
 }
@@ -216,7 +209,7 @@ Tensor event_count(const Tensor& input) {
   TORCH_CHECK_TYPE(input.scalar_type() == at::kByte, "expected spikes as uint8, got ", input.scalar_type());
   const Tensor x = input.is_non_overlapping_and_dense() ? input : input.contiguous();
   Tensor out = at::empty({}, x.options().dtype(at::kLong).memory_format(at::MemoryFormat::Contiguous));
-  *out.data_ptr<int64_t>() = kernels_here().count(x.data_ptr<uint8_t>(), x.numel());
+  *out.data_ptr<int64_t>() = kernels_here().count(x.const_data_ptr<uint8_t>(), x.numel());
   return out;
 }
 

@@ -52,7 +52,7 @@ Three backward(const Call& call, const Tensor& grad, const Maybe& grad_v) {
   const Maybe last = fit(grad_v, x, call.T);
   const bool learns = call.neuron.learns();
   Tensor grad_x = fresh(x), grad_first = potential(x, call.T, call.v_init.has_value());
-  Tensor grad_tau = learns ? at::zeros_like(*call.neuron.tau) : at::empty({0}, grad_first.options());
+  Tensor grad_tau = call.neuron.has_tau() ? at::zeros_like(*call.neuron.tau) : at::empty({0}, grad_first.options());
   with_membrane(x, [&](auto zero) {
     using F = decltype(zero);
     const Device<F>& device = device_of<F>(x);

@@ -35,7 +35,7 @@ template <typename F>
 const Device<F>& cpu_device();
 const Packing& cpu_packing();
 
-// The ops that autograd.cpp differentiates; `kind` and `values` say which neuron (NeuronArgs in ops.cpp).
+// The ops that autograd.cpp differentiates; `kind` and `values` say which neuron (NeuronArgs in call.h).
 Two lif(const Tensor& x, int64_t T, at::IntArrayRef kind, at::ArrayRef<double> values, const Maybe& tau,
         const Maybe& v_init, bool return_v);
 Three lif_backward(const Tensor& grad, const Maybe& grad_v, const Tensor& x, int64_t T, at::IntArrayRef kind,
