@@ -71,3 +71,31 @@ def check_tau(tau: Tensor, device: torch.device | None = None) -> None:
         raise ValueError(f'a tensor tau must hold one floating-point number, got {tau.dtype} {tuple(tau.shape)}')
     if device is not None and tau.device != device:
         raise ValueError(f'a tensor tau must be on the device of x, {device}, got {tau.device}')
+
+
+# Of the ops themselves, as csrc/call.h checks them --------------------------------------------------------------------
+
+
+def check_dtype(dtype: torch.dtype) -> None:
+    """Raise TypeError unless the ops know ``dtype``."""
+    if dtype not in DTYPES:
+        raise TypeError(f'expected float16, bfloat16, float32 or float64, got {dtype}')
+
+
+def check_rows(x: Tensor, T: int) -> None:
+    """Raise ValueError unless the first dimension of ``x`` holds T time steps, TypeError for its type."""
+    if T < 1 or x.dim() < 1 or x.shape[0] % T:
+        raise ValueError(f'the first dimension of x must hold T={T} time steps, got shape {tuple(x.shape)}')
+    check_dtype(x.dtype)
+
+
+def check_step(v: Tensor | None, x: Tensor, T: int) -> None:
+    """Raise ValueError unless ``v``, a potential or its gradient, is None or has the size of one time step of ``x``."""
+    if v is not None and v.numel() * T != x.numel():
+        raise ValueError(f'a potential must hold one time step of x {tuple(x.shape)}, got {tuple(v.shape)}')
+
+
+def check_gradient(grad: Tensor, x: Tensor) -> None:
+    """Raise ValueError unless ``grad`` has the shape of the spikes of ``x``."""
+    if grad.shape != x.shape:
+        raise ValueError(f'the gradient of spikes {tuple(x.shape)} has the shape {tuple(grad.shape)}')

@@ -9,6 +9,7 @@ from ctypes import c_longlong, c_void_p
 import torch
 from torch import Tensor
 
+from .checks import check_dtype, check_gradient, check_rows, check_step
 from .cuda_kernels import FIRES, JOBS, LONGEST, LONGEST_NORM, STEPS, TYPES, Walk, width_of
 from .layout import dense, is_dense, membrane_type, potential
 from .neuron import neuron_of
@@ -36,8 +37,7 @@ def _lies_as(a: Tensor, b: Tensor) -> bool:
 
 def _match(grad: Tensor, x: Tensor) -> Tensor:
     """``grad`` in the strides of ``x``."""
-    if grad.shape != x.shape:
-        raise ValueError(f'the gradient of spikes {tuple(x.shape)} has the shape {tuple(grad.shape)}')
+    check_gradient(grad, x)
     return grad if _lies_as(grad, x) else torch.empty_like(x).copy_(grad)
 
 
@@ -45,16 +45,10 @@ def _fit(v: Tensor | None, x: Tensor, T: int) -> Tensor | None:
     """A potential, or its gradient, in the memory order of one time step of ``x``."""
     if v is None:
         return None
-    if v.numel() * T != x.numel():
-        raise ValueError(f'a potential must hold one time step of x {tuple(x.shape)}, got {tuple(v.shape)}')
+    check_step(v, x, T)
     out = potential(x, T, True)
     shaped = v.reshape(out.shape)
     return shaped if _lies_as(shaped, out) else out.copy_(shaped)
-
-
-def _check_type(dtype: torch.dtype) -> None:
-    if dtype not in TYPES:
-        raise TypeError(f'expected float16, bfloat16, float32 or float64, got {dtype}')
 
 
 class _Call:
@@ -63,9 +57,7 @@ class _Call:
     def __init__(self, x, T, kind, values, tau, v_init, **norm):
         # without a leak there is no time constant
         _, tau, _ = neuron_of(kind, values, tau)
-        if T < 1 or x.dim() < 1 or x.shape[0] % T:
-            raise ValueError(f'the first dimension of x must hold T={T} time steps, got shape {tuple(x.shape)}')
-        _check_type(x.dtype)
+        check_rows(x, T)
         self.x, self.T = x, T = dense(x), T
         real = membrane_type(x)
         wide = dict(device=x.device, dtype=real)
@@ -159,7 +151,7 @@ class Ops:
     def bn_moments(self, x):
         if x.dim() < 2 or not x.numel():
             raise ValueError(f'batch statistics need values, got shape {tuple(x.shape)}')
-        _check_type(x.dtype)
+        check_dtype(x.dtype)
         mean, invstd = torch.batch_norm_stats(dense(x), 0.0)
         # 0 stands for a variance of 0
         return mean, torch.where(invstd > 0, invstd.square().reciprocal(), 0.0).to(mean.dtype)
@@ -198,7 +190,7 @@ class Ops:
 
     def pack(self, x, bits):
         check_bits(bits)
-        _check_type(x.dtype)
+        check_dtype(x.dtype)
         # Any order of the dimensions will do, as long as nothing lies in between.
         packable = x if is_dense(x) else x.contiguous()
         count = packable.numel()
@@ -208,7 +200,7 @@ class Ops:
 
     def unpack(self, packed, size, stride, dtype, bits):
         out = check_packed(packed, size, stride, dtype, bits)
-        _check_type(dtype)
+        check_dtype(dtype)
         self._move('unpack', dtype, bits, packed.contiguous(), out.numel(), out)
         return out
 

@@ -4,15 +4,10 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .checks import DTYPES
+from .checks import check_dtype, check_gradient, check_rows, check_step
 from .layout import dense, is_dense, like_potential, membrane_type, potential
 from .neuron import NeuronSettings, neuron_of
 from .packed import check_bits, check_packed
-
-
-def _check_type(dtype: torch.dtype) -> None:
-    if dtype not in DTYPES:
-        raise TypeError(f'expected float16, bfloat16, float32 or float64, got {dtype}')
 
 
 def _checked(
@@ -20,18 +15,10 @@ def _checked(
 ) -> tuple[NeuronSettings, Tensor | None, bool]:
     """The neuron, after the checks that csrc/call.h makes: settings, learned time constant, and ``smooth``."""
     neuron = neuron_of(kind, values, tau)
-    if T < 1 or x.dim() < 1 or x.shape[0] % T:
-        raise ValueError(f'the first dimension of x must hold T={T} time steps, got shape {tuple(x.shape)}')
-    _check_type(x.dtype)
-    for each in (v, grad_v):
-        if each is not None and each.numel() * T != x.numel():
-            raise ValueError(f'a potential must hold one time step of x {tuple(x.shape)}, got {tuple(each.shape)}')
+    check_rows(x, T)
+    check_step(v, x, T)
+    check_step(grad_v, x, T)
     return neuron
-
-
-def _check_gradient(grad: Tensor, x: Tensor) -> None:
-    if grad.shape != x.shape:
-        raise ValueError(f'the gradient of spikes {tuple(x.shape)} has the shape {tuple(grad.shape)}')
 
 
 def _channels(values: Tensor, x: Tensor) -> Tensor:
@@ -49,7 +36,7 @@ def lif(x, T, kind, values, tau, v_init, return_v):
 
 def lif_backward(grad, grad_v, x, T, kind, values, tau, v_init):
     settings, leak, smooth = _checked(x, T, kind, values, tau, v_init, grad_v)
-    _check_gradient(grad, x)
+    check_gradient(grad, x)
     x = dense(x)
     grad_x, grad_tau, grad_first = reference.lif_backward(grad, grad_v, x, T, settings, leak, v_init, smooth)
     if grad_tau is None:
@@ -61,7 +48,7 @@ def lif_backward(grad, grad_v, x, T, kind, values, tau, v_init):
 def bn_moments(x):
     if x.dim() < 2 or not x.numel():
         raise ValueError(f'batch statistics need values, got shape {tuple(x.shape)}')
-    _check_type(x.dtype)
+    check_dtype(x.dtype)
     dims = [d for d in range(x.dim()) if d != 1]
     var, mean = torch.var_mean(x.to(membrane_type(x)), dims, correction=0)
     return mean, var
@@ -101,7 +88,7 @@ def _memory(x: Tensor) -> Tensor:
 
 def pack(x, bits):
     check_bits(bits)
-    _check_type(x.dtype)
+    check_dtype(x.dtype)
     flat = _memory(x if is_dense(x) else x.contiguous())
     whole = flat.clamp(0, 1 if bits == 1 else 255).to(torch.uint8)
     if not bool((whole == flat).all()):
@@ -117,7 +104,7 @@ def pack(x, bits):
 
 def unpack(packed, size, stride, dtype, bits):
     out = check_packed(packed, size, stride, dtype, bits)
-    _check_type(dtype)
+    check_dtype(dtype)
     if bits == 1:
         packed = (packed.reshape(-1, 1) >> torch.arange(8, dtype=torch.uint8, device=packed.device)) & 1
     _memory(out).copy_(packed.flatten()[: out.numel()])
