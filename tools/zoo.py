@@ -263,7 +263,9 @@ def cell(result: dict) -> str:
     """The text of a cell: yes, no, or for distillation the terms that work; empty if not tried."""
     if not result.get('ok'):
         return '**no**' if result else ''
-    names = dict(transfer='level 1', feature='feature', response='response')
+    tap = result.get('tap', 'backbone')
+    feature = 'feature' if tap == 'backbone' else f'feature of {tap}'
+    names = dict(transfer='level 1', feature=feature, response='response')
     return ', '.join(names[term] for term in result['terms']) if 'terms' in result else 'yes'
 
 

@@ -115,7 +115,7 @@ def count_macs(model: nn.Module, size: tuple[int, int]) -> MacReport:
             `EventDataPreprocessor` the input is event frames.
 
     Raises:
-        ValueError: there is no convolution, or modules have different T.
+        ValueError: modules have different T.
         RuntimeError: from PyTorch, if the network does not accept images of that size.
     """
     channels, device = image_channels(model), next(model.parameters()).device

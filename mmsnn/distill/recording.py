@@ -91,12 +91,15 @@ class Recorder:
             if not isinstance(out, (tuple, list)) or tap.index >= len(out):
                 raise ValueError(f'{self.role} tap {tap}: the output of {tap.module} has no item {tap.index}')
             out = out[tap.index]
-        outs = list(out) if isinstance(out, (tuple, list)) else [out]
+        several = _is_list(out)
+        outs = list(out) if several else [out]
         if not all(isinstance(o, Tensor) for o in outs):
-            kinds = [type(o).__name__ for o in outs] if isinstance(out, (tuple, list)) else type(out).__name__
+            kinds = [type(o).__name__ for o in outs] if several else type(out).__name__
+            fit = [i for i, o in enumerate(outs) if all(isinstance(v, Tensor) for v in (o if _is_list(o) else [o]))]
+            remedy = 'add an index' + (f", as in '{tap.module}[{fit[-1]}]'" if fit else '')
             raise ValueError(
                 f'{self.role} tap {tap} gives {kinds}, not tensors: '
-                + ('add an index' if isinstance(out, (tuple, list)) else f'tap a layer inside {tap.module}')
+                + (remedy if several else f'tap a layer inside {tap.module}')
             )
         before = [] if last else self.outputs.get(tap, [])
         self.outputs[tap] = before + [self._view(tap, o) for o in outs]
@@ -155,11 +158,21 @@ class Recorder:
             )
         out = self.outputs[tap]
         if self.role == 'student' and torch.is_grad_enabled() and not all(o.requires_grad for o in out):
+            with_gradient = [i for i, o in enumerate(out) if o.requires_grad]
+            if with_gradient and tap.index is None:
+                raise ValueError(
+                    f'student tap {tap}: some of its {len(out)} tensors carry no gradient, such as a mask; tap one '
+                    f"that does: '{tap.module}[{with_gradient[0]}]'"
+                )
             raise ValueError(
                 f'student tap {tap} carries no gradient, so its loss would train nothing: the stage is frozen '
                 '(frozen_stages), or runs under reentrant activation checkpointing'
             )
         return out
+
+
+def _is_list(value) -> bool:
+    return isinstance(value, (tuple, list))
 
 
 class _Listener:

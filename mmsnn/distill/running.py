@@ -24,7 +24,8 @@ def run(model: nn.Module, images: Tensor, taps, role: str) -> None:
     """Compute the feature maps, and run those heads that contain a tap.
 
     The student's heads are put into training mode and left in it, because some heads return more in training than in
-    testing; the modules inside of them keep their mode.
+    testing; the modules inside of them keep their mode. A head that then wants what its network gives in training alone
+    stays in evaluation where the network is.
 
     Raises:
         HeadError: the model has no ``extract_feat``, or a tap lies in a part that needs more than feature maps, such
@@ -62,12 +63,20 @@ def _needs(head: nn.Module) -> list[str]:
 
 
 def _call(head: nn.Module, part: str, role: str, *args):
-    needs = _needs(head)
-    head.training = head.training or role == 'student'
+    needs, own = _needs(head), head.training
+    head.training = own or role == 'student'
     try:
-        if len(needs) == len(args):
+        if len(needs) != len(args):
+            reason = None
+        elif own == head.training:
             return head(*args)
-        reason = None
+        else:
+            try:
+                return head(*args)
+            # DDRNet's head takes two maps in training, and its backbone gives one in evaluation.
+            except (IndexError, TypeError, ValueError):
+                head.training = own
+                return head(*args)
     except TypeError as error:
         reason = error
     raise HeadError(

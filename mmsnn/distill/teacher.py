@@ -53,7 +53,9 @@ class Teacher:
             settings = config
         with DefaultScope.overwrite_default_scope(scope):
             self.model: nn.Module = ROOT_MODELS.build(copy.deepcopy(settings))
-        self.model.eval().requires_grad_(False)
+        # `train` of some detectors does not return the model, and `eval` calls it.
+        self.model.eval()
+        self.model.requires_grad_(False)
         self.checkpoint = checkpoint
         self.loaded = False
 
@@ -80,7 +82,8 @@ class Teacher:
                     f'{self.key[1]}={self.checkpoint!r} is refused: {error}\nTrain the teacher first '
                     '(python tools/train.py with its config in configs/ann), or point the key at its checkpoint'
                 ) from error
-        self.model.eval().requires_grad_(False)
+        self.model.eval()
+        self.model.requires_grad_(False)
         self.loaded = True
 
     @torch.no_grad()

@@ -1,5 +1,6 @@
 """Trying mmsnn in the configs of the installed mmdet, mmseg and mmpretrain, by one training step and one prediction."""
 
+import re
 import time
 import traceback
 from collections.abc import Iterator
@@ -120,8 +121,8 @@ def scoped(backbone: dict, cfg: Config) -> str:
     return kind if '.' in kind else f'{cfg.get("default_scope")}.{kind}'
 
 
-def change(cfg: Config, kind: str, terms: tuple[str, ...] = ()) -> Config:
-    """The config with the change that a user makes for ``kind``."""
+def change(cfg: Config, kind: str, terms: tuple[str, ...] = (), tap: str = 'backbone') -> Config:
+    """The config with the change that a user makes for ``kind``; ``tap`` is where features are compared."""
     plain = ConfigDict(cfg.model)
     if kind == 'distill':
         teacher = Config(dict(model=plain)).copy().model
@@ -132,7 +133,7 @@ def change(cfg: Config, kind: str, terms: tuple[str, ...] = ()) -> Config:
             node.update({key: value for key, value in dict(frozen_stages=-1, norm_eval=False).items() if key in node})
         losses = {}
         if 'feature' in terms:
-            losses['loss_feature'] = dict(type='FeatureMSE', student='backbone', teacher='backbone')
+            losses['loss_feature'] = dict(type='FeatureMSE', student=tap, teacher=tap)
         if 'response' in terms:
             response = next((loss for name, loss in RESPONSES if name.split('.')[0] in plain), None)
             losses.update(loss_response=response) if response else None
@@ -166,14 +167,14 @@ def build(cfg: Config):
     return model
 
 
-def attempt(config: str, kind: str, size: int, terms: tuple[str, ...] = ()) -> dict:
+def attempt(config: str, kind: str, size: int, terms: tuple[str, ...] = (), tap: str = 'backbone') -> dict:
     """Run one training step and one prediction; return the size, and the numbers of silent and of all neuron layers.
 
     Raises:
         Exception: any error of the config, the model or the data.
     """
     torch.manual_seed(0)
-    cfg = change(read(config), kind, terms)
+    cfg = change(read(config), kind, terms, tap)
     hub = MessageHub.get_current_instance()
     for key, value in dict(iter=0, epoch=0, max_iters=100, max_epochs=10).items():
         hub.update_info(key, value)
@@ -226,15 +227,18 @@ def check_independence(model, size: int) -> None:
 
 
 def trial(config: str, kind: str, size: int | None) -> dict:
-    """The result of `attempt` with the smallest size of images and the most distillation terms that work."""
+    """The result of `attempt` with the smallest size of images and the most distillation terms that work.
+
+    Where a message names another tap for the features, that one is tried.
+    """
     start = time.process_time()
-    result, refused = {}, []
+    result, refused, tap = {}, [], 'backbone'
     sizes = [size] if size else [*LIBRARIES[config.partition('/')[0]], *_named_sizes(config)]
     terms = ('transfer', 'feature', 'response') if kind == 'distill' else ()
     while True:
         for side in sizes:
             try:
-                result = dict(ok=True, **attempt(config, kind, side, terms))
+                result = dict(ok=True, **attempt(config, kind, side, terms, tap))
                 break
             # A failing model must not end the walk through the zoo.
             except Exception as error:
@@ -243,13 +247,17 @@ def trial(config: str, kind: str, size: int | None) -> dict:
                 if isinstance(error, SIZELESS) and result['reason'] == before:
                     break
         reason = result.get('reason', '')
+        named = re.search(r"'(backbone\[\d+\])'", reason)
+        if named and tap == 'backbone':
+            tap = named[1]
+            continue
         gone = next((term for term, words in REFUSALS.items() if term in terms and words in reason), None)
         if result['ok'] or gone is None or not reason.startswith('ValueError'):
             break
         terms = tuple(term for term in terms if term != gone)
         refused.append(f'{gone}: {reason}')
     if kind == 'distill':
-        result.update(terms=terms, refused=refused)
+        result.update(terms=terms, refused=refused, tap=tap)
     return dict(result, seconds=round(time.process_time() - start, 1))
 
 

@@ -27,14 +27,12 @@ def image_channels(model: nn.Module) -> int:
     """Number of channels of the images that ``model`` takes, read from its first convolution.
 
     An image is run up to the first convolution that is called. The order of modules does not tell which one that is,
-    and layers before it may fold pixels into channels (the stem of YOLOX makes 12 channels of 3).
-
-    Raises:
-        ValueError: ``model`` has no convolution.
+    and layers before it may fold pixels into channels (the stem of YOLOX makes 12 channels of 3). A network without
+    convolutions, which cuts its images into patches, is taken to see colours: 3 channels.
     """
     convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     if not convs:
-        raise ValueError(f'{type(model).__name__} has no convolution, so the channels of its images are unknown')
+        return 3
     fewest = min(m.in_channels for m in [m for m in convs if m.groups == 1] or convs)
     met = []
 

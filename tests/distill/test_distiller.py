@@ -183,6 +183,20 @@ class TestTerms:
         losses['loss_feature'].backward()
         assert all(p.grad is not None and not p.grad.any() for p in model.connectors.parameters())
 
+    def test_teacher_whose_train_returns_nothing(self):
+        """As that of mmdet's LAD and of its own distillers."""
+        from mmpretrain.models import ImageClassifier
+        from mmpretrain.registry import MODELS as PRETRAIN
+
+        @PRETRAIN.register_module(name='TestSilentClassifier', force=True)
+        class Silent(ImageClassifier):
+            def train(self, mode=True):
+                super().train(mode)
+
+        model = build(dict(loss_a=FEATURE), teacher={**classifier(False), 'type': 'mmpretrain.TestSilentClassifier'})
+        model.train()
+        assert not any(p.requires_grad for p in model.teacher.model.parameters()) and not model.teacher.model.training
+
     def test_name_without_loss_gets_it(self):
         """Task libraries add up what has "loss" in its name."""
         model = build(dict(feature=FEATURE)).eval()

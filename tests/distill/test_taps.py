@@ -96,8 +96,8 @@ class TestRecorder:
         [
             ('many[2]', r'teacher tap many\[2\]: the output of many has no item 2'),
             ('conv[0]', r'teacher tap conv\[0\]: the output of conv has no item 0'),
-            ('many', r"teacher tap many gives \['list', 'list'\], not tensors: add an index"),
-            ('mixed', r"teacher tap mixed gives \['Tensor', 'str'\], not tensors"),
+            ('many', r"teacher tap many gives \['list', 'list'\], not tensors: add an index, as in 'many\[1\]'"),
+            ('mixed', r"teacher tap mixed gives \['Tensor', 'str'\], not tensors: add an index, as in 'mixed\[0\]'"),
             ('idle', 'teacher tap idle: the module was not called in this forward'),
         ],
     )
@@ -187,6 +187,23 @@ class TestGradient:
         # nothing is trained here
         with torch.no_grad():
             assert len(self.get(model, 'layer1', torch.randn(3, 3, 32, 32))) == 1
+
+    def test_mask_beside_features_is_named(self):
+        """Masked autoencoders give the places of their patches beside the features."""
+
+        class Masked(Net):
+            def forward(self, x):
+                out = super().forward(x)
+                return torch.zeros(3), out, torch.ones(3)
+
+        model = nn.ModuleDict(dict(backbone=Masked())).train()
+        model.forward = lambda x: model['backbone'](x)
+        x = torch.randn(3, 2, 4, 4)
+        with pytest.raises(ValueError, match=r"some of its 3 tensors carry no gradient.*: 'backbone\[1\]'"):
+            record(model, 'backbone', x, role='student')
+        assert record(model, 'backbone[1]', x, role='student')[0].requires_grad
+        with pytest.raises(ValueError, match=r'student tap backbone\[0\] carries no gradient'):
+            record(model, 'backbone[0]', x, role='student')
 
     def test_reentrant_checkpointing_is_refused(self):
         model = SEWResNet(18, T=2, base_channels=8)

@@ -285,6 +285,32 @@ class TestHeads:
         data = model.data_preprocessor(seg_batch(), True)
         assert model.train().loss(**data)['loss_a'].isfinite()
 
+    def test_a_head_that_takes_more_in_training(self):
+        """As DDRNet's, to which its backbone gives two maps in training and one in evaluation."""
+        from mmseg.models.decode_heads import FCNHead
+        from mmseg.registry import MODELS as MMSEG
+
+        @MMSEG.register_module(name='TestPairHead', force=True)
+        class PairHead(FCNHead):
+            def forward(self, inputs):
+                if self.training:
+                    *_, (inputs, _again) = [[inputs[-1:], inputs[-1:]]] if len(inputs) == 2 else inputs
+                return super().forward(inputs)
+
+        @MMSEG.register_module(name='TestPairNeck', force=True)
+        class PairNeck(torch.nn.Module):
+            def forward(self, inputs):
+                return (inputs[-1], inputs[-1]) if self.training else inputs[-1:]
+
+        pair = [segmentor(spiking) for spiking in (True, False)]
+        for model in pair:
+            model['decode_head'].update(type='TestPairHead', in_index=0)
+            model['neck'] = dict(type='TestPairNeck')
+        term = dict(type='PixelKL', student='decode_head.conv_seg', teacher='decode_head.conv_seg')
+        model = build('mmseg', dict(a=term), *pair)
+        data = model.data_preprocessor(seg_batch(), True)
+        assert model.train().loss(**data)['loss_a'].isfinite()
+
     @pytest.mark.parametrize('tap', ['bbox_head.fc_cls', 'encoder', 'decoder.layers'])
     def test_queries_have_no_counterpart(self, tap):
         losses = dict(

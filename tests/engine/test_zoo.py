@@ -47,7 +47,7 @@ class TestTrial:
         assert not found['ok'] and 'LeNet5 has no activation module that could spike' in found['reason']
 
     def test_smallest_size_that_serves(self, monkeypatch):
-        def attempt(config, kind, size, terms):
+        def attempt(config, kind, size, terms, tap):
             if size < 256:
                 raise RuntimeError('too small')
             return dict(size=size)
@@ -60,7 +60,7 @@ class TestTrial:
     def test_no_further_size_where_it_is_not_the_size(self, kind, sizes, monkeypatch):
         tried = []
 
-        def attempt(config, kind_, size, terms):
+        def attempt(config, kind_, size, terms, tap):
             tried.append(size)
             raise kind('no such op')
 
@@ -68,7 +68,7 @@ class TestTrial:
         assert not zoo.trial('mmdet/a/b.py', 'ann', None)['ok'] and tried == sizes
 
     def test_terms_that_do_not_go_are_left_out(self, monkeypatch):
-        def attempt(config, kind, size, terms):
+        def attempt(config, kind, size, terms, tap):
             if 'response' in terms:
                 raise ValueError('model.losses.loss_response: no')
             return dict(size=size)
@@ -77,6 +77,16 @@ class TestTrial:
         found = zoo.trial('mmdet/a/b.py', 'distill', 64)
         assert found['ok'] and found['terms'] == ('transfer', 'feature')
         assert found['refused'] == ['response: ValueError: model.losses.loss_response: no']
+
+    def test_a_tap_that_a_message_names_is_taken(self, monkeypatch):
+        def attempt(config, kind, size, terms, tap):
+            if tap == 'backbone':
+                raise ValueError("student tap backbone gives ['Tensor', 'list'], not tensors: as in 'backbone[1]'")
+            return dict(size=size)
+
+        monkeypatch.setattr(zoo, 'attempt', attempt)
+        found = zoo.trial('mmdet/a/b.py', 'distill', 64)
+        assert found['ok'] and found['tap'] == 'backbone[1]' and not found['refused']
 
     def test_images_that_are_mixed_are_found(self):
         class Mixing(torch.nn.Module):

@@ -173,10 +173,6 @@ class TestTime:
         energy = count_energy(deformable, torch.randn(3, 3, 64, 64))
         assert energy.uncounted_macs == 2 * 3 * 64 * 64 * 9 * 2**2
 
-    def test_no_convolution(self):
-        with pytest.raises(ValueError, match='Linear has no convolution'):
-            count_macs(nn.Linear(2, 2), (4, 4))
-
 
 # published by torchvision beside its weights, and by mmpretrain, which counts norms and pooling, too
 MMPRETRAIN_GMACS = {18: 1.82, 34: 3.68, 50: 4.12}
