@@ -103,6 +103,7 @@ def runs(tmp_path_factory):
     found, counted, count = {}, [], IoUMetric.intersect_and_union
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('MMSNN_REPORT', '1')
+        patch.setattr('mmsnn.report.hook.MANY', 3)
         patch.setattr(IoUMetric, 'intersect_and_union', staticmethod(lambda *args: counted.append(1) or count(*args)))
         for name, write in dict(detector=write_detector, segmentor=write_segmentor, classifier=write_distilled).items():
             home = tmp_path_factory.mktemp(name)
@@ -508,6 +509,14 @@ def test_images_are_judged_by_the_detections_that_are_drawn():
     empty = dict(boxes=boxes[:0], labels=truth['labels'][:0], ignored=truth['ignored'][:0])
     assert _image_score(dict(found, scores=found['scores'] * 0), empty) == 1
     assert _image_score(found, empty) == 0
+
+
+def test_many_detections_are_announced(runs):
+    logs = {
+        name: ''.join(path.read_text() for path in runs[name].glob('*/*.log')) for name in ('detector', 'segmentor')
+    }
+    said = 'the report counts detections by class in 4 images, which takes a while; mmsnn.ReportHook(tables=False)'
+    assert said in logs['detector'] and 'takes a while' not in logs['segmentor']
 
 
 def test_of_many_images_some_are_judged(tmp_path, monkeypatch, capsys):
