@@ -81,8 +81,8 @@ def encoder_of(model: nn.Module) -> DirectEncoder | None:
 
 
 def check_encoder(model: nn.Module, what: str) -> None:
-    """Raise ValueError if the encoder draws random spikes, which ``what`` (a noun in the message) cannot reproduce."""
-    if isinstance(encoder_of(model), PoissonEncoder):
+    """Raise ValueError if an encoder draws random spikes, which ``what`` (a noun in the message) cannot reproduce."""
+    if any(isinstance(module, PoissonEncoder) for module in model.modules()):
         raise ValueError(
             f'backbone.encoder: Poisson encoding draws random spikes, which {what} cannot reproduce; deploy a network '
             "with direct encoding (encoder=dict(type='DirectEncoder')), or encode the images before the network"

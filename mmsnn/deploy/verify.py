@@ -1,6 +1,7 @@
 """Comparison of an exported network with PyTorch: on random inputs, and on a test set with its metric."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,14 +38,14 @@ class Difference:
         """Add the outputs of one batch.
 
         Raises:
-            ValueError: the number or the shapes of the outputs differ, or a difference is NaN.
+            ValueError: the number or the shapes of the outputs differ, or a difference is not finite.
         """
         shapes = [[tuple(x.shape) for x in each] for each in (outputs, expected)]
         if shapes[0] != shapes[1]:
             raise ValueError(f'the exported network returns tensors of shapes {shapes[0]}, PyTorch {shapes[1]}')
         for a, b in zip(outputs, expected):
             gap = (a.double() - b.double()).abs().max().item() if b.numel() else 0.0
-            if gap != gap:
+            if not math.isfinite(gap):
                 raise ValueError('the outputs of the exported network or of PyTorch are not finite')
             self.largest = max(self.largest, gap)
             self.scale = max(self.scale, b.abs().max().item() if b.numel() else 0.0)

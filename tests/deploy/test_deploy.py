@@ -11,8 +11,9 @@ from torch import nn
 
 import mmsnn
 from mmsnn.deploy.graph import export, fold_norms, plain_neurons, trace, unguarded
-from mmsnn.deploy.network import Network
+from mmsnn.deploy.network import Network, check_encoder
 from mmsnn.deploy.streaming import Streaming, lif_nodes
+from mmsnn.deploy.verify import Difference
 from mmsnn.neurons import LIF
 from mmsnn.ops import lif
 from mmsnn.registry import MODELS
@@ -354,6 +355,18 @@ def test_the_tool_refuses_a_wrong_suffix(config, capsys):
     with pytest.raises(SystemExit):
         run_tool(config, config.with_suffix('.pth'), '--to', 'onnx', '--out', 'net.pt')
     assert '--out: the file must end with .onnx' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('wrong', [float('inf'), float('nan')])
+def test_an_output_that_is_not_finite_is_refused(wrong):
+    with pytest.raises(ValueError, match='not finite'):
+        Difference().add((torch.tensor([1.0, wrong]),), (torch.ones(2),))
+
+
+def test_random_encoders_are_refused_wherever_they_are():
+    two = nn.Sequential(mmsnn.layers.DirectEncoder(2), mmsnn.layers.PoissonEncoder(2))
+    with pytest.raises(ValueError, match='Poisson encoding draws random spikes, which ONNX cannot'):
+        check_encoder(two, 'ONNX')
 
 
 def test_a_task_model_without_single_outputs_is_refused():
