@@ -248,11 +248,24 @@ class Distiller(Transparent, BaseModel):
             if term.watched is not None:
                 recorders[term.name].images = sum(map(len, views))
             values = [
-                term.loss(term.connect(self.connectors, student, teacher), teacher, data_samples)
+                self._compare(term, student, teacher, data_samples)
                 for student, teacher in term.collect(recorders, len(views))
             ]
             losses[term.name] = sum(values) / len(values) * term.weight(self.progress)
         return losses
+
+    def _compare(self, term, student: list[Tensor], teacher: list[Tensor], data_samples: list | None) -> Tensor:
+        student = term.connect(self.connectors, student, teacher)
+        try:
+            return term.loss(student, teacher, data_samples)
+        except RuntimeError as error:
+            ours, theirs = ([tuple(x.shape) for x in side] for side in (student, teacher))
+            if ours == theirs or 'size of tensor' not in str(error):
+                raise
+            raise ValueError(
+                f'{term.key}: {type(term.loss).__name__} cannot compare {ours} of the student with {theirs} of the '
+                'teacher. Networks that mask their images at random, each for itself, have no features in common'
+            ) from error
 
     def _weighted(self, losses: dict) -> dict:
         """The student's own losses times ``task_weight``."""

@@ -197,6 +197,15 @@ class TestTerms:
         model.train()
         assert not any(p.requires_grad for p in model.teacher.model.parameters()) and not model.teacher.model.training
 
+    def test_features_of_other_places_are_named(self, monkeypatch):
+        """As those of autoencoders, which mask the images at random."""
+        model = build(dict(loss_a=FEATURE))
+        model.init_weights()
+        backbone = model.student.backbone
+        monkeypatch.setattr(backbone.layer1, 'forward', lambda x, run=backbone.layer1.forward: run(x)[:, :, 1:])
+        with pytest.raises(ValueError, match='model.losses.loss_a: FeatureMSE cannot compare .* mask their images'):
+            model.loss(*inputs(model))
+
     def test_name_without_loss_gets_it(self):
         """Task libraries add up what has "loss" in its name."""
         model = build(dict(feature=FEATURE)).eval()
