@@ -77,7 +77,7 @@ class ReportHook(Hook):
         tables: whether figures by class and pictures are made of the last pass over validation or test set. That keeps
             the boxes of all images, or the sums of each, in memory. Of detections COCO's evaluation runs once more,
             which for 2,000 images with 100 detections each and 80 classes took 30 s of one core and 350 MiB
-            (``tools/benchmarks/report.py``).
+            (``tools/benchmarks/report_cost.py``).
         teachers: ``{name: dict(config=..., checkpoint=...)}``, whose predictions stand beside the student's in pictures
             of a test. In a training the Distiller's are taken.
         page: whether ``report.html`` is written after the run; ``mmsnn report WORK_DIR`` writes it at any time.

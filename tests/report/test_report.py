@@ -521,7 +521,7 @@ def test_many_detections_are_announced(runs):
 
 def test_of_many_images_some_are_judged(tmp_path, monkeypatch, capsys):
     """The benchmark's detections, of which the report tells how many were looked at."""
-    benchmark = runpy.run_path(str(cli.ROOT / 'tools/benchmarks/report.py'))
+    benchmark = runpy.run_path(str(cli.ROOT / 'tools/benchmarks/report_cost.py'))
     judged = []
     monkeypatch.setattr('mmsnn.report.evaluation.JUDGED', 3)
     monkeypatch.setattr('mmsnn.report.evaluation._image_score', lambda item, truth: judged.append(item) or 0.5)
