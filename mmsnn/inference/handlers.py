@@ -154,11 +154,11 @@ def _reduce(func, args, kwargs):
         total = x[0]
         for step in x[1:]:
             total = total + step
-        out = torch.empty_like(func(args[0].shown(), *rest), device='cpu').copy_(total)
+        out = torch.empty_like(args[0].shown()[0], device='cpu').copy_(total)
         return out.div_(len(x)) if func.__name__ == 'mean' else out
-    shown = func(args[0].shown(), *args[1:], **{'dtype': torch.float32, **kwargs})
     out = func(x, *args[1:], **{'dtype': torch.float32, **kwargs})
-    return out if out.stride() == shown.stride() else torch.empty_like(shown, device='cpu').copy_(out)
+    # bytes may lie channels last where the dense network's numbers do not
+    return out if is_last(args[0]) else out.contiguous()
 
 
 @handles(F.interpolate)
