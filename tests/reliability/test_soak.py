@@ -1,12 +1,11 @@
 """R15: trained, killed at random, resumed, to the end, twenty times, through the command line."""
 
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import sys
 import time
-import traceback
 from contextlib import suppress
 
 import cli
@@ -35,29 +34,22 @@ train_cfg = dict(max_epochs=3)
 """
 
 
-def in_child(log, *args) -> int:
-    """The process id of a forked process that trains, with its workers in a group of its own."""
-    child = os.fork()
-    if child:
-        return child
-    os.setpgid(0, 0)
-    code = 1
-    with suppress(BaseException):
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
-        os.dup2(1, 2)
-        try:
-            cli.main('train', *args)
-            code = 0
-        except SystemExit as left:
-            code = left.code
-        except BaseException:
-            traceback.print_exc()
-            sys.stderr.flush()
-    os._exit(code)
+# Children are forked from a process that has everything imported and has trained nothing: autograd's threads, which
+# other tests may have started in this one, do not survive a fork.
+FRESH = multiprocessing.get_context('forkserver')
+FRESH.set_forkserver_preload(['cli', 'mmdet.models', 'mmsnn'])
 
 
-def ended(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def started(log, *args) -> multiprocessing.Process:
+    """A process that trains, with its workers in a group of its own."""
+    child = FRESH.Process(target=cli.train_in_a_group, args=(log, *args))
+    child.start()
+    return child
+
+
+def ended(child: multiprocessing.Process) -> int:
+    child.join()
+    return child.exitcode
 
 
 @pytest.mark.slow
@@ -67,7 +59,7 @@ def test_twenty_times(tmp_path, record_property):
     config, log, work = tmp_path / 'soak.py', tmp_path / 'log', tmp_path / 'run'
     config.write_text(CONFIG)
     start = time.monotonic()
-    assert ended(in_child(log, config, '--work-dir', tmp_path / 'whole')) == 0, log.read_text()[-3000:]
+    assert ended(started(log, config, '--work-dir', tmp_path / 'whole')) == 0, log.read_text()[-3000:]
     seconds = time.monotonic() - start
     expected = newest_whole(tmp_path / 'whole')[1]
     assert expected['meta']['iter'] == 12
@@ -75,13 +67,13 @@ def test_twenty_times(tmp_path, record_property):
     for number in range(20):
         tries = 0
         while True:
-            child = in_child(log, config, '--work-dir', work, '--resume')
+            child = started(log, config, '--work-dir', work, '--resume')
             # the fifth is left alone
             if tries < 4:
                 time.sleep(chance.uniform(0.2, 0.9) * seconds)
                 # its workers, too
                 with suppress(ProcessLookupError):
-                    os.killpg(child, signal.SIGKILL)
+                    os.killpg(child.pid, signal.SIGKILL)
             code = ended(child)
             assert code in (0, -signal.SIGKILL), f'training {number} left with {code}: {log.read_text()[-3000:]}'
             if code == 0:
