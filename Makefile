@@ -14,7 +14,7 @@ test: $(STAMP)
 	$(PYTEST) tests
 
 test-fast: $(STAMP)
-	$(PYTEST) tests -m 'not (slow or configs or kernels or processes or tools)'
+	$(PYTEST) tests -m 'not (slow or configs or kernels or processes or scorecard or tools)'
 
 demo: $(STAMP)
 	$(BIN)/python demo/digits_demo.py

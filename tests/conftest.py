@@ -44,15 +44,10 @@ MODELS.import_from_location()
 # what takes long, by what it does; `make test-fast` leaves it out
 MARKERS = {
     'configs': ('configs',),
-    'kernels': ('ops', 'mmcv_ops', *(f'reliability/test_{name}.py' for name in ('planted_faults', 'parity', 'cuda'))),
-    'processes': (
-        'engine/test_scale.py',
-        'engine/test_zoo.py',
-        *(f'reliability/test_{name}.py' for name in ('two_ranks', 'syncbn', 'kills', 'soak', 'resume')),
-        *(f'reliability/test_{name}.py' for name in ('resume_together', 'disks', 'installation', 'memory')),
-        *(f'reliability/test_{name}.py' for name in ('hostile_checkpoints', 'hostile_text', 'images')),
-    ),
-    'tools': ('tools', 'demo', 'test_install.py', 'test_import_hook.py'),
+    'kernels': ('ops', 'mmcv_ops'),
+    'processes': ('engine/test_scale.py', 'engine/test_zoo.py'),
+    'scorecard': ('reliability',),
+    'tools': ('tools', 'demo', 'deploy', 'report', 'test_docs.py', 'test_install.py', 'test_import_hook.py'),
 }
 
 
