@@ -43,7 +43,7 @@ MODELS.import_from_location()
 
 # what takes long, by what it does; `make test-fast` leaves it out
 MARKERS = {
-    'configs': ('configs',),
+    'configs': ('configs', 'models/test_mixing.py', 'models/test_spiking_dense.py'),
     'kernels': ('ops', 'mmcv_ops'),
     'processes': ('engine/test_scale.py', 'engine/test_zoo.py'),
     'scorecard': ('reliability',),

@@ -249,10 +249,11 @@ INTRODUCTION = """# The zoo: mmsnn in the configs of mmdet, mmseg and mmpretrain
 
 Of each folder of configs that the three libraries install, one config takes one training step and makes one prediction,
 on noise, at the smallest image size that works. It is tried in four forms: unchanged (ANN); with
-`type='mmsnn.SEWResNet', T=2` merged over its ResNet; with `mmsnn.Spikify` around its own backbone, once per type of backbone; and distilled from
-its own ANN, where the student has a SEWResNet, or Spikify if the config has no ResNet. Checkpoints are not loaded, and
-ResNets deeper than 50 layers have 50. The spiking forms are tried only if the ANN runs. A spiking network in which one
-image of a batch changes the features of another counts as failed. What is not tried yet has an empty cell or no row.
+`type='mmsnn.SEWResNet', T=2` merged over its ResNet; with `mmsnn.Spikify` around its own backbone, once per type of
+backbone; and distilled from its own ANN, where the student has a SEWResNet, or Spikify if the config has no ResNet.
+Checkpoints are not loaded, and ResNets deeper than 50 layers have 50. The spiking forms are tried only if the ANN runs.
+A spiking network in which one image of a batch changes the features of another counts as failed. What is not tried yet
+has an empty cell or no row.
 
 Made by `python tools/zoo.py --table docs/zoo.md` on {date} with {versions}.
 The command continues an interrupted run, so that results may stem from several commits: {revisions}.

@@ -592,6 +592,7 @@ class TestRefusals:
 
 
 class TestDistributed:
+    @pytest.mark.processes
     def test_two_ranks_equal_one_with_the_double_batch(self, tmp_path):
         """Gradients, connectors and a term that stopped, under MMDistributedDataParallel with gloo."""
         here = Path(__file__).parent

@@ -145,6 +145,7 @@ class Net(BaseModel):
         return dict(loss=self.neuron(self.conv(torch.stack(inputs).float())).sum())
 
 
+@pytest.mark.kernels
 def test_compiled_training(train):
     """mmengine compiles the training step; hooks would be passed by."""
     _, log, windows = train(Net(), 6, cfg=dict(compile=dict(backend='eager')))

@@ -387,6 +387,7 @@ def test_elsewhere_it_is_dense(pair):
         assert all(map(torch.equal, dense(IMAGES), events(IMAGES)))
 
 
+@pytest.mark.kernels
 def test_compiled_graphs_are_dense_and_say_so(pair, monkeypatch):
     said = []
     monkeypatch.setattr('mmsnn.inference.engine.print_log', lambda line, **_: said.append(line))

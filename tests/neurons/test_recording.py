@@ -161,6 +161,7 @@ class TestCalls:
 
 
 class TestModels:
+    @pytest.mark.kernels
     def test_compiled(self, lively):
         model, x = network(lively).eval(), torch.randn(B, 3, 32, 32)
         with mmsnn.record(model, NAME, what='v') as expected:

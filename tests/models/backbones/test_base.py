@@ -100,6 +100,7 @@ class TestHost:
         model(torch.randn(B, 3, 32, 32))
         assert len(raised) == 1
 
+    @pytest.mark.kernels
     def test_compiled(self):
         model = short()
         x = torch.randn(B, 3, 32, 32)
@@ -113,6 +114,7 @@ class TestHost:
         with pytest.raises(Exception, match=PAST):
             stage(folded)
 
+    @pytest.mark.kernels
     def test_a_part_that_no_compiler_takes(self):
         model = short()
         expected = model(x := torch.randn(B, 3, 32, 32))[-1]
