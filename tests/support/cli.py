@@ -98,14 +98,6 @@ def main(tool: str, *args) -> None:
     runpy.run_path(str(ROOT / 'tools' / f'{tool}.py'))['main']([str(arg) for arg in args])
 
 
-def train_in_a_group(log: Path, *args) -> None:
-    """Train in a process that leads a group, with its output in a file; call it in a process of its own."""
-    os.setpgid(0, 0)
-    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
-    os.dup2(1, 2)
-    main('train', *args)
-
-
 def run(tool: str, *args, limit: int = 900, **environment) -> subprocess.CompletedProcess:
     """Run a tool in a process of its own; its output is text, both streams together."""
     return subprocess.run(
