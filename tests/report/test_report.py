@@ -21,6 +21,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmseg.evaluation import IoUMetric
 
+from mmsnn.checkpoints.reading import load_file
 from mmsnn.report import ReportHook, Run, charts, read_run, sections, write_report
 from mmsnn.report.changes import changes, compare, options
 from mmsnn.report.evaluation import extremes
@@ -409,7 +410,7 @@ def test_pictures_are_of_the_weights_that_were_scored(tmp_path, monkeypatch):
     ema = "custom_hooks = [dict(type='EMAHook', momentum=0.5)]\noptim_wrapper['optimizer']['lr'] = 1.0\n"
     config = classifier(tmp_path, ema + "train_cfg['max_epochs'] = 1")
     cli.main('train', config, '--work-dir', tmp_path / 'run')
-    state = torch.load(tmp_path / 'run/epoch_1.pth', weights_only=False)
+    state = load_file(tmp_path / 'run/epoch_1.pth')
     # CheckpointHook puts the average in the place of the weights
     trained = float(state['ema_state_dict']['module.head.fc.weight'].double().sum())
     assert seen['drawn'] == seen['scored'] != trained

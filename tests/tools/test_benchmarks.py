@@ -95,7 +95,7 @@ def test_trained(tmp_path, capsys):
     assert (one['T'], three['T'], one['size'], found['twin']) == (1, 3, [64, 64], files[1])
     assert three['parity'] < 0.01 and 0 < three['density'] < 1
     for part in ('whole', 'backbone'):
-        assert three[part].keys() == {'SNN, events', 'SNN, auto', 'SNN, dense', 'ANN, norms folded'}
+        assert three[part].keys() == {'SNN, events', 'SNN, all on events', 'SNN, dense', 'ANN, norms folded'}
     assert one['accuracy'].keys() == found['accuracy_of_twin'].keys()
     assert 'density' in capsys.readouterr().out
 
