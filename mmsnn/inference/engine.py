@@ -215,7 +215,9 @@ def event_driven(
     Args:
         model: a backbone, detector, segmentor or classifier with mmsnn's neurons, or any other network of them.
         enabled: False takes the engine out again.
-        engine: ``auto``, or ``event``: every convolution behind neurons on events, whatever its density.
+        engine: ``auto`` chooses layer by layer, by density and width; it does not weigh what the calls themselves cost,
+            so a small network on single images may be slower than densely (``tools/benchmarks/trained.py``).
+            ``event``: every convolution behind neurons on events, whatever its density.
         weights: ``float32``, or ``bfloat16``: convolutions on events read weights of 16 bits, rounded, which halves
             what they read and changes spikes; ``tools/benchmarks/event.py`` times both.
 
