@@ -2,13 +2,14 @@
 # Everything that wants a GPU, on a bare machine with torch and no network, in under nine minutes:
 #     bash tools/gpu.sh [--out FOLDER]      # on the machine with the GPU; FOLDER is gpu_results
 #     bash tools/gpu.sh --dry [--out FOLDER]  # on any CPU: the same steps in small, and tests only collected
-#     ... --only STEP [STEP ...]            # some steps alone: wheels nvrtc nvcc ops_of_mmcv train_amp parity R06 lif_bf16 step_bf16 memory_bf16
+#     ... --only STEP [STEP ...]            # some steps alone: wheels nvrtc nvcc ops_of_mmcv train_amp parity R06
+#         lif_bf16 lif_fp32 lif_small_nvcc lif_small_nvrtc step_bf16 memory_bf16
 # Writes a log a step, the benchmarks' JSON, and summary.md and summary.json. Goes on after a failure; what did not run reads "not run",
 # what its time ended "stopped". Exit code 1 where a step failed.
 #
 # The machine needs Python and torch, and for nvcc's part CUDA's toolkit. What else mmsnn needs is carried as wheels in the folder wheels/ of
-# the repository (git ignores it, or set WHEELS), and installed from there without a network, into an environment of its own that sees the
-# machine's torch. To fill it where there is a network, in an environment in which mmsnn's tests run:
+# the repository (git ignores it, or set WHEELS), and installed from there without a network, into a folder of their own beside the machine's
+# torch. To fill it where there is a network, in an environment in which mmsnn's tests run:
 #     pip freeze --exclude-editable | grep -viE '^(torch|torchvision|triton|nvidia|cuda)' > wheels.txt
 #     pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 \
 #         -d wheels -r wheels.txt           # for the Python of the GPU machine
@@ -68,7 +69,7 @@ tests() {
 install() {
   local folder=${WHEELS:-$ROOT/wheels}
   if [ ! -d "$folder" ]; then echo "no wheels in $folder: the machine's own packages serve"; return 77; fi
-  "$PY" -m venv --system-site-packages "$OUT/venv" && "$OUT/venv/bin/python" -m pip install -q --no-index --no-deps "$folder"/*.whl &&
+  "$PY" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$OUT/site" "$folder"/*.whl &&
     echo "$(ls "$folder"/*.whl | wc -l) wheels installed"
 }
 
@@ -117,7 +118,7 @@ rest = dict(neck=dict(type='GlobalAveragePooling'), head=dict(type='LinearClsHea
 snn = dict(type='mmsnn.SEWResNet', depth=18, base_channels=16, T=4, out_indices=(3,))
 model = dict(
     type='mmsnn.Distiller', student=dict(type='ImageClassifier', backbone=snn, **rest),
-    teacher=dict(model=dict(type='mmpretrain.ImageClassifier', backbone=ann, **rest)), transfer=True,
+    teacher=dict(type='mmpretrain.ImageClassifier', backbone=ann, **rest), transfer=True,
     losses=dict(
         loss_feature=dict(type='FeatureMSE', student='backbone.layer4', teacher='backbone.layer4', connector=dict(type='ConvBN')),
         loss_rate=dict(type='FiringRate', rate=0.1)))
@@ -143,8 +144,8 @@ export DEVICE AMP
 run() { step "$1" "$2" bash -c "$3"; }
 
 run wheels 60 install
-if [ -x "$OUT/venv/bin/python" ]; then PY=$OUT/venv/bin/python; fi
-export PY
+# a virtual environment would not see the torch of another one
+if [ -d "$OUT/site" ]; then export PYTHONPATH=$PYTHONPATH:$OUT/site; fi
 run nvrtc 60 nvrtc
 # nvcc works beside what NVRTC's kernels can do meanwhile
 step nvcc 200 bash -c compile &
@@ -157,6 +158,13 @@ run parity 90 'tests tests/reliability/test_cuda.py -k "parity or batch_norm or 
 run R06 120 'tests tests/reliability/test_cuda.py -k "not parity and not batch_norm and not serve"'
 LIF=$(small '--shape 2 2 4 8 8 --rounds 1 --no-compile' '--shape 4 32 64 56 56 --T 1 4 --rounds 9')
 run lif_bf16 90 "\$PY tools/benchmarks/lif.py --device $DEVICE --dtype bfloat16 $LIF --out $OUT/lif_bf16.json"
+run lif_fp32 60 "\$PY tools/benchmarks/lif.py --device $DEVICE $LIF --no-compile --no-norm --out $OUT/lif_fp32.json"
+# on small maps the time of the host counts, and the two hosts are compared
+TINY="--shape $(small '2 1 4 4 4 --rounds 1' '4 4 64 7 7 --rounds 25') --no-compile --no-norm"
+for host in nvcc nvrtc; do
+  SET=$([ $host = nvrtc ] && echo MMSNN_EXTENSION=0)
+  run lif_small_$host 40 "$SET \$PY tools/benchmarks/lif.py --device $DEVICE $TINY --out $OUT/lif_small_$host.json"
+done
 STEP=$(small '--depth 18 --T 2 --batch 1 --size 32 --rounds 1' '--depth 34 --batch 32 --rounds 5')
 run step_bf16 90 "\$PY tools/benchmarks/step.py --device $DEVICE --amp $STEP --out $OUT/step_bf16.json"
 MEMORY=$(small '--shape 2 2 4 8 8 --blocks 2' '--shape 4 32 64 28 28')

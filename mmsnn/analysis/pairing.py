@@ -96,7 +96,7 @@ def circumstances(device: str = 'cpu') -> dict:
         date=time.strftime('%Y-%m-%d'),
         machine=torch.cuda.get_device_name() if device != 'cpu' else _processor(),
         threads=torch.get_num_threads(),
-        ops=extension.serving('cpu'),
+        ops=extension.serving(torch.device(device).type),
         versions=dict(mmsnn=mmsnn.__version__, torch=torch.__version__, python=platform.python_version()),
     )
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 SCRIPT = Path(__file__).parents[2] / 'tools/gpu.sh'
-STEPS = (
-    ['wheels', 'nvrtc', 'ops_of_mmcv', 'train_amp', 'nvcc', 'parity', 'R06', 'lif_bf16', 'step_bf16', 'memory_bf16']
-)  # fmt: skip
+STEPS = ['wheels', 'nvrtc', 'ops_of_mmcv', 'train_amp', 'nvcc', 'parity', 'R06', 'lif_bf16', 'lif_fp32']
+STEPS += ['lif_small_nvcc', 'lif_small_nvrtc', 'step_bf16', 'memory_bf16']
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='this is what it does without a GPU')
 
