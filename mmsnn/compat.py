@@ -120,6 +120,19 @@ def tell_classes(datasets) -> None:
     datasets.BaseSegDataset.__init__ = init
 
 
+def leave_out_multimodal(dependency) -> None:
+    """Let mmpretrain be imported beside transformers 5, without its multimodal models (mmpretrain.utils.dependency).
+
+    They import functions that transformers 5 no longer has, and mmpretrain takes any newer version for sufficient. Each
+    of these models then says, when it is built, what it needs.
+    """
+    spec = importlib.util.find_spec('transformers') if dependency.WITH_MULTIMODAL else None
+    if spec and spec.origin:
+        # the import of transformers takes seconds
+        file = Path(spec.origin).with_name('pytorch_utils.py')
+        dependency.WITH_MULTIMODAL = file.exists() and 'def find_pruneable_heads_and_indices' in file.read_text()
+
+
 def visualize_inherited(visualizer) -> None:
     """Let mmpretrain's browse_dataset.py take an inherited visualizer (mmpretrain.visualization.visualizer).
 

@@ -23,6 +23,7 @@ MENDS = {
     'mmseg.apis.inference': ('read_students',),
     'mmpretrain.apis.model': ('read_students',),
     'mmseg.datasets.basesegdataset': ('tell_classes',),
+    'mmpretrain.utils.dependency': ('leave_out_multimodal',),
     'mmpretrain.visualization.visualizer': ('visualize_inherited',),
 }
 

@@ -3,6 +3,7 @@
 import copy
 import random
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -100,6 +101,9 @@ class Teacher:
         return self.checkpoint is not None or any(pretrained_from(i) for i in inits)
 
 
+_constants: WeakKeyDictionary[nn.Module, tuple[list[float], list[float]]] = WeakKeyDictionary()
+
+
 def input_statistics(model: nn.Module) -> tuple[Tensor | float, Tensor | float, bool]:
     """Mean and standard deviation (0 and 1 without normalisation) of a model's data preprocessor, and whether it swaps
     the colour channels.
@@ -111,6 +115,18 @@ def input_statistics(model: nn.Module) -> tuple[Tensor | float, Tensor | float, 
     return pre.mean, pre.std, bool(swap)
 
 
+def constants(model: nn.Module) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation as numbers, which are read from a GPU once: to read waits for all of its work."""
+    pre = getattr(model, 'data_preprocessor', None)
+    if pre not in _constants:
+        mean, std, _ = input_statistics(model)
+        numbers = tuple(torch.as_tensor(t).flatten().tolist() for t in (mean, std))
+        if pre is None:
+            return numbers
+        _constants[pre] = numbers
+    return _constants[pre]
+
+
 def renormalise(images: Tensor, student: nn.Module, teacher: nn.Module) -> Tensor:
     """Convert images that the student's preprocessor normalised to what the teacher's preprocessor would give.
 
@@ -119,8 +135,7 @@ def renormalise(images: Tensor, student: nn.Module, teacher: nn.Module) -> Tenso
     random; the norms of a trained teacher compensate for that.
     """
     (mean_s, std_s, swap_s), (mean_t, std_t, swap_t) = input_statistics(student), input_statistics(teacher)
-    same = all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in ((mean_s, mean_t), (std_s, std_t)))
-    if images.dim() != 4 or (same and swap_s == swap_t):
+    if images.dim() != 4 or (swap_s == swap_t and constants(student) == constants(teacher)):
         return images
     images = images * std_s + mean_s
     if swap_s != swap_t:
