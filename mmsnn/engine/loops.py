@@ -170,6 +170,13 @@ class PatientWorker:
             os._exit(0)
 
 
+def patient(loader: DataLoader) -> DataLoader:
+    """``loader``, whose workers, if it starts any from now on, are initialised by `PatientWorker`."""
+    if loader.num_workers and not isinstance(loader.worker_init_fn, PatientWorker):
+        loader.worker_init_fn = PatientWorker(loader.worker_init_fn)
+    return loader
+
+
 def seeded_loader(loader: DataLoader, seed: int, unreadable: Unreadable | None = None) -> DataLoader:
     """``loader`` with `PlacedBatches` of a `SeededDataset`; one whose data have no order stays as it is."""
     if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset):
@@ -177,11 +184,8 @@ def seeded_loader(loader: DataLoader, seed: int, unreadable: Unreadable | None =
     names = ('num_workers', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn', 'multiprocessing_context')
     names += ('generator', 'prefetch_factor', 'persistent_workers', 'pin_memory_device')
     settings = {name: getattr(loader, name) for name in names if hasattr(loader, name)}
-    if loader.num_workers:
-        settings['worker_init_fn'] = PatientWorker(loader.worker_init_fn)
-    return DataLoader(
-        SeededDataset(loader.dataset, seed, unreadable), batch_sampler=PlacedBatches(loader.batch_sampler), **settings
-    )
+    seeded = SeededDataset(loader.dataset, seed, unreadable)
+    return patient(DataLoader(seeded, batch_sampler=PlacedBatches(loader.batch_sampler), **settings))
 
 
 class _Seeded:

@@ -18,8 +18,9 @@ import cli
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import DATASETS, METRICS, MODELS
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
@@ -42,6 +43,8 @@ class TinyNet(BaseModel):
         self.layer = torch.nn.Linear(256, 256)
 
     def forward(self, inputs, data_samples=None, mode='loss'):
+        if mode == 'predict':
+            return list(inputs)
         return dict(loss=self.layer(torch.stack(inputs) + torch.rand(256)).square().mean())
 
 
@@ -54,7 +57,16 @@ class Numbers(Dataset):
         return dict(inputs=torch.full((256,), i / 8))
 
 
-def config(folder, workers=0, **hook) -> Config:
+@METRICS.register_module()
+class Nothing(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return {}
+
+
+def config(folder, workers=0, validated=False, **hook) -> Config:
     cfg = Config(
         dict(
             model=dict(type='TinyNet'),
@@ -75,6 +87,10 @@ def config(folder, workers=0, **hook) -> Config:
             experiment_name=f'{folder}{time.time_ns()}',
         )
     )
+    if validated:
+        cfg.train_dataloader.persistent_workers = True
+        cfg.val_dataloader = {**cfg.train_dataloader, 'sampler': dict(type='DefaultSampler', shuffle=False)}
+        cfg.update(val_cfg=dict(), val_evaluator=dict(type='Nothing'))
     return make_safe(cfg)
 
 
@@ -236,21 +252,31 @@ def test_signals_save(tmp_path, undisturbed, name):
     assert not (tmp_path / 'interrupted.pth').exists()
 
 
+@pytest.mark.parametrize('validated', [False, True])
 @pytest.mark.parametrize('workers', [1, 2])
-def test_a_signal_to_the_whole_group_saves(tmp_path, undisturbed, workers):
-    """As Slurm ends a job: the workers that load data get SIGTERM, too, here first, and do not take it along."""
+def test_a_signal_to_the_whole_group_saves(tmp_path, undisturbed, workers, validated):
+    """As Slurm ends a job: the workers that load data get SIGTERM, too, here first, and do not take it along.
+
+    Those of the validation, which remain until the next one, do not either.
+    """
 
     def lead():
         read = Numbers.__getitem__
         # long enough that the training has not ended before the signal
         Numbers.__getitem__ = lambda self, i: time.sleep(0.1) or read(self, i)
-        train(tmp_path, workers=workers)
+        train(tmp_path, workers=workers, validated=validated)
+
+    def children():
+        return Path(f'/proc/{child}/task/{child}/children').read_text().split()
 
     child = in_child(lead)
-    while not (tmp_path / 'last_checkpoint').exists():
+    loaders = workers * (1 + validated)
+    while not (tmp_path / 'last_checkpoint').exists() or len(children()) < loaders:
         time.sleep(0.02)
-    found = Path(f'/proc/{child}/task/{child}/children').read_text().split()
-    assert found
+    # the second epoch
+    time.sleep(0.8 * validated)
+    found = children()
+    assert len(found) == loaders
     for process in found:
         with suppress(ProcessLookupError):
             os.kill(int(process), signal.SIGTERM)

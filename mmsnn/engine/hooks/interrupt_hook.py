@@ -10,9 +10,11 @@ import torch.distributed as dist
 from mmengine.dist import barrier, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from torch.utils.data import DataLoader
 
 from mmsnn.registry import HOOKS
 
+from ..loops import patient
 from .checkpoint_hook import INTERRUPTED
 
 # Signals of Ctrl-C, of schedulers, and of Slurm's warning (sbatch --signal=USR1@60).
@@ -27,7 +29,9 @@ class InterruptHook(Hook):
     signal, as in shells. If there are several processes, a signal to one of them suffices, because they agree after
     every iteration. A second Ctrl-C ends a single process at once. The next regular checkpoint replaces the file.
 
-    The hook needs a checkpoint hook, and mmsnn's loops (`mmsnn.engine.loops`) to resume in the middle of an epoch.
+    The hook needs a checkpoint hook, and mmsnn's loops (`mmsnn.engine.loops`) to resume in the middle of an epoch. Of
+    the workers that load data, which may receive the signal as well, those of the training are kept alive by these
+    loops, and those of the validation by this hook.
     """
 
     # It runs after the checkpoint hook.
@@ -39,6 +43,9 @@ class InterruptHook(Hook):
         self.before: dict[int, object] = {}
 
     def before_train(self, runner) -> None:
+        validation = getattr(getattr(runner, 'val_loop', None), 'dataloader', None)
+        if isinstance(validation, DataLoader):
+            patient(validation)
         if threading.current_thread() is not threading.main_thread():
             return
         for name in SIGNALS:
