@@ -1,5 +1,10 @@
 """The libraries' own functions on mmsnn's configs: a distillation config means its student."""
 
+import os
+import subprocess
+import sys
+
+import cli
 import pytest
 from mmengine.config import Config
 from mmengine.hub import get_model
@@ -84,3 +89,26 @@ def test_inherited_visualizer():
 @pytest.mark.parametrize('name', ['mmdet::nothing.py', 'mmsnn::nothing.py', 'nothing::a/b.py', 'a/b.py', '../x::y'])
 def test_no_such_config(name):
     assert shipped.find_config(name) is None
+
+
+@pytest.mark.parametrize('given', [True, False])
+def test_mmpretrain_beside_transformers_5(given, tmp_path):
+    """Whose functions mmpretrain's multimodal models import; it takes every newer version for sufficient."""
+    (tmp_path / 'transformers').mkdir()
+    (tmp_path / 'transformers/__init__.py').write_text('')
+    (tmp_path / 'transformers/pytorch_utils.py').write_text(
+        'def find_pruneable_heads_and_indices(): pass\n' if given else 'def prune_linear_layer(): pass\n'
+    )
+    (tmp_path / 'transformers-5.17.0.dist-info').mkdir()
+    (tmp_path / 'transformers-5.17.0.dist-info/METADATA').write_text('Name: transformers\nVersion: 5.17.0\n')
+    code = 'import mmsnn; from mmpretrain.utils import dependency; print(dependency.WITH_MULTIMODAL)'
+    if not given:
+        code = code + '; import mmpretrain.models'
+        code += (
+            '\ntry: mmpretrain.models.MODELS.build(dict(type="Blip2VQA"))\nexcept ImportError as error: print(error)'
+        )
+    env = cli.own_environment()
+    env['PYTHONPATH'] += f'{os.pathsep}{tmp_path}'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == 'True' if given else 'False' in done.stdout and 'multi-modal' in done.stdout
