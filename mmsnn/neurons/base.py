@@ -27,7 +27,8 @@ class Neuron(TimeAware, nn.Module):
     Args:
         T: number of time steps folded into the first dimension.
         fuse_norm: whether a spiking backbone runs this neuron and the batch norm before it as one op
-            (`mmsnn.ops.bn_lif`), which is faster for all but small maps and stores half as much for the backward pass.
+            (`mmsnn.ops.bn_lif`) where that is faster, which also stores half as much for the backward pass: for all but
+            small maps on a CPU; on a GPU in training, and not in the memory format channels_last.
         inplace: ignored; mmcv's ConvModule passes it to every activation.
         settings: settings of the neuron by name, as described in `mmsnn.NeuronSettings`; settings that are not given
             come from the class attribute ``defaults``.
@@ -139,5 +140,8 @@ def _pays(norm: nn.Module, x: Tensor) -> bool:
     if isinstance(norm, nn.SyncBatchNorm):
         return True
     large = x.numel() >= FUSE_FROM
+    if x.is_cuda:
+        # one op was slower in evaluation and in channels_last (H200, tools/benchmarks/results/lif_*_h200.json)
+        large = large and norm.training and x.is_contiguous()
     # A graph that is compiled for all sizes uses two ops.
     return always_holds(large) if torch.compiler.is_compiling() else large
