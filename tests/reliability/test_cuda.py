@@ -16,6 +16,12 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
+def search_path() -> str:
+    """Value of PYTHONPATH with which another process finds this test and its helpers besides what is found here."""
+    paths = Path(__file__).parent, Path(ops_checks.__file__).parent, os.environ.get('PYTHONPATH')
+    return os.pathsep.join(str(p) for p in paths if p)
+
+
 def on_gpu(op):
     """``op`` with its tensors carried to the GPU and back."""
 
@@ -57,8 +63,7 @@ def test_parity_of_nvrtc(tmp_path):
     code = 'import ops_checks, sys, test_cuda as t; from mmsnn.ops import extension, lif\n'
     code += 'failed = ops_checks.failures(t.on_gpu(lif), ops_checks.cases(3))\n'
     code += 'print(extension.serving("cuda"), *failed, sep="\\n"); sys.exit(bool(failed))'
-    paths = os.pathsep.join(map(str, (Path(__file__).parent, Path(ops_checks.__file__).parent)))
-    env = {**os.environ, 'MMSNN_EXTENSION': '0', 'XDG_CACHE_HOME': str(tmp_path), 'PYTHONPATH': paths}
+    env = {**os.environ, 'MMSNN_EXTENSION': '0', 'XDG_CACHE_HOME': str(tmp_path), 'PYTHONPATH': search_path()}
     for _ in range(2):
         done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
         assert done.returncode == 0 and 'NVRTC' in done.stdout, done.stdout + done.stderr
@@ -148,9 +153,8 @@ def test_wrong_values_stop_pack():
 def test_sanitizer(tool):
     code = 'import ops_checks, sys, test_cuda as t; from mmsnn.ops import lif\n'
     code += 'sys.exit(bool(ops_checks.failures(t.on_gpu(lif), ops_checks.cases(10))))'
-    paths = os.pathsep.join(map(str, (Path(__file__).parent, Path(ops_checks.__file__).parent)))
     # torch's cache would hide accesses beyond a tensor
-    env = {**os.environ, 'PYTHONPATH': paths, 'PYTORCH_NO_CUDA_MEMORY_CACHING': '1'}
+    env = {**os.environ, 'PYTHONPATH': search_path(), 'PYTORCH_NO_CUDA_MEMORY_CACHING': '1'}
     command = ['compute-sanitizer', '--tool', tool, '--error-exitcode', '9', sys.executable, '-c', code]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

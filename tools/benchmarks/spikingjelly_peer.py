@@ -101,7 +101,8 @@ class SEW:
         return dict(logits=self.logits)
 
     def result(self):
-        self.loss().backward()
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            self.loss().backward()
         self.functional.reset_net(self.net)
         grads = {name: p.grad.clone() for name, p in self.net.named_parameters()}
         self.optimizer.zero_grad()
