@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from mmsnn.layers.time import TimeAware
@@ -17,6 +17,7 @@ from mmsnn.ops import NeuronSettings, event_reference, extension
 from mmsnn.ops.reference import is_transformed
 
 from . import handlers  # noqa: F401  what lazy tensors do in torch's functions
+from .choice import DENSE, Choice
 from .lazy import Current, Lazy, Spikes
 from .report import EventReport, LayerCounts
 from .weights import Folded, Watched
@@ -41,6 +42,7 @@ class Engine:
     def __init__(self, choice: str = 'auto', weights: str = 'float32'):
         self.choice, self.weights = choice, weights
         self.counts = LayerCounts()
+        self.whole = Choice() if choice == 'auto' else None
         # for each weight, by the norm behind it: what is watched, and what was made of it
         self._folded = WeakIdKeyDictionary()
 
@@ -50,11 +52,14 @@ class Engine:
     def __reduce__(self):
         return Engine, (self.choice, self.weights)
 
+    def _serves(self, x: Tensor) -> bool:
+        return (self.whole is None or self.whole.way != DENSE) and serves(x)
+
     # Where a network meets it ---------------------------------------------------------------------------------------
 
     def enter(self, x):
         """An image as it enters a spiking backbone; what follows is only noted until a neuron asks for it."""
-        if not isinstance(x, Tensor) or isinstance(x, Lazy) or x.dim() != 4 or not _serves(x):
+        if not isinstance(x, Tensor) or isinstance(x, Lazy) or x.dim() != 4 or not self._serves(x):
             return x
         return Lazy.of_values(x, self)
 
@@ -66,7 +71,7 @@ class Engine:
             x: its input, or that of ``norm``.
             norm: a batch norm in front of it.
         """
-        if neuron.training or not _serves(x) or x.dim() == 0 or x.shape[0] % neuron.T or not x.numel():
+        if neuron.training or not self._serves(x) or x.dim() == 0 or x.shape[0] % neuron.T or not x.numel():
             return None
         if norm is not None:
             # in training, or without statistics, it is not the same for every batch
@@ -155,8 +160,8 @@ def _addend(plan) -> Tensor:
     return plan.values if isinstance(plan, Spikes) else plan.dense()
 
 
-def _serves(x: Tensor) -> bool:
-    """Whether the engine may run at all, on ``x``."""
+def serves(x: Tensor) -> bool:
+    """Whether an engine may run at all, on ``x``."""
     if torch.compiler.is_compiling():
         return not _say_compiled()
     if torch.is_grad_enabled() or x.dtype != torch.float32 or x.device.type != 'cpu':
@@ -215,9 +220,10 @@ def event_driven(
     Args:
         model: a backbone, detector, segmentor or classifier with mmsnn's neurons, or any other network of them.
         enabled: False takes the engine out again.
-        engine: ``auto`` chooses layer by layer, by density and width; it does not weigh what the calls themselves cost,
-            so a small network on single images may be slower than densely (``tools/benchmarks/trained.py``).
-            ``event``: every convolution behind neurons on events, whatever its density.
+        engine: ``auto`` chooses layer by layer, by density and width, and times the first calls of ``model`` for each
+            size of input both so and densely, to keep to the faster way: like ``torch.backends.cudnn.benchmark``, two
+            calls may then differ by rounding. ``event``: every convolution behind neurons on events, whatever its
+            density, in every call.
         weights: ``float32``, or ``bfloat16``: convolutions on events read weights of 16 bits, rounded, which halves
             what they read and changes spikes; ``tools/benchmarks/event.py`` times both.
 
@@ -234,17 +240,33 @@ def event_driven(
     made = Engine(engine, weights) if enabled else None
     for part in parts:
         part.events = made
-    for key in [k for k, hook in model._forward_hooks.items() if hook is give_numbers]:
-        del model._forward_hooks[key]
+    for hooks, ours in ((model._forward_hooks, give_numbers), (model._forward_pre_hooks, begin)):
+        for key in [k for k, hook in hooks.items() if hook is ours]:
+            del hooks[key]
+            model._forward_pre_hooks_with_kwargs.pop(key, None)
     if enabled:
         extension.use('cpu')
+        if made.whole is not None:
+            model.register_forward_pre_hook(begin, with_kwargs=True)
         model.register_forward_hook(give_numbers)
     return model
 
 
+def begin(module: nn.Module, inputs: tuple, keywords: dict) -> None:
+    """Hook of the outermost module: the way of this call is chosen."""
+    leaves = tree_leaves((inputs, keywords))
+    # Where no engine may run there is nothing to choose.
+    if not module.training and any(isinstance(x, Tensor) and x.is_floating_point() and serves(x) for x in leaves):
+        engine_of(module).whole.begin((inputs, keywords))
+
+
 def give_numbers(module: nn.Module, inputs: tuple, out):
     """Hook of the outermost module: plain tensors come out."""
-    return tree_map_only(Lazy, Lazy.numbers, out)
+    out = tree_map_only(Lazy, Lazy.numbers, out)
+    engine = engine_of(module)
+    if engine is not None and engine.whole is not None:
+        engine.whole.end()
+    return out
 
 
 def engine_of(model: nn.Module) -> Engine | None:
@@ -268,5 +290,6 @@ def event_report(model: nn.Module) -> EventReport:
     for name, weight in model.named_parameters(remove_duplicate=True):
         names[name.removesuffix('.weight')] = engine.counts.of(weight)
     report = EventReport((name, counts) for name, counts in names.items() if counts is not None)
+    report.timings = tuple(engine.whole.summary()) if engine.whole is not None else ()
     engine.counts.clear()
     return report

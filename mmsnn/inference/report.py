@@ -6,6 +6,8 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from .choice import DENSE, EVENT, Timing
+
 
 @dataclass
 class ConvCounts:
@@ -60,7 +62,15 @@ class LayerCounts:
 
 
 class EventReport(dict):
-    """`ConvCounts` of the convolutions that ran since `event_driven` or the last report, by name."""
+    """`ConvCounts` of the convolutions that ran since `event_driven` or the last report, by name.
+
+    Calls in which ``engine='auto'`` ran the whole network densely count nothing.
+
+    Attributes:
+        timings: for each size of input that ``engine='auto'`` has decided about, the `mmsnn.inference.choice.Timing`.
+    """
+
+    timings: tuple[Timing, ...] = ()
 
     @property
     def density(self) -> float:
@@ -70,7 +80,12 @@ class EventReport(dict):
 
     def table(self) -> Table:
         """For ``rich.print``."""
-        table = Table(title='Event-driven', caption=f'mean density of spiking inputs {self.density:.1%}')
+        caption = f'mean density of spiking inputs {self.density:.1%}'
+        for timing in self.timings:
+            event, dense = (timing.seconds[way] * 1e3 for way in (EVENT, DENSE))
+            chosen = 'densely as a whole' if timing.way == DENSE else 'on events'
+            caption += f'; runs {chosen}, since that was faster: {event:.1f} ms on events, {dense:.1f} ms densely'
+        table = Table(title='Event-driven', caption=caption)
         table.add_column('convolution', overflow='fold', min_width=20)
         table.add_column('runs')
         table.add_column('density of its input', justify='right')

@@ -1,0 +1,83 @@
+"""Whether a whole network runs on events or densely: both ways are timed."""
+
+import math
+import threading
+import time
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+EVENT, DENSE = 'event', 'dense'
+# The first run of each way folds weights and prepares convolutions, and does not count.
+TRIALS = (EVENT, DENSE, EVENT, DENSE, EVENT, DENSE)
+# After so many calls both ways are timed again, because images and weights change.
+AGAIN = 1000
+
+
+class Choice:
+    """Chooses, for each size of input, the way that took less time on the first images.
+
+    What decides is the time of this machine: how much a call costs, how many cores there are, how dense the spikes are.
+    """
+
+    def __init__(self):
+        self._timings: dict[tuple, Timing] = {}
+        self._now = threading.local()
+
+    @property
+    def way(self) -> str:
+        """How the network of this thread runs at present."""
+        return getattr(self._now, 'way', EVENT)
+
+    def begin(self, inputs) -> None:
+        """A call of the network with ``inputs`` begins."""
+        timing = self._timings.setdefault(size_of(inputs), Timing())
+        self._now.timing, self._now.way, self._now.start = timing, timing.next(), time.perf_counter()
+
+    def end(self) -> None:
+        """It has ended."""
+        if getattr(self._now, 'timing', None) is not None:
+            self._now.timing.note(self._now.way, time.perf_counter() - self._now.start)
+            self._now.timing, self._now.way = None, EVENT
+
+    def summary(self) -> list['Timing']:
+        """The timings of all sizes that are decided."""
+        return [timing for timing in self._timings.values() if timing.way is not None]
+
+
+class Timing:
+    """Seconds of both ways for one size of input.
+
+    Attributes:
+        seconds: the least of each way.
+        way: the faster one; None until both are timed.
+    """
+
+    def __init__(self):
+        self.calls = 0
+        self.way: str | None = None
+        self.seconds: dict[str, float] = {}
+
+    def next(self) -> str:
+        """The way of the next call."""
+        if self.calls >= AGAIN:
+            self.calls = 0
+        return TRIALS[self.calls] if self.calls < len(TRIALS) else self.way
+
+    def note(self, way: str, seconds: float) -> None:
+        """One call took ``seconds``."""
+        if 2 <= self.calls < len(TRIALS):
+            least = self.seconds.get(way, math.inf) if self.calls >= 4 else math.inf
+            self.seconds[way] = min(least, seconds)
+        self.calls += 1
+        if self.calls == len(TRIALS):
+            self.way = min((EVENT, DENSE), key=self.seconds.get)
+
+
+def size_of(inputs) -> tuple:
+    """Inputs that share it take about the same time: elements of all tensors, by powers of two, images and threads."""
+    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    elements = sum(t.numel() for t in tensors)
+    images = tensors[0].shape[0] if tensors and tensors[0].dim() == 4 else len(tensors)
+    return elements.bit_length(), images, torch.get_num_threads()

@@ -1,0 +1,139 @@
+"""engine='auto' keeps a network to the faster way: on events, or densely as a whole."""
+
+import copy
+import pickle
+import threading
+
+import pytest
+import torch
+
+import mmsnn
+from mmsnn.inference import choice
+from mmsnn.inference.choice import AGAIN, DENSE, EVENT, TRIALS, Choice
+from mmsnn.models import SEWResNet
+
+
+class Clock:
+    """Time passes only when a network says which way it ran."""
+
+    def __init__(self, **costs: float):
+        self.now, self.costs, self.ways = 0.0, costs, []
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def ran(self, way: str) -> None:
+        self.ways.append(way)
+        self.now += self.costs[way]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock(event=1.0, dense=2.0)
+    monkeypatch.setattr(choice, 'time', clock)
+    return clock
+
+
+def network(clock, **settings):
+    torch.manual_seed(0)
+    net = SEWResNet(18, T=2, base_channels=4, stem_channels=4).eval()
+    mmsnn.event_driven(net, **settings)
+    # it runs on events if the engine makes the spikes
+    net.neuron1.register_forward_hook(
+        lambda module, args, out: clock.ran(EVENT if type(out) is not torch.Tensor else DENSE)
+    )
+    return net
+
+
+@pytest.mark.parametrize('faster', [EVENT, DENSE])
+def test_the_faster_way_stays(clock, faster):
+    clock.costs[faster] = 0.5
+    net, x = network(clock), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        outs = [net(x) for _ in range(12)]
+    assert clock.ways == [*TRIALS, *[faster] * 6]
+    for out in outs[1:]:
+        for a, b in zip(out, outs[0]):
+            assert type(a) is torch.Tensor
+            torch.testing.assert_close(a, b)
+    (timing,) = mmsnn.event_report(net).timings
+    assert timing.way == faster and timing.seconds == clock.costs
+
+
+def test_each_size_has_its_own(clock):
+    net = network(clock)
+    with torch.no_grad():
+        for _ in range(7):
+            net(torch.rand(1, 3, 32, 32))
+        clock.costs[DENSE] = 0.1
+        for _ in range(7):
+            net(torch.rand(1, 3, 64, 64))
+            net(torch.rand(8, 3, 32, 32))
+        assert [t.way for t in mmsnn.event_report(net).timings] == [EVENT, DENSE, DENSE]
+        clock.ways.clear()
+        net(torch.rand(1, 3, 33, 33))
+    assert clock.ways == [EVENT]
+
+
+def test_it_is_asked_again(clock):
+    whole = Choice()
+    x = torch.rand(1, 3, 8, 8)
+
+    def call() -> str:
+        whole.begin(x)
+        way = whole.way
+        clock.now += clock.costs[way]
+        whole.end()
+        return way
+
+    assert {call() for _ in range(AGAIN)} == {EVENT, DENSE}
+    clock.costs[EVENT] = 3.0
+    assert [call() for _ in TRIALS] == list(TRIALS)
+    assert call() == DENSE
+
+
+def test_no_choice_elsewhere(clock):
+    """All on events if the user says so; and nothing is timed in training or with gradients."""
+    net, x = network(clock, engine='event'), torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        for _ in range(8):
+            net(x)
+    assert set(clock.ways) == {EVENT} and not mmsnn.event_report(net).timings
+    net = network(clock)
+    for _ in range(8):
+        net(x)
+    with torch.no_grad():
+        for _ in range(8):
+            net.train()(x)
+    assert not mmsnn.event_report(net).timings
+    assert set(clock.ways[8:]) == {DENSE}
+
+
+def test_copies_and_removal(clock):
+    net, x = network(clock), torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        for _ in range(7):
+            net(x)
+    mmsnn.event_driven(net, enabled=False)
+    assert not net._forward_pre_hooks and not net._forward_pre_hooks_with_kwargs
+    fresh = SEWResNet(18, T=2, base_channels=4, stem_channels=4).eval()
+    mmsnn.event_driven(mmsnn.event_driven(fresh))
+    assert len(fresh._forward_pre_hooks) == len(fresh._forward_hooks) == 1
+    for other in (copy.deepcopy(fresh), pickle.loads(pickle.dumps(fresh))):
+        with torch.no_grad():
+            for _ in range(7):
+                other(x)
+        assert len(mmsnn.event_report(other).timings) == 1
+    assert not mmsnn.event_report(fresh).timings
+
+
+def test_threads_choose_for_themselves():
+    """What one thread times does not send another one's call the other way."""
+    whole, ways = Choice(), []
+    whole.begin(torch.rand(1, 3, 8, 8))
+    whole.end()
+    whole.begin(torch.rand(1, 3, 8, 8))
+    thread = threading.Thread(target=lambda: ways.append(whole.way))
+    thread.start()
+    thread.join()
+    assert whole.way == DENSE and ways == [EVENT]
