@@ -12,7 +12,7 @@ import torch
 from mmengine.optim import AmpOptimWrapper
 
 from mmsnn.engine.amp import CPUAmpOptimWrapper
-from mmsnn.engine.checks import check_amp
+from mmsnn.engine.checks import check_amp, check_saving
 
 pytest.importorskip('mmpretrain', reason='the smallest task that trains is a classification')
 ROOT = Path(__file__).parents[2]
@@ -220,3 +220,22 @@ def test_the_command_line(home, tmp_path):
     assert "'cat' would be called 'dog'" in line(lines, 'train_dataloader.dataset.dataset.metainfo.classes')
     line(lines, 'model.bbox_head.num_classes: 80', 'Write num_classes=2')
     assert lines[-1] == '2 errors, 0 warnings'
+
+
+@pytest.mark.parametrize(
+    'loop, hooks, said',
+    [
+        (dict(by_epoch=False, max_iters=9), {}, True),
+        (dict(type='IterBasedTrainLoop', max_iters=9), dict(checkpoint=dict(type='CheckpointHook', interval=3)), True),
+        (dict(type='mmsnn.IterBasedTrainLoop'), dict(checkpoint=dict(type='mmsnn.SafeCheckpointHook')), True),
+        (dict(type='IterBasedTrainLoop'), dict(checkpoint=dict(type='CheckpointHook', by_epoch=False)), False),
+        (dict(type='IterBasedTrainLoop'), dict(checkpoint=None), False),
+        (dict(by_epoch=True, max_epochs=3), {}, False),
+        (dict(type='EpochBasedTrainLoop'), dict(checkpoint=dict(type='CheckpointHook')), False),
+    ],
+)
+def test_checkpoints_that_wait_for_an_epoch(loop, hooks, said):
+    """A loop by iterations has no end of an epoch, so that nothing would be saved before the end of the training."""
+    found = [*check_saving(dict(train_cfg=loop, default_hooks=hooks))]
+    assert [one.level for one in found] == ['warning'] * said
+    assert all(one.key == 'default_hooks.checkpoint.by_epoch' for one in found)

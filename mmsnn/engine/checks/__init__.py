@@ -24,7 +24,7 @@ from .data import (
     gather,
     is_local,
 )
-from .findings import ERROR, NOTE, UNCHECKED, WARNING, Finding, error, refuse, unchecked
+from .findings import ERROR, NOTE, UNCHECKED, WARNING, Finding, error, refuse, unchecked, warning
 from .folders import check_folders, check_list, is_list
 from .heads import Head, check_heads, find_heads, reads_text, student_config
 from .labels import check_labels, is_segmentation
@@ -101,6 +101,7 @@ def check_config(cfg: Mapping, parts: tuple[str, ...] = PARTS, contents: bool = 
         if 'train' in parts:
             yield from _safely(check_teachers, 'model.teacher', cfg)
             yield from check_amp(cfg)
+            yield from check_saving(cfg)
     finally:
         coco.forget()
 
@@ -119,6 +120,20 @@ def check_amp(cfg: Mapping) -> Iterator[Finding]:
             'optim_wrapper.type',
             "mmengine's 'AmpOptimWrapper' needs a GPU; there is none. Add --amp to train in bfloat16 on the CPU, or "
             '--cfg-options optim_wrapper.type=OptimWrapper for float32',
+        )
+
+
+def check_saving(cfg: Mapping) -> Iterator[Finding]:
+    """A warning if checkpoints wait for the end of an epoch, which a loop by iterations does not have."""
+    loop, hooks = cfg.get('train_cfg') or {}, cfg.get('default_hooks') or {}
+    # mmengine's default; None is no hook
+    hook = hooks.get('checkpoint', dict(type='CheckpointHook')) or {}
+    by_iterations = 'IterBased' in type_name(loop) if loop.get('type') else loop.get('by_epoch') is False
+    if by_iterations and type_name(hook).endswith('CheckpointHook') and hook.get('by_epoch', True):
+        yield warning(
+            'default_hooks.checkpoint.by_epoch',
+            'the training counts iterations and not epochs, so that its only checkpoint is that of the end: set '
+            'by_epoch=False, and interval to a number of iterations',
         )
 
 
@@ -202,9 +217,10 @@ def _check_metric(key: str, metric: Mapping, data: list[Data], contents: bool) -
     if missing or not contents or not coco_files or type_name(metric) != 'CocoMetric' or metric.get('format_only'):
         return
     own = data[0].path('ann_file')
+    before = coco.image_ids(own)
+    yield from _check_left_out(key, data[0], before, coco.image_ids(path))
     if osp.realpath(own) == osp.realpath(path):
         return
-    before = coco.image_ids(own)
     reader = coco_reader(data[0])
     masks = 'segm' in str(metric.get('metric'))
     yield from check_coco(
@@ -216,4 +232,24 @@ def _check_metric(key: str, metric: Mapping, data: list[Data], contents: bool) -
             f'{key}.ann_file',
             f'{path} lacks {len(unknown)} of the {len(before)} images of {own} ({data[0].key}.ann_file): give both the '
             'same file',
+        )
+
+
+def _check_left_out(key: str, data: Data, own: set, evaluated: set) -> Iterator[Finding]:
+    """A warning if a metric evaluates images that the dataset leaves out, whose objects then count as missed."""
+    indices = data.cfg.get('indices')
+    kept = (
+        len(own) if indices is None else min(abs(indices), len(own)) if isinstance(indices, int) else len(set(indices))
+    )
+    if indices is not None and kept < len(own):
+        yield warning(
+            f'{data.key}.indices',
+            f'{kept} of the {len(own)} images are read, but {key} counts the objects of all images of its ann_file: '
+            'those of the others count as missed, and the figures are too low. Give both a file of these images',
+        )
+    elif evaluated - own:
+        yield warning(
+            f'{key}.ann_file',
+            f'it has {len(evaluated - own)} images that {data.key}.ann_file does not have: their objects count as '
+            'missed, and the figures are too low. Give both the same file',
         )

@@ -265,6 +265,38 @@ def test_config_of_a_detector(content, tmp_path):
         check_data(cfg)
 
 
+@pytest.mark.parametrize('indices, left', [(1, 1), ([0], 1), (-1, 1), (2, 0), ([0, 1], 0), (None, 0)])
+def test_metric_evaluates_images_that_are_left_out(content, tmp_path, indices, left):
+    """Their objects count as missed: a figure on some images of a file is too low, and nothing says so."""
+    (tmp_path / 'a.json').write_text(json.dumps(content))
+    dataset = dict(type='CocoDataset', data_root=str(tmp_path), ann_file='a.json', metainfo=dict(classes=CLASSES))
+    dataset.update(data_prefix=dict(img=''), **({} if indices is None else dict(indices=indices)))
+    metric = dict(type='CocoMetric', ann_file=str(tmp_path / 'a.json'))
+    cfg = dict(default_scope='mmdet', val_dataloader=dict(dataset=dataset), val_evaluator=metric)
+
+    def warnings():
+        found = [one for one in check_config(cfg) if one.level == 'warning' and 'too low' in one.text]
+        return [one.key for one in found]
+
+    assert warnings() == ['val_dataloader.dataset.indices'] * left
+    metric['format_only'] = True
+    assert not warnings()
+
+
+def test_metric_evaluates_more_images_than_there_are(content, tmp_path):
+    (tmp_path / 'all.json').write_text(json.dumps(content))
+    content['images'].pop()
+    kept = {image['id'] for image in content['images']}
+    content['annotations'] = [one for one in content['annotations'] if one['image_id'] in kept]
+    (tmp_path / 'some.json').write_text(json.dumps(content))
+    dataset = dict(type='CocoDataset', data_root=str(tmp_path), ann_file='some.json', metainfo=dict(classes=CLASSES))
+    dataset['data_prefix'] = dict(img='')
+    metric = dict(type='CocoMetric', ann_file=str(tmp_path / 'all.json'))
+    cfg = dict(default_scope='mmdet', val_dataloader=dict(dataset=dataset), val_evaluator=metric)
+    (found,) = [one for one in check_config(cfg) if one.level == 'warning' and 'too low' in one.text]
+    assert found.key == 'val_evaluator.ann_file' and '1 images' in found.text
+
+
 def test_real_files_pass(data_root):
     from mmdet.datasets import CocoDataset
 
