@@ -108,6 +108,8 @@ def kernels() -> tuple[list, dict]:
     extension = kind(
         'mmsnn.ops._C',
         [str(CSRC / name) for name in names],
+        # headers, which an earlier build in this folder may be older than
+        depends=[str(CSRC / p.name) for p in sources],
         extra_compile_args=compile_args,
         extra_link_args=threads,
         py_limited_api=True,

@@ -124,6 +124,13 @@ def test_when_cuda_is_compiled(setup, command, asked, driver, wanted):
     assert setup['wants_cuda'](['setup.py', *command.split()], asked, driver) is wanted
 
 
+def test_a_changed_header_is_compiled_again(setup):
+    """Otherwise an installation from the clone keeps the kernels of the sources before, and says that it succeeded."""
+    (extension,) = setup['kernels']()[0]
+    headers = {p.name for p in (REPO / 'mmsnn/ops/csrc').iterdir() if p.suffix in ('.h', '.cuh')}
+    assert headers and headers <= {Path(name).name for name in extension.depends}
+
+
 def test_cuda_that_cannot_be_compiled_is_named(setup, monkeypatch, capsys):
     cpp_extension = pytest.importorskip('torch.utils.cpp_extension')
     monkeypatch.setattr(cpp_extension, 'CUDA_HOME', None)

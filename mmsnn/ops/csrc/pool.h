@@ -20,7 +20,7 @@ namespace mmsnn {
 #if defined(__linux__)
 class Pool {
  public:
-  static constexpr size_t kHuge = size_t(1) << 21, kSmallest = 4 * kHuge;
+  static constexpr size_t kHuge = size_t(1) << 21, kSmallest = 2 * kHuge;
 
   static Pool& instance() {
     static Pool* pool = new Pool;  // outlives the tensors that give back at exit
