@@ -147,9 +147,10 @@ void backward_blocks(const Job<F>& job, i64 begin, i64 end) {
   const Spread<F> spread(job);
   const i64 chunks = (job.T + kChunk - 1) / kChunk;
   Block<F> b;
-  alignas(64) F h[kChunk][kBlock], s[kBlock], slope[kBlock], grad[kBlock], grad_v[kBlock], before[kBlock];
+  alignas(64) F h[kChunk][kBlock], s[kBlock], grad[kBlock], grad_v[kBlock], before[kBlock];
   alignas(64) F mean[kBlock], offset[kBlock], factor[kBlock], sum[kBlock], product[kBlock];
   F* starts = new F[chunks * kBlock];  // potentials before each chunk
+  const bool remembers = chunks > 1 || job.grad_rate;
   for (i64 block = begin; block < end; ++block) {
     const i64 i0 = block * kBlock, n = job.N - i0 < kBlock ? job.N - i0 : kBlock;
     if (job.v_init) read_row(job.v_init + i0, b.v, n);
@@ -169,7 +170,7 @@ void backward_blocks(const Job<F>& job, i64 begin, i64 end) {
     }
     const S* x = static_cast<const S*>(job.x) + i0;
     for (i64 chunk = 0; chunk < chunks; ++chunk) {
-      read_row(b.v, starts + chunk * kBlock, n);
+      if (remembers) read_row(b.v, starts + chunk * kBlock, n);
       if (chunk == chunks - 1) break;
       for (i64 t = chunk * kChunk; t < (chunk + 1) * kChunk; ++t)
         rows.charge(input_row(job, x + t * job.N, b, n), b.v, h[0], n, k);
@@ -177,16 +178,15 @@ void backward_blocks(const Job<F>& job, i64 begin, i64 end) {
     double rate = 0;
     for (i64 chunk = chunks - 1; chunk >= 0; --chunk) {
       const i64 t0 = chunk * kChunk, t1 = t0 + kChunk < job.T ? t0 + kChunk : job.T;
-      read_row(starts + chunk * kBlock, b.v, n);
+      if (remembers) read_row(starts + chunk * kBlock, b.v, n);
       for (i64 t = t0; t < t1; ++t) rows.charge(input_row(job, x + t * job.N, b, n), b.v, h[t - t0], n, k);
       for (i64 t = t1 - 1; t >= t0; --t) {
         const F* row = h[t - t0];
-        rows.spike(row, s, slope, n, k);
-        rows.gradient(view_row(static_cast<const S*>(job.grad_s) + t * job.N + i0, grad, n), grad_v, row, s, slope, n, k);
+        rows.gradient(view_row(static_cast<const S*>(job.grad_s) + t * job.N + i0, grad, n), grad_v, row, n, k);
         if (job.grad_rate) {
           const F* earlier = starts + chunk * kBlock;
           if (t > t0) {
-            rows.spike(h[t - t0 - 1], s, slope, n, k);
+            rows.spike(h[t - t0 - 1], s, n, k);
             const F* last = h[t - t0 - 1];
             if (k.reset == kHard) ROW(i) before[i] = after_reset<kHard>(last[i], s[i], k);
             else ROW(i) before[i] = after_reset<kSoft>(last[i], s[i], k);

@@ -97,21 +97,20 @@ void charge_row(const F* RESTRICT x, F* RESTRICT v, F* RESTRICT h, i64 n, const 
   }
 }
 
-template <int fire, int surrogate, typename F>
-void spike_row(const F* RESTRICT h, F* RESTRICT s, F* RESTRICT slope, i64 n, const Neuron<F>& neuron) {
+template <int fire, typename F>
+void spike_row(const F* RESTRICT h, F* RESTRICT s, i64 n, const Neuron<F>& neuron) {
   const Neuron<F> k = neuron;
-  ROW(i) {
-    s[i] = spike<fire>(h[i], k);
-    slope[i] = spike_slope<fire, surrogate>(h[i], k);
-  }
+  ROW(i) s[i] = spike<fire>(h[i], k);
 }
 
 // grad_v becomes d loss / d charge; the caller turns that into the gradients of the input and the earlier potential
-template <int reset, bool detach, typename F>
-void gradient_row(const F* RESTRICT grad_s, F* RESTRICT grad_v, const F* RESTRICT h, const F* RESTRICT s,
-                  const F* RESTRICT slope, i64 n, const Neuron<F>& neuron) {
+template <int reset, bool detach, int fire, int surrogate, typename F>
+void gradient_row(const F* RESTRICT grad_s, F* RESTRICT grad_v, const F* RESTRICT h, i64 n, const Neuron<F>& neuron) {
   const Neuron<F> k = neuron;
-  ROW(i) grad_v[i] = charge_gradient<reset, detach>(grad_s[i], grad_v[i], h[i], s[i], slope[i], k);
+  ROW(i) {
+    const F slope = spike_slope<fire, surrogate>(h[i], k);
+    grad_v[i] = charge_gradient<reset, detach>(grad_s[i], grad_v[i], h[i], spike<fire>(h[i], k), slope, k);
+  }
 }
 
 template <int leak, typename F>
@@ -127,27 +126,13 @@ void back_row(F* RESTRICT grad_v, F* RESTRICT grad_x, i64 n, const Neuron<F>& ne
 template <typename F>
 struct Rows {
   using Forward = void (*)(const F*, F*, F*, i64, const Neuron<F>&);
-  using Spike = void (*)(const F*, F*, F*, i64, const Neuron<F>&);
-  using Gradient = void (*)(const F*, F*, const F*, const F*, const F*, i64, const Neuron<F>&);
+  using Spike = void (*)(const F*, F*, i64, const Neuron<F>&);
+  using Gradient = void (*)(const F*, F*, const F*, i64, const Neuron<F>&);
   using Back = void (*)(F*, F*, i64, const Neuron<F>&);
   Forward forward, charge;
   Spike spike;
   Gradient gradient;
   Back back;
-
-  template <int leak, int reset>
-  void choose_fire(const Neuron<F>& k) {
-    if (k.fire == kBinary) {
-      forward = forward_row<leak, reset, kBinary, F>;
-      charge = charge_row<leak, reset, kBinary, F>;
-    } else if (k.fire == kLevels) {
-      forward = forward_row<leak, reset, kLevels, F>;
-      charge = charge_row<leak, reset, kLevels, F>;
-    } else {
-      forward = forward_row<leak, reset, kSmooth, F>;
-      charge = charge_row<leak, reset, kSmooth, F>;
-    }
-  }
 
   template <int leak>
   void choose_leak(const Neuron<F>& k) {
@@ -155,24 +140,34 @@ struct Rows {
     if (k.reset == kHard) choose_fire<leak, kHard>(k); else choose_fire<leak, kSoft>(k);
   }
 
+  template <int leak, int reset>
+  void choose_fire(const Neuron<F>& k) {
+    if (k.fire == kBinary) choose<leak, reset, kBinary>(k);
+    else if (k.fire == kLevels) choose<leak, reset, kLevels>(k);
+    else choose<leak, reset, kSmooth>(k);
+  }
+
+  template <int leak, int reset, int fire>
+  void choose(const Neuron<F>& k) {
+    forward = forward_row<leak, reset, fire, F>;
+    charge = charge_row<leak, reset, fire, F>;
+    spike = spike_row<fire, F>;
+    if (k.detach_reset) choose_surrogate<reset, true, fire>(k); else choose_surrogate<reset, false, fire>(k);
+  }
+
   // from the first surrogate to the last
-  template <int fire, int surrogate = 0>
+  template <int reset, bool detach, int fire, int surrogate = 0>
   void choose_surrogate(const Neuron<F>& k) {
     if constexpr (surrogate + 1 < kSurrogates) {
-      if (k.surrogate != surrogate) return choose_surrogate<fire, surrogate + 1>(k);
+      if (k.surrogate != surrogate) return choose_surrogate<reset, detach, fire, surrogate + 1>(k);
     }
-    spike = spike_row<fire, surrogate, F>;
+    gradient = gradient_row<reset, detach, fire, surrogate, F>;
   }
 
   explicit Rows(const Neuron<F>& k) {
     if (k.leak == kNoLeak) choose_leak<kNoLeak>(k);
     else if (k.leak == kDecayInput) choose_leak<kDecayInput>(k);
     else choose_leak<kKeepInput>(k);
-    if (k.fire == kBinary) choose_surrogate<kBinary>(k);
-    else if (k.fire == kLevels) choose_surrogate<kLevels>(k);
-    else choose_surrogate<kSmooth>(k);
-    if (k.reset == kHard) gradient = k.detach_reset ? gradient_row<kHard, true, F> : gradient_row<kHard, false, F>;
-    else gradient = k.detach_reset ? gradient_row<kSoft, true, F> : gradient_row<kSoft, false, F>;
   }
 };
 
