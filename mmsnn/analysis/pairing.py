@@ -34,6 +34,19 @@ def stopwatch(work: Callable[[], object], device: str = 'cpu') -> Callable[[], f
     return run
 
 
+def kernel_time(work: Callable[[], object], rounds: int = 10) -> float:
+    """Milliseconds that the kernels of ``work`` take on the GPU, by torch's profiler, without the time of the host."""
+    from torch.profiler import ProfilerActivity, profile
+
+    work()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
+        for _ in range(rounds):
+            work()
+        torch.cuda.synchronize()
+    events = [e for e in trace.key_averages() if e.device_type == torch.autograd.DeviceType.CUDA]
+    return round(sum(e.self_device_time_total for e in events) / rounds / 1e3, 4)
+
+
 def interleave(sides: dict[str, Callable[[], float]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
     """Seconds of every side in every round; each round runs all sides and begins with another one.
 

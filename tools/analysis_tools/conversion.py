@@ -56,6 +56,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         help='images whose synaptic operations are counted (default: 100)',
     )
     parser.add_argument('--batch-size', type=int, default=100)
+    parser.add_argument('--device', default='cpu', help='cpu or cuda (default: cpu)')
     parser.add_argument(
         '--students', nargs='+', default=[], metavar='NAME=CONFIG=CHECKPOINT', help='trained spiking classifiers'
     )
@@ -136,6 +137,7 @@ def convert(cfg: Config, checkpoint: str, recipe: str, images: list[tuple[Tensor
     load_weights(model, checkpoint)
     logits = Logits(model.eval())
     shortcuts_as_convolutions(logits)
+    logits.to(images[0][0].device)
     return ann2snn.Converter(recipes[recipe]()).convert(logits).eval().to(memory_format=torch.channels_last)
 
 
@@ -168,19 +170,27 @@ class Operations:
             handle.remove()
 
 
+def clock(device: torch.device) -> float:
+    """Seconds: the process's own on a CPU; on a GPU the wall clock's, after all its work."""
+    if device.type == 'cpu':
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def simulate(model: nn.Module, images: Tensor, labels: Tensor, times: list[int], count: bool) -> dict:
-    """Number of correct predictions and CPU seconds after each of ``times``; with ``count`` also the operations."""
+    """Number of correct predictions and seconds after each of ``times``; with ``count`` also the operations."""
     from spikingjelly.activation_based import functional
 
     functional.reset_net(model)
     operations = Operations(model) if count else None
-    sums, total, start = dict(right={}, acs={}, macs={}, seconds={}), 0.0, time.process_time()
+    sums, total, start = dict(right={}, acs={}, macs={}, seconds={}), 0.0, clock(images.device)
     with torch.no_grad():
         for t in range(1, times[-1] + 1):
             total = total + model(images)
             if t in times:
                 sums['right'][str(t)] = int((total.argmax(1) == labels).sum())
-                sums['seconds'][str(t)] = time.process_time() - start
+                sums['seconds'][str(t)] = clock(images.device) - start
                 if operations:
                     sums['acs'][str(t)], sums['macs'][str(t)] = operations.acs, operations.macs
     if operations:
@@ -202,13 +212,13 @@ def add(state: dict, sums: dict, images: int, counted: bool) -> None:
         state['timed'] += images
 
 
-def curve(state: dict) -> dict[str, dict]:
-    """Accuracy in per cent, and CPU seconds, operations and energy (µJ) per image, by number of time steps."""
+def curve(state: dict, device: str) -> dict[str, dict]:
+    """Accuracy in per cent, and seconds of the device, operations and energy (µJ) per image, by number of steps."""
     points = {}
     for t, right in state['right'].items():
         points[t] = dict(accuracy=round(100 * right / state['images'], 2))
         if state['timed']:
-            points[t]['cpu_seconds'] = state['seconds'][t] / state['timed']
+            points[t][f'{device}_seconds'] = state['seconds'][t] / state['timed']
         if t in state['acs']:
             acs, macs = (state[key][t] / state['counted'] for key in ('acs', 'macs'))
             points[t].update(acs=acs, macs=macs, energy_uj=(acs * AC_PJ + macs * MAC_PJ) * 1e-6)
@@ -216,31 +226,30 @@ def curve(state: dict) -> dict[str, dict]:
 
 
 def judge(model: nn.Module, cfg: Config, args: argparse.Namespace, T: int | None) -> dict:
-    """Accuracy, CPU seconds and energy of a trained classifier on the same images, at ``T`` steps (None: an ANN)."""
+    """Accuracy, seconds and energy of a trained classifier on the same images, at ``T`` steps (None: an ANN)."""
     if T:
         set_time_steps(model, T)
     right = images = seconds = 0
     with evaluating(model.to(memory_format=torch.channels_last)):
         for batch in loader(cfg, 'test', args.batch_size, args.num_images):
             inputs, labels = prepare(model, batch)
-            start = time.process_time()
+            start = clock(inputs.device)
             scores = model.head.fc(model.extract_feat(inputs)[-1])
-            seconds += time.process_time() - start
+            seconds += clock(inputs.device) - start
             right, images = right + int((scores.argmax(1) == labels).sum()), images + len(labels)
     report = count_energy(model, loader(cfg, 'test', args.batch_size, min(args.count, images)))
     return dict(
         accuracy=round(100 * right / images, 2),
         images=images,
-        cpu_seconds=seconds / images,
+        **{f'{args.device}_seconds': seconds / images},
         **{key: report.total(key) for key in ('acs', 'macs', 'energy_uj')},
     )
 
 
 def settings(args: argparse.Namespace) -> dict:
     """The settings that results of one file must share."""
-    return dict(
-        config=args.config, checkpoint=Path(args.checkpoint).name, calibration=args.calibration, max_T=args.max_T
-    )
+    given = dict(config=args.config, checkpoint=Path(args.checkpoint).name, device=args.device)
+    return dict(given, calibration=args.calibration, max_T=args.max_T)
 
 
 def first_to_reach(points: dict[str, dict], accuracy: float) -> int | None:
@@ -304,6 +313,7 @@ def main(argv=None) -> dict:
 
     ann = build_model(cfg)
     load_weights(ann, args.checkpoint)
+    ann.to(args.device)
     result['ann'] = judge(ann, cfg, args, None)
     print(f'ANN: {result["ann"]["accuracy"]:.2f} % of {result["ann"]["images"]} images', flush=True)
     calibration = [prepare(ann, b)[:1] for b in loader(cfg, 'train', args.batch_size, args.calibration)]
@@ -322,7 +332,7 @@ def main(argv=None) -> dict:
             images, labels = prepare(ann, batch)
             counted = state['counted'] < args.count
             add(state, simulate(model, images, labels, times, counted), len(labels), counted)
-            recipe['curve'] = curve(state)
+            recipe['curve'] = curve(state, args.device)
             save()
             last = recipe['curve'][str(times[-1])]['accuracy']
             print(f'{RECIPES[name]}: {state["images"]} images, {last:.2f} % at T={times[-1]}', flush=True)
@@ -332,6 +342,7 @@ def main(argv=None) -> dict:
         own = use_student(read(config))
         model = build_model(own)
         load_weights(model, checkpoint)
+        model.to(args.device)
         result['students'][name] = by_T = {str(T): judge(model, own, args, T) for T in args.student_T}
         reached = {
             r: first_to_reach(v['curve'], max(p['accuracy'] for p in by_T.values()))

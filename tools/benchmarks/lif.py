@@ -77,6 +77,10 @@ def one_case(args, T, folder):
         compiled = torch.compile(functools.partial(reference.lif, T=T, **settings), dynamic=False)
         train['torch.compile of the plain loop'] = training(compiled, x, grad)
         infer['torch.compile of the plain loop'] = inference(compiled, x)
+    kernels = {}
+    if args.device != 'cpu':
+        both = {'forward and backward': train, 'inference': infer}
+        kernels = {what: {n: pairing.kernel_time(work) for n, work in sides.items()} for what, sides in both.items()}
     train = {name: pairing.stopwatch(work, args.device) for name, work in train.items()}
     infer = {name: pairing.stopwatch(work, args.device) for name, work in infer.items()}
     if not args.no_compile:
@@ -111,7 +115,8 @@ def one_case(args, T, folder):
     finally:
         for peer in peers:
             peer.close()
-    return dict(T=T, shape=list(shape), dtype=args.dtype, tables=tables, parity=parity, missing=missing)
+    head = dict(T=T, shape=list(shape), dtype=args.dtype)
+    return dict(head, tables=tables, kernel_milliseconds=kernels, parity=parity, missing=missing)
 
 
 def norm_case(args, T):
@@ -196,6 +201,8 @@ def main(argv=None):
         for what, table in case['tables'].items():
             print(f'\nT={case["T"]}, {case["shape"]}, {case["dtype"]}, {what}: time relative to mmsnn, then absolute')
             print('\n'.join(pairing.lines(table)))
+            for name, time in case.get('kernel_milliseconds', {}).get(what, {}).items():
+                print(f'{name:<34} kernels alone {time:.3f} ms')
         for name, reason in case.get('missing', {}).items():
             print(f'SpikingJelly in {name} is left out: {reason}')
     if args.out:

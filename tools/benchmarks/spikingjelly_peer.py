@@ -73,7 +73,7 @@ class SEW:
         if request.get('backend'):
             self.functional.set_backend(self.net, request['backend'], neuron.LIFNode)
         self.net.load_state_dict(data['weights'])
-        self.net.to(self.device)
+        self.net.to(self.device, data['x'].dtype)
         self.x, self.labels = data['x'], data['labels']
         self.optimizer = torch.optim.SGD(self.net.parameters(), lr=request['lr'])
 
@@ -101,8 +101,7 @@ class SEW:
         return dict(logits=self.logits)
 
     def result(self):
-        with torch.backends.cudnn.flags(allow_tf32=False):
-            self.loss().backward()
+        self.loss().backward()
         self.functional.reset_net(self.net)
         grads = {name: p.grad.clone() for name, p in self.net.named_parameters()}
         self.optimizer.zero_grad()
