@@ -1,4 +1,4 @@
-# Spiking-ResNet-18 of full width on CIFAR-10: one time step, 5 % of neurons fire. ResNet-20's published weights teach it
+# Spiking-ResNet-18 of full width on CIFAR-10, one time step, 5 % of neurons fire; ResNet-20 with published weights teaches
 _base_ = ['../ann/r18_cifar10_short.py', '../_base_/neurons/sakd.py']
 model = dict(
     _delete_=True,
