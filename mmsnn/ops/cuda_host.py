@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_dtype, check_gradient, check_rows, check_step
-from .cuda_kernels import FIRES, JOBS, LONGEST, LONGEST_NORM, STEPS, TYPES, Walk, width_of
+from .cuda_kernels import FIRES, JOBS, STEPS, TYPES, Walk, width_of
 from .layout import dense, is_dense, membrane_type, potential
 from .neuron import neuron_of
 from .nvrtc import THREADS, Driver, Unavailable
@@ -82,17 +82,16 @@ class _Call:
 
     def choice(self, length: int) -> tuple[int, int, str]:
         """T, width and fire of the kernel, for neurons in memory runs of ``length``; as ops_cuda.cu chooses."""
-        job, itemsize = self.job, self.x.element_size()
+        job = self.job
         fire = FIRES[job.neuron.fire]
-        if itemsize == 8:
+        if self.x.element_size() == 8:
             return 0, 1, 'kAnyFire'
         pointers = (job.x, job.out, job.grad_s, job.v_init, job.v_last, job.grad_v, job.grad_v_init)
         rows = all((p or 0) % 16 == 0 for p in pointers)
-        longest = LONGEST_NORM if self.norm else LONGEST
-        width = width_of(itemsize, self.T, longest)
+        width = width_of(self.T)
         if fire == 'kBinary' and self.T in (1, 2, 4, 8, 16) and rows and length % width == 0:
             return self.T, width, fire
-        width = width_of(itemsize, STEPS, longest)
+        width = width_of(STEPS)
         if fire != 'kAnyFire' and rows and length % width == 0:
             return 0, width, fire
         return 0, 1, fire if fire == 'kBinary' else 'kAnyFire'

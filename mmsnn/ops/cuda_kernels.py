@@ -5,9 +5,8 @@ from ctypes import c_double, c_float, c_int, c_longlong, c_void_p
 
 import torch
 
-# time steps of a chunk, and the most neurons of a thread
+# time steps of a chunk
 STEPS = 16
-LONGEST, LONGEST_NORM = 8, 4
 TYPES = {torch.float32: 'float', torch.float64: 'double', torch.float16: 'Half', torch.bfloat16: 'BFloat16'}
 FIRES = ('kBinary', 'kLevels', 'kAnyFire')
 
@@ -48,25 +47,21 @@ Walk = _structure('Walk', columns=c_longlong, runs=c_longlong, rows=c_longlong, 
 # Which kernel ---------------------------------------------------------------------------------------------------------
 
 
-def width_of(itemsize: int, T: int, longest: int) -> int:
-    """Neurons of a thread: 16 bytes of a step, as long as the registers hold all steps."""
-    width = 16 // itemsize
-    while width > 1 and (width * T > 32 or width > longest):
-        width //= 2
-    return width
+def width_of(T: int) -> int:
+    """Neurons of a thread: 4, as long as the registers hold all steps."""
+    return min(4, 32 // T)
 
 
 def every_kernel() -> list[tuple[str, ...]]:
     """All kernels that may be asked for."""
     found = []
-    for dtype, name in TYPES.items():
+    for name in TYPES.values():
         for body in ('forward', 'backward', 'reduce'):
             for norm in ('true',) if body == 'reduce' else ('false', 'true'):
-                longest = LONGEST_NORM if norm == 'true' else LONGEST
                 choices = [(0, 1, 'kAnyFire')]
                 if name != 'double':
-                    wide = width_of(dtype.itemsize, STEPS, longest)
-                    choices += [(T, width_of(dtype.itemsize, T, longest), 'kBinary') for T in (1, 2, 4, 8, 16)]
+                    wide = width_of(STEPS)
+                    choices += [(T, width_of(T), 'kBinary') for T in (1, 2, 4, 8, 16)]
                     choices += [(0, wide, 'kBinary'), (0, 1, 'kBinary'), (0, wide, 'kLevels')]
                 for T, width, fire in choices:
                     last = () if body == 'reduce' else (norm,)

@@ -62,25 +62,25 @@ struct Choice {
   static constexpr int kT = T, width = V, fire = fires;
 };
 
-// neurons of a thread: 16 bytes of a step, as long as the registers hold all steps
-template <typename S>
-constexpr int width_of(int T, int most) {
-  int width = 16 / static_cast<int>(sizeof(S));
-  while (width > 1 && (width * T > 32 || width > most)) width /= 2;
+// Neurons of a thread: 4, as long as the registers hold all steps. Of 16-bit numbers, too: with 8 it needs so many
+// registers that the backward pass takes a fifth longer.
+constexpr int width_of(int T) {
+  int width = 4;
+  while (width * T > 32) width /= 2;
   return width;
 }
 
 // Calls body(Choice) for neurons in memory runs of `length`.
-template <typename S, int most, typename F, typename Body>
+template <typename S, typename F, typename Body>
 void with_kernel_of(const Job<F>& job, i64 length, Body body) {
   const int fire = job.neuron.fire;
   if constexpr (sizeof(S) < 8) {
-    constexpr int longest = width_of<S>(kSteps, most);
+    constexpr int longest = width_of(kSteps);
     const bool rows = aligned({job.x, job.out, job.grad_s, job.v_init, job.v_last, job.grad_v, job.grad_v_init});
     const auto fits = [&](int width) { return rows && length % width == 0; };
-#define MMSNN_CASE(steps)                                                     \
-  if (fire == kBinary && job.T == steps && fits(width_of<S>(steps, most)))   \
-    return body(Choice<S, steps, width_of<S>(steps, most), kBinary>{});
+#define MMSNN_CASE(steps)                                           \
+  if (fire == kBinary && job.T == steps && fits(width_of(steps)))   \
+    return body(Choice<S, steps, width_of(steps), kBinary>{});
     MMSNN_CASE(1)
     MMSNN_CASE(2)
     MMSNN_CASE(4)
@@ -94,12 +94,12 @@ void with_kernel_of(const Job<F>& job, i64 length, Body body) {
   body(Choice<S, 0, 1, kAnyFire>{});
 }
 
-template <int most, typename F, typename Body>
+template <typename F, typename Body>
 void with_kernel(const Job<F>& job, i64 length, Body body) {
-  if constexpr (sizeof(F) == 8) with_kernel_of<double, most>(job, length, body);
-  else if (job.type == kFloat) with_kernel_of<float, most>(job, length, body);
-  else if (job.type == kHalf) with_kernel_of<Half, most>(job, length, body);
-  else with_kernel_of<BFloat16, most>(job, length, body);
+  if constexpr (sizeof(F) == 8) with_kernel_of<double>(job, length, body);
+  else if (job.type == kFloat) with_kernel_of<float>(job, length, body);
+  else if (job.type == kHalf) with_kernel_of<Half>(job, length, body);
+  else with_kernel_of<BFloat16>(job, length, body);
 }
 
 // The device -----------------------------------------------------------------------------------------------------------
@@ -111,12 +111,10 @@ Tensor room(std::initializer_list<int64_t> size) {
 
 template <typename F>
 struct Cuda {
-  static constexpr int kMost = 8, kMostNorm = 4;
-
   template <typename Body>
   static void choose(const Job<F>& job, Body body) {
-    if (job.scale) with_kernel<kMostNorm>(job, job.N, [&](auto choice) { body(choice, std::true_type{}); });
-    else with_kernel<kMost>(job, job.N, [&](auto choice) { body(choice, std::false_type{}); });
+    if (job.scale) with_kernel(job, job.N, [&](auto choice) { body(choice, std::true_type{}); });
+    else with_kernel(job, job.N, [&](auto choice) { body(choice, std::false_type{}); });
   }
 
   static void forward(const Job<F>& job) {
@@ -157,7 +155,7 @@ struct Cuda {
     const Tensor keep = starts(job);
     const bool together = job.inner > 1;
     Tensor sums;
-    with_kernel<kMostNorm>(job, together ? job.inner : job.channels, [&](auto choice) {
+    with_kernel(job, together ? job.inner : job.channels, [&](auto choice) {
       using C = decltype(choice);
       Walk walk;
       walk.columns = together ? job.channels : job.channels / C::width;
