@@ -1,4 +1,4 @@
-# Spiking-ResNet-18 of full width on CIFAR-10, one time step, 5 % of neurons fire; ResNet-20 with published weights teaches
+# Spiking-ResNet-18 of full width on CIFAR-10, one time step, 5 % of neurons fire, taught by a published ResNet-20
 _base_ = ['../ann/r18_cifar10_short.py', '../_base_/neurons/sakd.py']
 model = dict(
     _delete_=True,

@@ -26,7 +26,7 @@ FOLDERS = ('ann', 'spiking', 'sakd', 'bkd', 'lasnn', 'tssd', 'affine', 'tet', 's
 TAUGHT = ('sakd', 'bkd', 'lasnn', 'affine', 'step_kd')
 FILES = [file for folder in FOLDERS for file in sorted((CONFIGS / folder).glob('*.py'))]
 # whose teachers are of another architecture
-UNLIKE = ('spikingformer',)
+UNLIKE = ('spikingformer', 'spiking_r18_cifar10_t1')
 VIT = 'configs/vision_transformer/metafile.yml'
 SMALL = 'spiking_r18_cifar10_small', 'retinanet_sew18_bccd', 'fcn_sew18_camvid'
 # never equal to T, which would hide errors in folding

@@ -7,6 +7,7 @@ from torch import nn
 from mmsnn.layers import SpikeConv2d
 from mmsnn.models import MSResNet, SEWResNet, SpikingResNet, SpikingVGG
 from mmsnn.neurons import ILIF, LIF, PLIF, expand_levels
+from mmsnn.ops.extension import compiled
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +78,29 @@ def test_packed_spikes(cls, config, memory_format):
         assert torch.equal(a, b)
     for (name, a), (_, b) in zip(packed.named_parameters(), plain.named_parameters()):
         assert torch.equal(a.grad, b.grad), name
+
+
+@pytest.mark.skipif(compiled() is None, reason='no compiled kernels')
+@pytest.mark.parametrize('cls, config', NETWORKS + MORE)
+def test_training_on_events(cls, config, monkeypatch):
+    """All convolutions of spikes run on events here, whether that pays or not."""
+    for name, value in dict(DENSEST=1, SMALLEST=1, NARROWEST=1).items():
+        monkeypatch.setattr(f'mmsnn.ops.packed_conv.{name}', value)
+    seen, op = [], torch.ops.mmsnn.event_conv
+    monkeypatch.setattr(torch.ops.mmsnn, 'event_conv', lambda *a: (seen.append(a), op(*a))[1])
+    events, outs, _ = run(cls, config, torch.channels_last, packed_spikes='event')
+    packed, expected, _ = run(cls, config, torch.channels_last, packed_spikes=True)
+    assert len(seen) >= sum(isinstance(m, SpikeConv2d) for m in packed.modules()) > 0
+    for a, b in zip(outs, expected):
+        torch.testing.assert_close(a, b)
+    for (name, a), (_, b) in zip(events.named_parameters(), packed.named_parameters()):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-3 * float(b.grad.abs().max()), msg=name)
+
+
+@pytest.mark.parametrize('cls, config', NETWORKS[:1] + MORE[-1:])
+def test_other_packing_is_refused(cls, config):
+    with pytest.raises(ValueError, match=r"packed_spikes must be False, True or 'event', got 'events'"):
+        run(cls, config, torch.channels_last, packed_spikes='events')
 
 
 class TestAfter:

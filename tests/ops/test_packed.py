@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmsnn.layers import SpikeConv2d
-from mmsnn.ops.packed import packed_conv2d
+from mmsnn.ops.extension import compiled
+from mmsnn.ops.packed_conv import packed_conv2d
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -115,6 +116,76 @@ class TestConv:
     def test_bits(self):
         with pytest.raises(ValueError, match='bits must be 1'):
             packed_conv2d(torch.ones(1, 2, 5, 5), torch.randn(3, 2, 3, 3), bits=2)
+
+
+def on_events(monkeypatch):
+    """A list that gets an entry for each convolution that runs on events."""
+    seen, op = [], torch.ops.mmsnn.event_conv
+    monkeypatch.setattr(torch.ops.mmsnn, 'event_conv', lambda *a: (seen.append(a), op(*a))[1])
+    return seen
+
+
+def sparse(*shape, density=0.1, bits=1):
+    torch.manual_seed(0)
+    return (torch.rand(shape) < density) * (torch.ones(shape) if bits == 1 else torch.randint(1, 256, shape).float())
+
+
+needs_kernels = pytest.mark.skipif(compiled() is None, reason='no compiled kernels')
+
+
+class TestEvents:
+    @needs_kernels
+    @pytest.mark.parametrize('bits', [1, 8])
+    @pytest.mark.parametrize('memory_format', FORMATS)
+    @pytest.mark.parametrize(
+        'geometry', [dict(padding=(1, 1)), dict(stride=(2, 1)), dict(dilation=(2, 2), padding=(2, 0)), dict(groups=2)]
+    )
+    @pytest.mark.parametrize('wanted', [(1, 1, 1), (0, 1, 0), (1, 1, 0), (0, 1, 1)])
+    def test_equals_plain(self, monkeypatch, bits, memory_format, geometry, wanted):
+        x = sparse(3, 64, 9, 8, bits=bits).contiguous(memory_format=memory_format)
+        weight, bias = torch.randn(96, 64 // geometry.get('groups', 1), 3, 3), torch.randn(96)
+        seen, results = on_events(monkeypatch), []
+        for conv in (F.conv2d, lambda *a, **k: packed_conv2d(*a, **k, bits=bits, events=True)):
+            inputs = [t.clone().requires_grad_(bool(w)) for t, w in zip((x, weight, bias), wanted)]
+            out = conv(*inputs, **geometry)
+            # sums of up to 255 spikes are too large for a cosine of the output
+            (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
+            results.append([out, *(t.grad for t in inputs if t.requires_grad)])
+        assert len(seen) == 1
+        for plain, events in zip(*results):
+            assert (plain - events).abs().max() <= 1e-5 * plain.abs().max()
+
+    @pytest.mark.parametrize(
+        'why, x, weight',
+        [
+            ('dense', sparse(2, 32, 8, 8, density=0.3), torch.randn(32, 32, 3, 3)),
+            ('few inputs', sparse(2, 16, 8, 8), torch.randn(32, 16, 3, 3)),
+            ('few outputs', sparse(2, 32, 8, 8), torch.randn(16, 32, 3, 3)),
+            ('small kernel', sparse(2, 32, 8, 8), torch.randn(32, 32, 1, 1)),
+            ('float64', sparse(2, 32, 8, 8).double(), torch.randn(32, 32, 3, 3).double()),
+        ],
+    )
+    def test_stays_dense(self, monkeypatch, why, x, weight):
+        seen = on_events(monkeypatch)
+        weight.requires_grad_()
+        out = packed_conv2d(x, weight, events=True)
+        assert not seen and torch.equal(out, F.conv2d(x, weight))
+        (grad,) = torch.autograd.grad(out.sum(), weight)
+        assert torch.equal(grad, torch.autograd.grad(F.conv2d(x, weight).sum(), weight)[0])
+
+    def test_only_where_asked(self, monkeypatch):
+        seen = on_events(monkeypatch)
+        packed_conv2d(sparse(2, 32, 8, 8), torch.randn(32, 32, 3, 3, requires_grad=True))
+        assert not seen
+
+    def test_analog_input_is_refused(self):
+        with pytest.raises(ValueError, match='packed_spikes=False'):
+            packed_conv2d(sparse(2, 32, 8, 8) * 0.5, torch.randn(32, 32, 3, 3, requires_grad=True), events=True)
+
+    def test_compiles(self):
+        x, weight = sparse(2, 32, 8, 8), torch.randn(32, 32, 3, 3, requires_grad=True)
+        convolve = torch.compile(packed_conv2d, backend='aot_eager', fullgraph=True)
+        assert torch.equal(convolve(x, weight, events=True), F.conv2d(x, weight))
 
 
 class TestModule:

@@ -112,3 +112,14 @@ def test_overhead(tmp_path, capsys):
     assert table['sakd']['overhead']['median'] < table['sakd']['ratio']['median']
     assert table['tet']['overhead'] == table['tet']['ratio']
     assert 'time relative to the undistilled step plus' in capsys.readouterr().out
+
+
+def test_event_training(tmp_path, monkeypatch):
+    from mmsnn.ops import packed_conv
+
+    for name in ('DENSEST', 'SMALLEST', 'NARROWEST'):
+        monkeypatch.setattr(packed_conv, name, getattr(packed_conv, name))  # put back afterwards
+    out = tmp_path / 'out.json'
+    load('event_training').main(['--shapes', '1', '--densities', '0.05', '--rounds', '1', '--out', str(out)])
+    (case,) = json.loads(out.read_text())['results']
+    assert case['density'] == 0.05 and set(case['table']) == {'on events', 'dense'}

@@ -1,4 +1,4 @@
-"""Time a whole training step of a SEW-ResNet against SpikingJelly's with the same weights and convolutions."""
+"""Time a whole training step of a spiking ResNet against SpikingJelly's with the same weights and convolutions."""
 
 import argparse
 import sys
@@ -11,19 +11,21 @@ from rich.progress import track
 from torch import nn
 
 from mmsnn.analysis import pairing
-from mmsnn.models import SEWResNet
+from mmsnn.models import SEWResNet, SpikingResNet
+from mmsnn.neurons import Neuron
 
 PEER = Path(__file__).with_name('spikingjelly_peer.py')
 OURS = 'mmsnn'
 CLASSES = 1000
+NETWORKS = dict(sew=SEWResNet, spiking=SpikingResNet)
 
 
 class Classifier(nn.Module):
-    """A SEW-ResNet, global pooling and a linear layer."""
+    """A spiking ResNet, global pooling and a linear layer."""
 
-    def __init__(self, depth, T, **backbone):
+    def __init__(self, network, depth, T, neuron, **backbone):
         super().__init__()
-        self.backbone = SEWResNet(depth, T=T, out_indices=(3,), **backbone)
+        self.backbone = NETWORKS[network](depth, T=T, neuron=dict(type='LIF', **neuron), out_indices=(3,), **backbone)
         self.fc = nn.Linear(self.backbone.out_channels[0], CLASSES)
 
     def forward(self, x):
@@ -37,9 +39,10 @@ class Classifier(nn.Module):
 class Side:
     """One network with its optimizer."""
 
-    def __init__(self, args, weights=None, **backbone):
+    def __init__(self, args, weights=None, neuron=None, **backbone):
         self.args = args
-        self.net = Classifier(args.depth, args.T, **backbone).to(args.device)
+        neuron = dict(v_threshold=args.v_threshold, **(neuron or {}))
+        self.net = Classifier(args.network, args.depth, args.T, neuron, **backbone).to(args.device)
         if weights:
             self.net.load_state_dict(weights)
         if args.channels_last:
@@ -58,6 +61,21 @@ class Side:
         self.loss(x, labels, self.args.amp).backward()
         self.optimizer.step()
 
+    def firing_rate(self, x):
+        """Share of the neurons' outputs that are not 0 on ``x``."""
+        counts = []
+        handles = [
+            m.register_forward_hook(lambda _, inputs, out: counts.append((int(out.count_nonzero()), out.numel())))
+            for m in self.net.modules()
+            if isinstance(m, Neuron)
+        ]
+        with torch.no_grad():
+            self.net(x)
+        for handle in handles:
+            handle.remove()
+        fired, every = (sum(column) for column in zip(*counts))
+        return fired / every
+
     def peak(self, x, labels):
         """Peak GPU memory of a step in bytes, beyond what is allocated before it."""
         torch.cuda.reset_peak_memory_stats()
@@ -69,6 +87,8 @@ class Side:
 def main(argv=None):
     """Run the command line ``argv`` (default: ``sys.argv``)."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--network', choices=NETWORKS, default='sew')
+    parser.add_argument('--v-threshold', type=float, default=1.0, help='determines how many neurons fire')
     parser.add_argument('--depth', type=int, default=34, choices=[18, 34, 50, 101, 152])
     parser.add_argument('--T', type=int, default=4)
     parser.add_argument('--batch', type=int, default=2)
@@ -94,9 +114,11 @@ def main(argv=None):
     ours = {
         OURS: plain,
         f'{OURS}, packed spikes': Side(args, weights, packed_spikes=True),
-        f'{OURS}, norm apart': Side(args, weights, neuron=dict(type='LIF', fuse_norm=False)),
+        f'{OURS}, packed spikes, events': Side(args, weights, packed_spikes='event'),
+        f'{OURS}, norm apart': Side(args, weights, neuron=dict(fuse_norm=False)),
     }
     sides = {name: pairing.stopwatch(lambda s=s: s.step(frames, labels), args.device) for name, s in ours.items()}
+    firing_rate = plain.firing_rate(frames)
     image = frames[:, 0].contiguous()
     still = Side(args, weights)
     sides[f'{OURS}, static image (stem once)'] = pairing.stopwatch(lambda: still.step(image, labels), args.device)
@@ -112,7 +134,8 @@ def main(argv=None):
                 # float64: in less, rounding moves potentials across thresholds, and 34 layers later all is different
                 few = dict(data, x=data['x'][:, :2].double(), labels=labels[:2])
                 torch.save(few, f'{folder}/few.pt')
-                request = dict(what='sew', depth=args.depth, classes=CLASSES, lr=args.lr)
+                request = dict(what='sew', network=args.network, depth=args.depth, classes=CLASSES, lr=args.lr)
+                request.update(v_threshold=args.v_threshold)
                 request.update(device=args.device, threads=torch.get_num_threads())
                 peer.ask(op='make', amp=False, data=f'{folder}/few.pt', **request)
                 peer.ask(op='result', path=f'{folder}/result.pt')
@@ -135,11 +158,12 @@ def main(argv=None):
         finally:
             for peer in peers:
                 peer.close()
-    case = dict(depth=args.depth, T=args.T, batch=args.batch, size=args.size, amp=args.amp, table=table)
-    case.update(parity=parity, missing=missing)
+    case = dict(network=args.network, depth=args.depth, T=args.T, batch=args.batch, size=args.size, amp=args.amp)
+    case.update(firing_rate=firing_rate, table=table, parity=parity, missing=missing)
     if args.device != 'cpu':
         case['peak_bytes'] = {name: side.peak(frames, labels) for name, side in ours.items()}
-    print(f'training step of SEW-ResNet{args.depth}, T={args.T}, batch {args.batch}: relative to mmsnn, then absolute')
+    kind = f'{NETWORKS[args.network].__name__}{args.depth}, T={args.T}, batch {args.batch}'
+    print(f'training step of {kind}, {firing_rate:.1%} of neurons fire: relative to mmsnn, then absolute')
     print('\n'.join(pairing.lines(table)))
     for name, reason in missing.items():
         print(f'SpikingJelly in {name} is left out: {reason}')

@@ -8,7 +8,7 @@ from mmpretrain.models.backbones.resnet import BasicBlock, ResLayer, ResNet
 from torch import Tensor, nn
 
 from mmsnn.layers import Readout
-from mmsnn.layers.conv import pack, spike_bits
+from mmsnn.layers.conv import pack, spike_bits, use_events
 from mmsnn.neurons import build_neuron, neuron_config
 from mmsnn.ops.checks import check_time_steps
 from mmsnn.registry import MODELS, build_own
@@ -55,7 +55,8 @@ class SpikingResNet(SpikingBackbone, ResNet):
         encoder: config of the encoder, which turns images into time steps; by default ``dict(type='DirectEncoder')``,
             which gives the image at every step. ``dict(type='PoissonEncoder', mean=..., std=...)`` draws spikes.
         packed_spikes: whether convolutions keep their input spikes as bits (sums of spikes as bytes) for the backward
-            pass, which needs less memory and gives equal gradients.
+            pass, which needs less memory and gives equal gradients. With ``'event'`` those with few input spikes also
+            compute on events in training on a CPU, in less time (`mmsnn.layers.SpikeConv2d`).
 
     Attributes:
         out_channels: widths of the returned maps.
@@ -98,7 +99,7 @@ class SpikingResNet(SpikingBackbone, ResNet):
         zero_init_residual: bool = False,
         readout: str = 'mean',
         encoder: dict | None = None,
-        packed_spikes: bool = False,
+        packed_spikes: bool | str = False,
         expansion: int | None = None,
         dcn: dict | None = None,
         stage_with_dcn=(False,) * 4,
@@ -185,6 +186,7 @@ class SpikingResNet(SpikingBackbone, ResNet):
         widths = [base_channels * self.expansion * 2**i for i in range(num_stages)]
         self.out_channels = tuple(widths[i] for i in range(num_stages) if i in out_indices)
         self.claim_neurons()
+        use_events(self, packed_spikes, 'backbone.packed_spikes')
 
     def _make_neuron(self, joint: bool = False) -> nn.Module:
         return build_neuron(self.joint_neuron if joint else self.neuron, self.T)

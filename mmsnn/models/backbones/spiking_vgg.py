@@ -6,7 +6,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmsnn.layers import Readout, SpikeConv2d
-from mmsnn.layers.conv import spike_bits
+from mmsnn.layers.conv import spike_bits, use_events
 from mmsnn.neurons import build_neuron, neuron_config
 from mmsnn.ops.checks import check_time_steps
 from mmsnn.registry import MODELS, build_own
@@ -45,7 +45,7 @@ class SpikingVGG(SpikingBackbone, BaseModule):
         readout: ``mean`` returns firing rates ``[B, C, H, W]``; ``none`` returns ``[T*B, C, H, W]``.
         encoder: config of the encoder, as in `SpikingResNet`.
         packed_spikes: whether convolutions keep their input spikes as bits for the backward pass; convolutions after
-            average pooling do not, because their inputs are fractions.
+            average pooling do not, because their inputs are fractions. ``'event'`` as in `SpikingResNet`.
 
     Attributes:
         out_channels: widths of the returned maps.
@@ -81,7 +81,7 @@ class SpikingVGG(SpikingBackbone, BaseModule):
         with_cp: bool = False,
         readout: str = 'mean',
         encoder: dict | None = None,
-        packed_spikes: bool = False,
+        packed_spikes: bool | str = False,
         init_cfg: dict | list | None = None,
         **unknown,
     ):
@@ -123,6 +123,7 @@ class SpikingVGG(SpikingBackbone, BaseModule):
         self.encoder = build_own({**(encoder or dict(type='DirectEncoder')), 'T': T})
         self.readout = Readout(T, readout)
         self.claim_neurons()
+        use_events(self, packed_spikes, 'backbone.packed_spikes')
         self._freeze_stages()
 
     def _make_layer(self, in_channels: int, out_channels: int, spikes: bool) -> list[nn.Module]:

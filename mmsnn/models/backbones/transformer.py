@@ -7,7 +7,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmsnn.layers import Readout
-from mmsnn.layers.conv import spike_bits
+from mmsnn.layers.conv import spike_bits, use_events
 from mmsnn.layers.transformer import DropPath, Kit
 from mmsnn.neurons import build_neuron, neuron_config
 from mmsnn.ops.checks import check_time_steps
@@ -45,7 +45,8 @@ class SpikingTransformer(SpikingBackbone, BaseModule):
         with_cp: whether activation checkpointing is used for every block.
         readout: ``mean`` returns means over time ``[B, C, H, W]``; ``none`` returns ``[T*B, C, H, W]``.
         encoder: config of the encoder, as in `SpikingResNet`.
-        packed_spikes: whether convolutions keep their input spikes as bits (sums of spikes as bytes).
+        packed_spikes: whether convolutions keep their input spikes as bits (sums of spikes as bytes); ``'event'`` as in
+            `SpikingResNet`.
         init_cfg: initialisation.
 
     Attributes:
@@ -78,7 +79,7 @@ class SpikingTransformer(SpikingBackbone, BaseModule):
         with_cp: bool = False,
         readout: str = 'mean',
         encoder: dict | None = None,
-        packed_spikes: bool = False,
+        packed_spikes: bool | str = False,
         init_cfg: dict | list | None = None,
         **unknown,
     ):
@@ -114,6 +115,7 @@ class SpikingTransformer(SpikingBackbone, BaseModule):
         check_frozen_stages(frozen_stages, len(widths), init_cfg)
         self.frozen_stages = frozen_stages
         self.claim_neurons()
+        use_events(self, packed_spikes, 'backbone.packed_spikes')
         self._freeze_stages()
 
     def _build(self, arch: dict, kit: Kit, in_channels: int) -> list[int]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmsnn.layers import Readout
-from mmsnn.layers.conv import pack, spike_bits
+from mmsnn.layers.conv import pack, spike_bits, use_events
 from mmsnn.models.necks.spike_fpn import ConvNormAct, check_folded, check_images
 from mmsnn.neurons import build_neuron, neuron_config
 from mmsnn.ops.checks import check_time_steps
@@ -61,7 +61,7 @@ class SpikeRetinaHead(JointNormRetinaHead):
         T: time steps of backbone and neck.
         neuron: config of all neurons.
         packed_spikes: whether convolutions keep their input spikes as bits for the backward pass; those of the first
-            layer use bytes, because their inputs may be sums of spikes.
+            layer use bytes, because their inputs may be sums of spikes. ``'event'`` as in `mmsnn.SpikingResNet`.
 
     Raises:
         ValueError: ``T`` is out of range.
@@ -69,7 +69,7 @@ class SpikeRetinaHead(JointNormRetinaHead):
             divides the number of images by chance, losses and predictions raise it.
     """
 
-    def __init__(self, *args, T: int = 4, neuron: dict | None = None, packed_spikes: bool = False, **kwargs):
+    def __init__(self, *args, T: int = 4, neuron: dict | None = None, packed_spikes: bool | str = False, **kwargs):
         check_time_steps(T, 'bbox_head.T')
         super().__init__(*args, **kwargs)
         for tower, last in ((self.cls_convs, 'retina_cls'), (self.reg_convs, 'retina_reg')):
@@ -81,6 +81,7 @@ class SpikeRetinaHead(JointNormRetinaHead):
                 bits = spike_bits(layer.activate)
             if packed_spikes:
                 pack(self, last, bits)
+        use_events(self, packed_spikes, 'bbox_head.packed_spikes')
         self.readout = Readout(T)
 
     def forward(self, x: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
@@ -114,7 +115,7 @@ class SpikeFPNHead(FPNHead):
         T: time steps of backbone and neck.
         neuron: config of all neurons.
         packed_spikes: whether the convolutions of the scale heads keep their input spikes as bits for the backward
-            pass; those of the first layers use bytes.
+            pass; those of the first layers use bytes. ``'event'`` as in `mmsnn.SpikingResNet`.
         norm_cfg: config of the norms; None means batch norm.
         act_cfg: ignored; configs inherit it from the ANN, and ``neuron`` takes its place.
         kwargs: arguments of mmseg's FPNHead; ``align_corners`` affects only the logits.
@@ -130,7 +131,7 @@ class SpikeFPNHead(FPNHead):
         feature_strides,
         T: int = 4,
         neuron: dict | None = None,
-        packed_spikes: bool = False,
+        packed_spikes: bool | str = False,
         norm_cfg: dict | None = None,
         act_cfg: dict | None = None,
         **kwargs,
@@ -147,6 +148,7 @@ class SpikeFPNHead(FPNHead):
                 if packed_spikes:
                     pack(head[i], 'conv', bits)
                 bits = spike_bits(head[i].activate)
+        use_events(self, packed_spikes, 'decode_head.packed_spikes')
         self.readout = Readout(T)
 
     def forward(self, inputs: tuple[Tensor, ...]) -> Tensor:

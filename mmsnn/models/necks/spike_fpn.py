@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmsnn.layers import TEBN, Readout, TimeFoldingError
-from mmsnn.layers.conv import pack
+from mmsnn.layers.conv import pack, use_events
 from mmsnn.neurons import Neuron, build_neuron, neuron_config
 from mmsnn.ops.checks import check_time_steps
 from mmsnn.registry import MODELS
@@ -91,7 +91,8 @@ class SpikeFPN(FPN):
             for any other head.
         fire_inputs: whether a neuron comes before each lateral convolution, for backbones whose outputs are membrane
             potentials (Meta-SpikeFormer, Spikingformer).
-        packed_spikes: whether convolutions keep their inputs as bytes for the backward pass.
+        packed_spikes: whether convolutions keep their inputs as bytes for the backward pass. ``'event'`` as in
+            `mmsnn.SpikingResNet`.
         norm_cfg: config of the norms; None means batch norm.
         upsample_cfg: as in mmdet's FPN; the mode must be ``nearest``, because others do not give integers.
         act_cfg: ignored; configs inherit it from the ANN, and ``neuron`` takes its place.
@@ -112,7 +113,7 @@ class SpikeFPN(FPN):
         neuron: dict | None = None,
         readout: str = 'none',
         fire_inputs: bool = False,
-        packed_spikes: bool = False,
+        packed_spikes: bool | str = False,
         norm_cfg: dict | None = None,
         upsample_cfg: dict | None = None,
         act_cfg: dict | None = None,
@@ -136,6 +137,7 @@ class SpikeFPN(FPN):
                     pack(layers[i], 'conv', 8)
         used = range(self.start_level, self.backbone_end_level) if fire_inputs else ()
         self.input_neurons = nn.ModuleList(build_neuron(neuron, T) for _ in used)
+        use_events(self, packed_spikes, 'neck.packed_spikes')
         self.readout = Readout(T, readout)
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
