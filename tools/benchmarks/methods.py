@@ -319,9 +319,10 @@ def draw(result: dict, path: Path) -> None:
     marks = {name: 'osD^v<>PX*hp'[i % 12] for i, name in enumerate(colours)}
     for name in reversed(names):
         curves = result['curves'][name]
-        epochs = sorted(map(int, curves[0]))
         by_epoch = [{int(e): v for e, v in c.items()} for c in curves]
-        means = [statistics.mean(c[e] for c in by_epoch) * about.factor for e in epochs]
+        # a training that was interrupted during a validation lacks that epoch
+        epochs = sorted(set().union(*by_epoch))
+        means = [statistics.mean(c[e] for c in by_epoch if e in c) * about.factor for e in epochs]
         width = 2.5 if name == 'undistilled' else 1.2
         left.plot(epochs, means, color=colours[name], marker=marks[name], markersize=5, lw=width, label=name)
     for row, name in enumerate(names):
