@@ -68,7 +68,7 @@ def use_events(module: nn.Module, packed_spikes: bool | str, key: str) -> None:
     Raises:
         ValueError: ``packed_spikes`` has another value than False, True and ``'event'``.
     """
-    if not isinstance(packed_spikes, bool) and packed_spikes != 'event':
+    if packed_spikes not in (False, True, 'event'):
         raise ValueError(f"{key} must be False, True or 'event', got {packed_spikes!r}")
     for conv in module.modules():
         if isinstance(conv, SpikeConv2d):

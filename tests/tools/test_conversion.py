@@ -91,7 +91,7 @@ def test_curve(tool):
         True,
     )
     tool['add'](state, dict(right={'1': 5, '2': 9}, acs={}, macs={}, seconds={'1': 1.0, '2': 2.0}), 10, False)
-    points = tool['curve'](state)
+    points = tool['curve'](state, 'cpu')
     assert [p['accuracy'] for p in points.values()] == [40, 70]
     assert points['2']['cpu_seconds'] == 0.2 and points['2']['acs'] == 4e6
     assert points['2']['energy_uj'] == pytest.approx(4 * 0.9 + 1 * 4.6)
