@@ -62,7 +62,7 @@ class Side:
         self.optimizer.step()
 
     def firing_rate(self, x):
-        """Share of the neurons' outputs that are not 0 on ``x``."""
+        """Share of the neurons' outputs that are not 0 on ``x``, in training mode."""
         counts = []
         handles = [
             m.register_forward_hook(lambda _, inputs, out: counts.append((int(out.count_nonzero()), out.numel())))
