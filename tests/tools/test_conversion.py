@@ -15,7 +15,7 @@ from torch import nn
 
 from mmsnn.building import build_model, read
 
-pytest.importorskip('spikingjelly.activation_based', reason='conversion needs SpikingJelly')
+neuron = pytest.importorskip('spikingjelly.activation_based.neuron', reason='conversion needs SpikingJelly')
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / 'configs/ann/r20_cifar10.py')
 
@@ -57,6 +57,33 @@ def test_many_steps_answer_as_the_ann(tool, weights, recipe):
             errors[t] = ((total / t - wanted).norm() / wanted.norm()).item()
     # balanced thresholds clip what is above them, which no number of steps brings back
     assert errors[64] < 0.6 * errors[8] and errors[64] < 0.5
+
+
+@pytest.mark.parametrize('kind', ['IFNode', 'HalfThresholdIFNode'])
+def test_neurons_compute_as_spikingjelly(tool, kind):
+    theirs = getattr(neuron, kind)(v_threshold=0.7, **(dict(v_reset=None) if kind == 'IFNode' else {}))
+    ours, fired = tool['Integrate'](theirs), 0
+    for _ in range(20):
+        x = (torch.randn(2, 3, 5, 4) * 0.5).to(memory_format=torch.channels_last)
+        spikes = theirs(x)
+        assert torch.equal(ours(x), spikes) and torch.equal(ours.v, theirs.v)
+        fired += spikes.sum()
+    assert 50 < fired < 1200
+
+
+def test_a_converted_network_keeps_no_neuron_of_spikingjelly(tool, weights):
+    images = torch.randn(2, 3, 32, 32)
+    for recipe in ('quantile', 'balanced'):
+        model = tool['convert'](read(CONFIG), str(weights), recipe, [(images,)])
+        assert sum(isinstance(m, tool['Integrate']) for m in model.modules()) == 19
+        assert not any(isinstance(m, neuron.BaseNode) for m in model.modules())
+
+
+def test_every_simulation_starts_at_the_initial_potential(tool, weights):
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+    model = tool['convert'](read(CONFIG), str(weights), 'balanced', [(images,)])
+    first, second = (tool['simulate'](model, images, labels, [4], True) for _ in range(2))
+    assert first['acs'] == second['acs'] and first['acs']['4'] > 0
 
 
 def test_operations(tool):

@@ -118,6 +118,22 @@ def shortcuts_as_convolutions(model: nn.Module) -> None:
                 setattr(parent, name, conv)
 
 
+class Integrate(nn.Module):
+    """An IF neuron of SpikingJelly that computes by mmsnn's kernel, as the students do: one time step per call."""
+
+    def __init__(self, node: nn.Module):
+        super().__init__()
+        self.settings = mmsnn.NeuronSettings(tau=None, v_threshold=node.v_threshold, v_reset=node.v_reset)
+        node.reset()
+        self.initial, self.v = float(node.v), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.v is None:
+            self.v = torch.full_like(x, self.initial)
+        spikes, self.v = mmsnn.ops.lif(x, 1, self.settings, v_init=self.v, return_v=True)
+        return spikes
+
+
 def convert(cfg: Config, checkpoint: str, recipe: str, images: list[tuple[Tensor]]) -> nn.Module:
     """The converted network, which computes one time step per call.
 
@@ -125,7 +141,7 @@ def convert(cfg: Config, checkpoint: str, recipe: str, images: list[tuple[Tensor
         ImportError: SpikingJelly is missing.
     """
     try:
-        from spikingjelly.activation_based import ann2snn
+        from spikingjelly.activation_based import ann2snn, neuron
     except ImportError as error:
         raise ImportError('conversion needs SpikingJelly: pip install spikingjelly') from error
     recipes = {
@@ -138,7 +154,12 @@ def convert(cfg: Config, checkpoint: str, recipe: str, images: list[tuple[Tensor
     logits = Logits(model.eval())
     shortcuts_as_convolutions(logits)
     logits.to(images[0][0].device)
-    return ann2snn.Converter(recipes[recipe]()).convert(logits).eval().to(memory_format=torch.channels_last)
+    model = ann2snn.Converter(recipes[recipe]()).convert(logits).eval().to(memory_format=torch.channels_last)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) in (neuron.IFNode, neuron.HalfThresholdIFNode):
+                setattr(parent, name, Integrate(child))
+    return model
 
 
 class Operations:
@@ -180,9 +201,9 @@ def clock(device: torch.device) -> float:
 
 def simulate(model: nn.Module, images: Tensor, labels: Tensor, times: list[int], count: bool) -> dict:
     """Number of correct predictions and seconds after each of ``times``; with ``count`` also the operations."""
-    from spikingjelly.activation_based import functional
-
-    functional.reset_net(model)
+    for module in model.modules():
+        if isinstance(module, Integrate):
+            module.v = None
     operations = Operations(model) if count else None
     sums, total, start = dict(right={}, acs={}, macs={}, seconds={}), 0.0, clock(images.device)
     with torch.no_grad():
