@@ -16,7 +16,7 @@ from mmsnn.neurons import Neuron
 from mmsnn.ops import NeuronSettings, event_reference, extension
 from mmsnn.ops.reference import is_transformed
 
-from . import handlers  # noqa: F401  what lazy tensors do in torch's functions
+from . import handlers
 from .choice import DENSE, Choice
 from .lazy import Current, Lazy, Spikes
 from .report import EventReport, LayerCounts
@@ -63,6 +63,10 @@ class Engine:
             return x
         return Lazy.of_values(x, self)
 
+    def notes(self, x: Tensor) -> bool:
+        """Whether ``x`` is only noted, so that a norm before a neuron costs nothing of its own."""
+        return isinstance(x, Lazy)
+
     def fire(self, neuron: Neuron, x: Tensor, norm: nn.Module | None) -> Tensor | None:
         """The spikes of ``neuron``, or None where it has to run as it is.
 
@@ -71,21 +75,29 @@ class Engine:
             x: its input, or that of ``norm``.
             norm: a batch norm in front of it.
         """
-        if neuron.training or not self._serves(x) or x.dim() == 0 or x.shape[0] % neuron.T or not x.numel():
+        if neuron.training or not self._serves(x):
             return None
+        shape = x.shape
+        if not shape or shape[0] % neuron.T or 0 in shape:
+            return None
+        plan = None
         if norm is not None:
             # in training, or without statistics, it is not the same for every batch
             if norm.training or norm.running_mean is None:
                 return None
-            x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+            known = norm.running_mean, norm.running_var, norm.weight, norm.bias
+            plan = handlers.normed(x, *known, norm.eps)
+            if plan is None:
+                x = F.batch_norm(x, *known, False, 0.0, norm.eps)
         fires = (*_encoded(neuron.settings), neuron.learned().get('tau'))
         lazy = isinstance(x, Lazy)
-        plan = x.plan if lazy else None
+        if plan is None and lazy:
+            plan = x.plan
         if isinstance(plan, Current) and not plan.computed:
             spikes = self._run(plan, neuron.T, fires)
         else:
             dense = plan.dense() if plan is not None else x.numbers() if lazy else x
-            spikes = torch.ops.mmsnn.event_lif(dense, neuron.T, False, *fires)
+            spikes = torch.ops.mmsnn.event_lif.default(dense, neuron.T, False, *fires)
         fired = Spikes(spikes, neuron.settings.levels)
         return Lazy.alike(x, fired) if lazy else Lazy(fired, spikes.shape, spikes.stride(), self)
 
@@ -103,7 +115,7 @@ class Engine:
         source, outputs = plan.source, len(folded.weight)
         on_events = False
         if isinstance(source, Spikes) and plan.repeat == 1:
-            events = int(torch.ops.mmsnn.event_count(source.values))
+            events = int(torch.ops.mmsnn.event_count.default(source.values))
             on_events = self.choice == 'event' or _pays(plan, events)
             self.counts.note(plan.weight, events, source.values.numel(), on_events)
         else:
@@ -112,7 +124,7 @@ class Engine:
             kernel = folded.weight.shape[2:]
             # a sum of currents is read again: by its own neuron, and by the next shortcut
             keep = fires is None or (add is not None and add.dtype == torch.float32)
-            spikes, current = torch.ops.mmsnn.event_layer(
+            spikes, current = torch.ops.mmsnn.event_layer.default(
                 source.values, folded.rows, folded.shift, add, outputs, kernel, stride, padding, dilation, groups, T,
                 *(fires or ([], [], None)), fires is not None, keep,
             )  # fmt: skip
@@ -129,7 +141,7 @@ class Engine:
             return current
         if not repeat:
             plan.keep(current)
-        return torch.ops.mmsnn.event_lif(current, T, repeat, *fires)
+        return torch.ops.mmsnn.event_lif.default(current, T, repeat, *fires)
 
     def _fold(self, plan: Current) -> Folded:
         """The weights of a convolution, made again where they have changed."""
@@ -164,9 +176,9 @@ def serves(x: Tensor) -> bool:
     """Whether an engine may run at all, on ``x``."""
     if torch.compiler.is_compiling():
         return not _say_compiled()
-    if torch.is_grad_enabled() or x.dtype != torch.float32 or x.device.type != 'cpu':
+    if torch.is_grad_enabled() or torch.is_autocast_enabled('cpu') or is_transformed():
         return False
-    return not torch.is_autocast_enabled('cpu') and not is_transformed()
+    return isinstance(x, Lazy) or (x.dtype == torch.float32 and x.is_cpu)
 
 
 # called once, while a graph is traced

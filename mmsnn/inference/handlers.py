@@ -1,11 +1,13 @@
 """What lazy tensors make of torch's functions, where they need no numbers; NotImplemented asks for them."""
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from .lazy import HANDLERS, Current, Lazy, Plan, Spikes, Value, is_last, snapshot
+from .lazy import HANDLERS, Current, Lazy, Plan, Spikes, Value, is_last, lies_last, snapshot
 
 # what an uint8 map can hold
 MOST = 255
@@ -40,41 +42,56 @@ def spikes_of(x) -> Spikes | None:
 
 @handles(torch.conv2d)
 def _conv(func, args, kwargs):
-    names = ('input', 'weight', 'bias', 'stride', 'padding', 'dilation', 'groups')
-    given = {**dict(bias=None, stride=1, padding=0, dilation=1, groups=1), **dict(zip(names, args)), **kwargs}
-    x, weight, bias, groups = (given[name] for name in ('input', 'weight', 'bias', 'groups'))
+    return _convolve(*args, **kwargs)
+
+
+def _convolve(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    x = input
     plan = x.plan if isinstance(x, Lazy) else None
-    fits = plan is not None and type(weight) in (Tensor, torch.nn.Parameter) and weight.dtype == torch.float32
-    if not fits or x.dim() != 4 or isinstance(given['padding'], str) or weight.device.type != 'cpu':
+    if plan is None or type(weight) not in (Tensor, torch.nn.Parameter) or weight.dtype != torch.float32:
         return NotImplemented
-    if x.shape[1] != weight.shape[1] * groups or 0 in x.shape:
+    if isinstance(padding, str) or not weight.is_cpu:
         return NotImplemented
-    pairs = [(n, n) if isinstance(n, int) else tuple(n) * (2 // len(n)) for n in map(given.get, names[3:6])]
-    sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(x.shape[2:], weight.shape[2:], *pairs)]
-    if min(sizes) < 1:
+    pairs = tuple((n, n) if isinstance(n, int) else tuple(n) * (2 // len(n)) for n in (stride, padding, dilation))
+    sizes = _sizes(x.shape, weight.shape, pairs, groups)
+    if sizes is None:
         return NotImplemented
     repeat = 1
     if isinstance(plan, Current) and plan.repeat > 1 and plan.add is None:
         # steps that are all alike pass once
         plan, repeat = plan.then(repeat=1), plan.repeat
     made = Current(x.engine, plan, weight, bias, (*pairs, groups), repeat=repeat)
-    return Lazy.like(x, made, (x.shape[0], weight.shape[0], *sizes), is_last(weight))
+    return Lazy.like(x, made, (x.shape[0], weight.shape[0], *sizes), lies_last(weight.shape, weight.stride()))
+
+
+@functools.lru_cache(maxsize=4096)
+def _sizes(shape, weight, pairs: tuple, groups: int) -> tuple[int, ...] | None:
+    """Height and width of a convolution's output; None where PyTorch has to say what is wrong."""
+    if len(shape) != 4 or shape[1] != weight[1] * groups or 0 in shape:
+        return None
+    sizes = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(shape[2:], weight[2:], *pairs))
+    return None if min(sizes) < 1 else sizes
 
 
 @handles(F.batch_norm)
 def _batch_norm(func, args, kwargs):
-    names = ('input', 'running_mean', 'running_var', 'weight', 'bias', 'training', 'momentum', 'eps')
-    defaults = dict(weight=None, bias=None, training=False, momentum=0.1, eps=1e-5)
-    given = {**defaults, **dict(zip(names, args)), **kwargs}
-    x = given['input']
+    return _normalise(*args, **kwargs)
+
+
+def _normalise(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+    plan = None if training else normed(input, running_mean, running_var, weight, bias, eps)
+    return NotImplemented if plan is None else Lazy.alike(input, plan)
+
+
+def normed(x, mean, var, weight, bias, eps) -> Current | None:
+    """The plan of a batch norm of ``x``, in evaluation; None where it is not known without numbers."""
     plan = x.plan if isinstance(x, Lazy) else None
-    if not isinstance(plan, Current) or plan.add is not None or given['training'] or given['running_mean'] is None:
-        return NotImplemented
-    tensors = [given[name] for name in names[1:5]]
+    if not isinstance(plan, Current) or plan.add is not None or mean is None:
+        return None
+    tensors = mean, var, weight, bias
     if any(t is not None and (isinstance(t, Lazy) or t.dtype != torch.float32) for t in tensors):
-        return NotImplemented
-    step = ('norm', *tensors, given['eps'])
-    return Lazy.alike(x, plan.then(steps=(*plan.steps, step)))
+        return None
+    return plan.then(steps=(*plan.steps, ('norm', *tensors, eps)))
 
 
 @handles('add', '__add__', '__radd__', '__iadd__', 'add_')

@@ -9,6 +9,8 @@ makes only when somebody writes to it (``torch._lazy_clone``): in place, or thro
 alias. A tensor whose copy was made is no longer what its plan tells, and holds numbers from then on.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
@@ -90,8 +92,10 @@ class Current(Plan):
 
     def then(self, **changes) -> 'Current':
         """This one with other ``steps``, ``add`` or ``repeat``."""
-        rest = dict(steps=self.steps, add=self.add, repeat=self.repeat)
-        return Current(self.engine, self.source, self.weight, self.bias, self.geometry, **{**rest, **changes})
+        changes.setdefault('steps', self.steps)
+        changes.setdefault('add', self.add)
+        changes.setdefault('repeat', self.repeat)
+        return Current(self.engine, self.source, self.weight, self.bias, self.geometry, **changes)
 
     def _compute(self) -> Tensor:
         return self.engine.current(self)
@@ -186,14 +190,15 @@ class Lazy(Tensor):
     def like(cls, x: 'Lazy', plan: Plan, size, last: bool = False) -> 'Lazy':
         """What a convolution, pooling or padding makes of ``x``: in the same memory format, or channels last."""
         with torch._C.DisableTorchFunctionSubclass():
-            return cls(plan, size, strides(size, last or is_last(x)), x.engine)
+            last = last or lies_last(x.shape, x.stride())
+        return cls(plan, size, strides(tuple(size), last), x.engine)
 
     @classmethod
     def alike(cls, x: 'Lazy', plan: Plan) -> 'Lazy':
         """What a function of single elements makes of ``x``."""
         with torch._C.DisableTorchFunctionSubclass():
-            size, stride = x.shape, x.stride() if x.is_contiguous() else torch.empty_like(x.shown()).stride()
-        return cls(plan, size, stride, x.engine)
+            size, stride = x.shape, x.stride()
+        return cls(plan, size, preserved(size, stride), x.engine)
 
     def repeated(self, T: int) -> Tensor:
         """``[B, ...]`` at every of T time steps, ``[T*B, ...]``; for `mmsnn.layers.DirectEncoder`."""
@@ -227,6 +232,14 @@ def is_last(x: Tensor) -> bool:
     return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
+# these are asked for at every layer, and PyTorch takes up to a tenth of a millisecond for a few numbers
+@functools.lru_cache(maxsize=4096)
+def lies_last(size, stride) -> bool:
+    """Whether a tensor with this ``size`` and ``stride`` is in channels-last memory format, and not contiguous."""
+    return is_last(torch.empty_strided(size, stride, device='meta'))
+
+
+@functools.lru_cache(maxsize=4096)
 def strides(size, last: bool) -> tuple[int, ...]:
     """Of a new tensor, channels last or contiguous."""
     order = (1, 3, 2, 0) if last else range(len(size) - 1, -1, -1)
@@ -234,6 +247,12 @@ def strides(size, last: bool) -> tuple[int, ...]:
     for i in order:
         out[i], step = step, step * max(1, size[i])
     return tuple(out)
+
+
+@functools.lru_cache(maxsize=4096)
+def preserved(size, stride) -> tuple[int, ...]:
+    """Strides of what a function of single elements makes of a tensor with this ``size`` and ``stride``."""
+    return torch.empty_like(torch.empty_strided(size, stride, device='meta')).stride()
 
 
 def on_numbers(func, args, kwargs):

@@ -75,12 +75,13 @@ class Watched:
         self._marks = _marks(tensors)
         self._pointers = (ctypes.c_void_p * len(tensors))(*[t.data_ptr() for t in tensors])
         self._bytes = (ctypes.c_int64 * len(tensors))(*[t.numel() * t.element_size() for t in tensors])
+        dense = all(t.is_contiguous() or t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
+        self._fast = _fingerprint() if dense else None
         self._sample = self._look(tensors)
 
     def _look(self, tensors: list[Tensor]) -> int | bytes:
-        dense = all(t.is_contiguous() or t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
-        look = _fingerprint()
-        if look is not None and dense:
+        look = self._fast
+        if look is not None:
             return look(self._pointers, self._bytes, len(tensors), SAMPLES)
         digest = hashlib.sha256()
         for t in tensors:
@@ -95,6 +96,6 @@ class Watched:
         return _marks(tensors) != self._marks or self._look(tensors) != self._sample
 
 
-def _marks(tensors: list[Tensor]) -> list[tuple[int, int]]:
-    """Addresses and version counters."""
-    return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
+def _marks(tensors: list[Tensor]) -> list[tuple]:
+    """Addresses, version counters and strides."""
+    return [(t.data_ptr(), 0 if t.is_inference() else t._version, t.stride()) for t in tensors]

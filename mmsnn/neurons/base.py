@@ -131,7 +131,8 @@ class Neuron(TimeAware, nn.Module):
             return fire_apart(self, norm, last, x, _pays)
         for layer in layers:
             x = layer(x)
-        return self(x, norm=last) if _pays(last, x) else self(last(x))
+        noted = self.events is not None and self.events.notes(x)
+        return self(x, norm=last) if noted or _pays(last, x) else self(last(x))
 
 
 def _pays(norm: nn.Module, x: Tensor) -> bool:
