@@ -20,6 +20,7 @@ SIZES = {
     'CIFAR10DVS': (128, 128),
     'DVS128Gesture': (128, 128),
     'NCaltech101': (180, 240),
+    'NMNIST': (34, 34),
     'Gen1': (240, 304),
 }
 

@@ -2,7 +2,7 @@
 
 from .cifar_archive import CIFAR10Archive, CIFAR100Archive
 from .digit_scenes import make_digit_scenes
-from .event_frames import CIFAR10DVS, DVS128Gesture, NCaltech101
+from .event_frames import CIFAR10DVS, NMNIST, DVS128Gesture, NCaltech101
 from .event_transforms import (
     EventCutout,
     EventRandomCrop,
@@ -30,6 +30,7 @@ __all__ = [
     'LoadEventFrames',
     'LoadEventWindow',
     'NCaltech101',
+    'NMNIST',
     'NeuromorphicAugment',
     'PackEventDetInputs',
     'TinyImageNet',

@@ -183,7 +183,7 @@ SOURCES: dict[str, Source] = {
             Part('extract/Train/*/*.bin', 60_000, ('Train',)),
             Part('extract/Test/*/*.bin', 10_000, ('Test',)),
         ),
-        note='SpikingJelly reads it (spikingjelly.datasets.NMNIST); no config of mmsnn does.',
+        note="read by SpikingJelly (pip install 'mmsnn[spikingjelly]')",
     ),
     'dvs_gesture': _events(
         'DVS128Gesture',

@@ -1,4 +1,4 @@
-"""Event classification datasets, prepared by SpikingJelly: CIFAR10-DVS, DVS128 Gesture, N-Caltech101."""
+"""Event classification datasets, prepared by SpikingJelly: CIFAR10-DVS, DVS128 Gesture, N-Caltech101, N-MNIST."""
 
 import shutil
 from pathlib import Path
@@ -37,10 +37,11 @@ def import_spikingjelly():
 class EventFrames(BaseDataset):
     """Frames ``[T, 2, H, W]`` of event streams (counts of each polarity), prepared by SpikingJelly.
 
-    The first use checks that the files on SpikingJelly's list are in ``data_root/download``, extracts them, and writes
-    the events of each sample (``events_np``) and its frames (``frames_number_T_split_by_...``) beside that folder.
-    Later uses, and other programs with SpikingJelly, find them there. A preparation that fails is undone, so that it
-    can be repeated. A sample holds the path of its frames, which `LoadEventFrames` reads.
+    The first use checks that the files on SpikingJelly's list are in ``data_root/download``, extracts them (unless they
+    are in ``data_root/extract``, where `mmsnn data n_mnist` puts them), and writes the events of each sample
+    (``events_np``) and its frames (``frames_number_T_split_by_...``) beside that folder. Later uses, and other programs
+    with SpikingJelly, find them there. A preparation that fails is undone, so that it can be repeated. A sample holds
+    the path of its frames, which `LoadEventFrames` reads.
 
     Args:
         data_root: folder of the data set.
@@ -117,12 +118,17 @@ class EventFrames(BaseDataset):
         """SpikingJelly's dataset, which writes its files if they do not exist yet."""
         jelly = import_spikingjelly()
         source, check, download = getattr(jelly, self.source), self.check_raw, self.download
+        unpacked = (root / 'extract').is_dir()
 
         class Checked(source):
             @classmethod
             def downloadable(cls):
                 # without this a damaged file would be fetched again, even if download is False
-                return download and source.downloadable()
+                return unpacked or (download and source.downloadable())
+
+            @classmethod
+            def resource_url_md5(cls):
+                return [] if unpacked else source.resource_url_md5()
 
             @classmethod
             def create_raw_from_extracted(cls, extract_root, raw_root):
@@ -130,7 +136,7 @@ class EventFrames(BaseDataset):
                 super().create_raw_from_extracted(extract_root, raw_root)
 
         events = root / 'events_np'
-        if not events.exists():
+        if not events.exists() and not unpacked:
             require_files(source, root, download)
         products = [events, root / 'extract', root / f'frames_number_{self.T}_split_by_{self.split_by}']
         marks = [path.with_name(f'{path.name}.building') for path in products]
@@ -231,9 +237,25 @@ class NCaltech101(EventFrames):
     @staticmethod
     def check_raw(folder: Path) -> None:
         """Check ATIS files: 5 bytes per event and no header."""
-        for path in sorted(folder.rglob('*.bin')):
+        # spelled out, because ** does not enter links to folders
+        for path in sorted(folder.glob('*/*/*.bin')):
             with open(path, 'rb') as file:
                 check_records(path, file, 0, 5)
+
+
+@DATASETS.register_module()
+class NMNIST(EventFrames):
+    """N-MNIST (Orchard et al., Frontiers in Neuroscience 2015): 10 digits, 34x34, 60,000 and 10,000 recordings.
+
+    The official split, which is that of MNIST. Arguments are those of `EventFrames`.
+    """
+
+    METAINFO = dict(classes=tuple('0123456789'))
+    source = 'NMNIST'
+    check_raw = staticmethod(NCaltech101.check_raw)
+
+    def _options(self) -> dict:
+        return dict(train=self.split == 'train')
 
 
 @DATASETS.register_module()

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
 from mmsnn.checkpoints.transfer import transfer_weights
-from mmsnn.layers import Readout, get_time_steps, read_short
+from mmsnn.layers import Readout, get_time_steps, read_short, set_time_steps
 from mmsnn.models.wrapper import Transparent
 from mmsnn.registry import MODELS, without_scope
 
@@ -59,10 +59,10 @@ class Distiller(Transparent, BaseModel):
         transfer: level 1: copy the teacher's weights into the student after the student's initialisation. True, or a
             dict of arguments of `transfer_weights`.
         task_weight: weight of the student's own losses, a number or the arguments of a `Schedule`.
-        short_T: number of time steps at inference, for a network that is trained with more (TSSD). Everything after the
-            readout, including heads and their losses, then processes a batch of twice the size: the outputs after
-            ``short_T`` steps, followed by those after all steps. Losses are means over both halves;
-            ``task_weight=2`` makes them sums.
+        short_T: number of time steps at inference, for a network that is trained with more (TSSD): validation and
+            predictions run so many, on the first frames of event data. In training, everything after the readout,
+            including heads and their losses, processes a batch of twice the size: the outputs after ``short_T`` steps,
+            followed by those after all steps. Losses are means over both halves; ``task_weight=2`` makes them sums.
         data_preprocessor: passed to the student unless the student has one (a runner gives a top-level
             ``data_preprocessor`` to the outermost model).
 
@@ -205,10 +205,19 @@ class Distiller(Transparent, BaseModel):
         return self.student.parse_losses(losses)
 
     def forward(self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'):
-        """The student's forward; mode ``loss`` adds the distillation terms."""
+        """The student's forward; mode ``loss`` adds the distillation terms, other modes run ``short_T`` steps."""
         if mode == 'loss':
             return self.loss(inputs, data_samples)
-        return self.student(inputs, data_samples, mode=mode)
+        if self.short_T is None:
+            return self.student(inputs, data_samples, mode=mode)
+        T = get_time_steps(self.student)
+        set_time_steps(self.student, self.short_T)
+        try:
+            # event data has as many frames as the training has steps
+            frames = isinstance(inputs, Tensor) and inputs.dim() == 5
+            return self.student(inputs[:, : self.short_T] if frames else inputs, data_samples, mode=mode)
+        finally:
+            set_time_steps(self.student, T)
 
     def loss(self, inputs: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:
         """The student's weighted losses and one weighted entry per term, averaged over the views of each image."""

@@ -94,6 +94,18 @@ def write_ncaltech101(folder: Path, damage=lambda name, content: content) -> Non
     (folder / 'ReadMe(Caltech101).txt').write_text('read me')
 
 
+def write_nmnist(folder: Path, damage=lambda name, content: content) -> None:
+    for split in range(2):
+        which = ('Train', 'Test')[split]
+        files = {
+            name: damage(name, atis(events(1000 * split + 100 * k + i, (34, 34))))
+            for k in (1, 7)
+            for i in range(COUNT - 4 * split)
+            for name in [f'{which}/{k}/{i:05d}.bin']
+        }
+        zipped(folder / f'{which}.zip', files)
+
+
 def write_dvs128_gesture(folder: Path, damage=lambda name, content: content, tail: int = 20) -> None:
     """Two persons in training, one in testing; all eleven gestures one after the other, ``tail`` events after them."""
     source = folder / 'DvsGesture'
@@ -115,7 +127,12 @@ def write_dvs128_gesture(folder: Path, damage=lambda name, content: content, tai
     shutil.rmtree(source)
 
 
-WRITE = dict(CIFAR10DVS=write_cifar10_dvs, NCaltech101=write_ncaltech101, DVS128Gesture=write_dvs128_gesture)
+WRITE = dict(
+    CIFAR10DVS=write_cifar10_dvs,
+    NCaltech101=write_ncaltech101,
+    NMNIST=write_nmnist,
+    DVS128Gesture=write_dvs128_gesture,
+)
 
 
 def publish(monkeypatch, source: str, root: Path, **kwargs) -> Path:
@@ -165,6 +182,29 @@ def test_ncaltech101_frames(prepared):
         info = data.get_data_info(i)
         seed = 100 * info['gt_label'] + int(Path(info['img_path']).stem[-4:]) - 1
         np.testing.assert_array_equal(frames_of(data, i), expected(events(seed, (180, 240)), (180, 240)))
+
+
+def test_nmnist_frames_and_official_split(prepared):
+    train, test = build('NMNIST', prepared['NMNIST']), build('NMNIST', prepared['NMNIST'], split='test')
+    assert train.get_gt_labels().tolist() == 11 * [1] + 11 * [7] and test.get_gt_labels().tolist() == 7 * [1] + 7 * [7]
+    np.testing.assert_array_equal(frames_of(train, 13), expected(events(702, (34, 34)), (34, 34)))
+    np.testing.assert_array_equal(frames_of(test, 13), expected(events(1706, (34, 34)), (34, 34)))
+
+
+def test_nmnist_that_mmsnn_data_unpacked(tmp_path, monkeypatch):
+    """Archives are not asked for again, and recordings behind links are checked."""
+    write_nmnist(tmp_path)
+    for name in ('Train', 'Test'):
+        zipfile.ZipFile(tmp_path / f'{name}.zip').extractall(tmp_path / 'unpacked')
+        (tmp_path / 'set/extract').mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'set/extract' / name).symlink_to(tmp_path / 'unpacked' / name)
+    cut = tmp_path / 'unpacked/Test/7/00003.bin'
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[:-2])
+    with pytest.raises(ValueError, match='00003.bin is truncated'):
+        build('NMNIST', tmp_path / 'set')
+    cut.write_bytes(whole)
+    assert len(build('NMNIST', tmp_path / 'set')) == 22 and len(build('NMNIST', tmp_path / 'set', split='test')) == 14
 
 
 def test_gesture_frames_and_official_split(prepared):
@@ -217,6 +257,8 @@ FITTING = [
     ('DVS128Gesture', 'spiking/spiking_vgg9_dvs128_gesture', (8, 2, 48, 48)),
     ('DVS128Gesture', 'tssd/spiking_vgg9_dvs128_gesture', (16, 2, 48, 48)),
     ('NCaltech101', 'spiking/spiking_vgg9_ncaltech101', (10, 2, 48, 48)),
+    ('NMNIST', 'spiking/spiking_vgg9_nmnist', (4, 2, 34, 34)),
+    ('NMNIST', 'tssd/spiking_vgg9_nmnist', (8, 2, 34, 34)),
 ]
 
 

@@ -412,7 +412,7 @@ def test_layouts_are_those_that_the_configs_read(monkeypatch):
     configs = dict(
         bccd='bccd_detection', camvid='camvid', cifar10='cifar10_archive', cifar100='cifar100_archive',
         tiny_imagenet='tiny_imagenet', dvs_gesture='dvs128_gesture', cifar10_dvs='cifar10_dvs',
-        n_caltech101='ncaltech101', gen1='gen1',
+        n_caltech101='ncaltech101', n_mnist='nmnist', gen1='gen1',
     )  # fmt: skip
     for name, config in configs.items():
         dataset = read(str(home() / 'configs/_base_/datasets' / f'{config}.py')).train_dataloader.dataset

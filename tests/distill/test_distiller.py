@@ -14,6 +14,7 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope
 from tiny import CLASSES, MEAN, STD, Noise, classifier, detector
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -628,7 +629,12 @@ class TestPrefix:
     def make(self, T=4, **kwargs):
         student = classifier(True)
         student['backbone']['T'] = T
-        return build(**{**dict(losses=dict(a=self.SELF), student=student, teacher=None, short_T=1), **kwargs})
+        model = build(**{**dict(losses=dict(a=self.SELF), student=student, teacher=None, short_T=1), **kwargs})
+        for module in model.student.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                # so that neurons fire up to the last layer, differently at every step
+                nn.init.constant_(module.weight, 4.0)
+        return model
 
     @pytest.mark.parametrize('T, short_T', [(4, 1), (5, 3), (2, 1)])
     def test_is_what_fewer_steps_answer(self, T, short_T):
@@ -651,6 +657,30 @@ class TestPrefix:
 
         expected = divergence(answers[T], answers[short_T]) + divergence(answers[short_T], weak)
         torch.testing.assert_close(found['loss_a'], expected)
+
+    @pytest.mark.parametrize('mode', ['tensor', 'predict'])
+    def test_validation_runs_the_steps_of_inference(self, mode):
+        model = self.make(T=4, short_T=2).eval()
+        images, samples = inputs(model)
+        answers = {}
+        for steps in (2, 4):
+            set_time_steps(model.student, steps)
+            answers[steps] = model.student(images, mode='tensor')
+        found = model(images, samples, mode=mode)
+        assert get_time_steps(model.student) == 4 and not torch.equal(answers[2], answers[4])
+        if mode == 'predict':
+            assert torch.equal(torch.stack([s.pred_score for s in found]), answers[2].softmax(1))
+        else:
+            assert torch.equal(found, answers[2])
+
+    def test_validation_sees_the_first_frames_of_events(self):
+        model = self.make(T=4, short_T=3).eval()
+        frames = torch.rand(2, 4, *inputs(model)[0].shape[1:])
+        short = model(frames, mode='tensor')
+        frames[:, 3] += 1
+        assert torch.equal(model(frames, mode='tensor'), short)
+        frames[:, 2] += 1
+        assert not torch.equal(model(frames, mode='tensor'), short)
 
     def test_nothing_is_left_behind(self):
         model = self.make().eval()
