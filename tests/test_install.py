@@ -184,10 +184,12 @@ def environment(wheel, tmp_path_factory):
     # behind its own, and without the start-up hooks that lie there
     site = next(folder.glob('lib/python*/site-packages'))
     (site / 'libraries.pth').write_text('\n'.join({paths['purelib'], paths['platlib']}))
-    run('-m', 'pip', '--python', python, 'install', '--no-deps', '--no-index', '--no-compile', wheel)
+    # pip takes an installation that it finds on PYTHONPATH for that of the environment
+    env = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+    run('-m', 'pip', '--python', python, 'install', '--no-deps', '--no-index', '--no-compile', wheel, env=env)
     assert (site / 'mmsnn.pth').is_file() and (folder / 'bin' / 'mmsnn').is_file()
     yield python
-    run('-m', 'pip', '--python', python, 'uninstall', '-y', 'mmsnn')
+    run('-m', 'pip', '--python', python, 'uninstall', '-y', 'mmsnn', env=env)
     assert not [path for path in site.iterdir() if 'mmsnn' in path.name] and not (folder / 'bin' / 'mmsnn').exists()
 
 
