@@ -211,11 +211,12 @@ class Distiller(Transparent, BaseModel):
         if self.short_T is None:
             return self.student(inputs, data_samples, mode=mode)
         T = get_time_steps(self.student)
-        set_time_steps(self.student, self.short_T)
+        steps = min(self.short_T, T)
+        set_time_steps(self.student, steps)
         try:
             # event data has as many frames as the training has steps
             frames = isinstance(inputs, Tensor) and inputs.dim() == 5
-            return self.student(inputs[:, : self.short_T] if frames else inputs, data_samples, mode=mode)
+            return self.student(inputs[:, :steps] if frames else inputs, data_samples, mode=mode)
         finally:
             set_time_steps(self.student, T)
 
