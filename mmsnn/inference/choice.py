@@ -1,4 +1,4 @@
-"""Whether a whole network runs on events or densely: both ways are timed."""
+"""What runs on events and what densely: a convolution by its density, a whole network by the time of both ways."""
 
 import math
 import threading
@@ -8,11 +8,20 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from mmsnn.ops import event_reference
+
+from .lazy import Current
+
 EVENT, DENSE = 'event', 'dense'
 # The first run of each way folds weights and prepares convolutions, and does not count.
 TRIALS = (EVENT, DENSE, EVENT, DENSE, EVENT, DENSE)
 # After so many calls both ways are timed again, because images and weights change.
 AGAIN = 1000
+# Both are set by hand, for ``auto``; tools/benchmarks/event.py times its choice against the dense path at several
+# densities. The share of events up to which a large convolution is taken to be faster on events:
+BREAK_EVEN = 0.33
+# and what a pixel of a time step costs beside its events, counted in events.
+OVERHEAD = 12
 
 
 class Choice:
@@ -81,3 +90,15 @@ def size_of(inputs) -> tuple:
     elements = sum(t.numel() for t in tensors)
     images = tensors[0].shape[0] if tensors and tensors[0].dim() == 4 else len(tensors)
     return elements.bit_length(), images, torch.get_num_threads()
+
+
+def pays(plan: Current, events: int) -> bool:
+    """Whether ``events`` in the input of a convolution cost less than it does on all elements."""
+    weight, groups, source = plan.weight, plan.geometry[3], plan.source.values
+    taps, outputs = weight.shape[2] * weight.shape[3], weight.shape[0] // groups
+    # The kernels compute whole blocks of outputs.
+    width = event_reference.width_of(outputs)
+    padded = -(-outputs // width) * width
+    pixels = source.numel() // source.shape[1]
+    sparse = (events * taps + OVERHEAD * pixels * groups) * padded
+    return sparse < BREAK_EVEN * source.numel() * taps * outputs

@@ -13,22 +13,17 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from mmsnn.layers.time import TimeAware
 from mmsnn.neurons import Neuron
-from mmsnn.ops import NeuronSettings, event_reference, extension
+from mmsnn.ops import NeuronSettings, extension
 from mmsnn.ops.reference import is_transformed
 
 from . import handlers
-from .choice import DENSE, Choice
+from .choice import DENSE, Choice, pays
 from .lazy import Current, Lazy, Spikes
 from .report import EventReport, LayerCounts
 from .weights import Folded, Watched
 
 ENGINES = ('auto', 'event')
 WEIGHTS = ('float32', 'bfloat16')
-# Both are set by hand, for ``auto``; tools/benchmarks/event.py times its choice against the dense path at several
-# densities. The share of events up to which a large convolution is taken to be faster on events:
-BREAK_EVEN = 0.33
-# and what a pixel of a time step costs beside its events, counted in events.
-OVERHEAD = 12
 
 
 class Engine:
@@ -116,7 +111,7 @@ class Engine:
         on_events = False
         if isinstance(source, Spikes) and plan.repeat == 1:
             events = int(torch.ops.mmsnn.event_count.default(source.values))
-            on_events = self.choice == 'event' or _pays(plan, events)
+            on_events = self.choice == 'event' or pays(plan, events)
             self.counts.note(plan.weight, events, source.values.numel(), on_events)
         else:
             self.counts.note(plan.weight, None, None, False)
@@ -191,18 +186,6 @@ def _say_compiled() -> bool:
         level=logging.WARNING,
     )
     return True
-
-
-def _pays(plan: Current, events: int) -> bool:
-    """Whether ``events`` in the input of a convolution cost less than it does on all elements."""
-    weight, groups, source = plan.weight, plan.geometry[3], plan.source.values
-    taps, outputs = weight.shape[2] * weight.shape[3], weight.shape[0] // groups
-    # The kernels compute whole blocks of outputs.
-    width = event_reference.width_of(outputs)
-    padded = -(-outputs // width) * width
-    pixels = source.numel() // source.shape[1]
-    sparse = (events * taps + OVERHEAD * pixels * groups) * padded
-    return sparse < BREAK_EVEN * source.numel() * taps * outputs
 
 
 @functools.lru_cache(maxsize=1024)
