@@ -69,7 +69,8 @@ def accuracy(cfg: Config, checkpoint: str, T: int | None = None) -> dict:
         runner = build_runner(cfg)
         if T is not None:
             mmsnn.event_driven(mmsnn.set_time_steps(runner.model, T) or runner.model)
-        return runner.test()
+        # mmseg's are NumPy's, which JSON does not know
+        return {name: float(value) for name, value in runner.test().items()}
 
 
 def logits(output) -> list[torch.Tensor]:
