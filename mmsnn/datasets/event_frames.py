@@ -237,8 +237,8 @@ class NCaltech101(EventFrames):
     @staticmethod
     def check_raw(folder: Path) -> None:
         """Check ATIS files: 5 bytes per event and no header."""
-        # spelled out, because ** does not enter links to folders
-        for path in sorted(folder.glob('*/*/*.bin')):
+        # rglob does not enter links to folders
+        for path in sorted({*folder.rglob('*.bin'), *folder.glob('*/*/*.bin')}):
             with open(path, 'rb') as file:
                 check_records(path, file, 0, 5)
 
