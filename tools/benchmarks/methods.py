@@ -80,7 +80,6 @@ TASKS = {
         'CIFAR-10, ResNet-20, top-1 (%)',
         'cifar_resnets/resnet20-12fca82f.th',
     ),
-    'nmnist': Task(None, 'spiking_vgg9_nmnist', 'accuracy/top1', 1, 'N-MNIST, top-1 (%)'),
     'r20_cifar100': Task('r20_cifar100', 'spiking_r20_cifar100', 'accuracy/top1', 1, 'CIFAR-100, ResNet-20, top-1 (%)'),
 }
 DENSE = 'bccd', 'camvid'
