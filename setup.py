@@ -198,6 +198,8 @@ extras = {
     'nir': ['nir>=1.0.7', 'nirtorch>=2.6'],
     # The notebooks in demo/.
     'notebooks': ['ipykernel>=6.29', 'nbclient>=0.10', 'scikit-learn>=1.3'],
+    # `tools/benchmarks/level2.py`.
+    'search': ['optuna>=4'],
     # `mmsnn deploy --to onnx` writes with the first two, and runs and quantises with the third.
     'onnx': ['onnx>=1.16', 'onnxscript>=0.2', 'onnxruntime>=1.18'],
 }
@@ -206,6 +208,7 @@ extras['docs'] = ['mkdocs-material>=9.6', 'mkdocstrings[python]>=1.0']
 extras['dev'] = ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.6', 'mypy>=1.11', 'pre-commit>=3']
 # Without these the tests of what they are for would be skipped.
 extras['dev'] += [*extras['spikingjelly'], *extras['nir'], *extras['onnx'], *extras['docs'], *extras['notebooks']]
+extras['dev'] += extras['search']
 
 ext_modules, commands = kernels()
 setup(

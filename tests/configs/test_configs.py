@@ -177,8 +177,7 @@ MORE = {
     **dict.fromkeys(
         ['affine_membrane', 'lasnn_membrane', 'kdsnn', 'enof', 'etc', 'tks', 'strong_weak', 'seal'], SMALL[0]
     ),
-    'fpn_pkd': SMALL[1],
-    'sakd_features': SMALL[1],
+    **dict.fromkeys(['fpn_pkd', 'fpn_fgd', 'fpn_mgd', 'dense_boxes', 'sakd_features'], SMALL[1]),
     'cwd_seg': SMALL[2],
 }
 

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from formulas import approx, kl, maps, samples, sigmoid, softmax
+from formulas import approx, kl, maps, samples, softmax
 from torch import nn
 
 from mmsnn.distill import (
     DIST,
     ETC,
+    FGD,
     PKD,
     TET,
     TKS,
@@ -57,6 +58,7 @@ PAIRS = {
     'AttentionMSE': (AttentionMSE, (3, 4, 5, 6)),
     'AffineMSE': (lambda: AffineMSE(pool=True), (3, 4, 5, 6)),
     'PKD': (PKD, (3, 4, 5, 6)),
+    'FGD': (FGD, (3, 4, 5, 6)),
     'LogitKL': (lambda: LogitKL(tau=2.0), (3, 7)),
     'WeightedSoftLabels': (WeightedSoftLabels, (3, 7)),
     'DIST': (DIST, (3, 7)),
@@ -97,8 +99,8 @@ class TestAll:
     def test_all_are_here(self):
         ours = [c for c in MODELS.module_dict.values() if c.__module__.startswith('mmsnn.')]
         registered = {c.__name__ for c in ours if issubclass(c, DistillLoss)}
-        # whose tensors hold two halves, and sums over layers; test_losses_temporal.py and test_losses_rate.py have them
-        registered -= {'TemporalSpatialSelf', 'FiringRate'}
+        # whose tensors hold two halves, classes and boxes, and sums over layers; their own files have them
+        registered -= {'TemporalSpatialSelf', 'BoxResponse', 'FiringRate'}
         assert registered == {*PAIRS, *STEPS}, 'add the new loss to PAIRS or STEPS, and a test of its formula'
 
     def test_equal_features_cost_nothing(self, name, pair):
@@ -196,53 +198,6 @@ class TestLogitKL:
         for row, a, b in zip(s.grad.tolist(), s.tolist(), t.tolist()):
             expected = [3 * (q - p) / 3 for p, q in zip(softmax(b, 3.0), softmax(a, 3.0))]
             assert row == pytest.approx(expected, **approx)
-
-
-class TestDenseResponse:
-    def formula(self, levels, classes):
-        total, norm = 0.0, 0.0
-        for s, t in levels:
-            B, AC, H, W = s.shape
-            for b, a, h, w in product(range(B), range(AC // classes), range(H), range(W)):
-                probabilities = []
-                for c in range(classes):
-                    # anchors outside, classes inside, as mmdet's heads reshape
-                    x, y = (sigmoid(z[b, a * classes + c, h, w].item()) for z in (s, t))
-                    total += (x - y) ** 2 * -(y * math.log(x) + (1 - y) * math.log(1 - x))
-                    probabilities.append(y)
-                norm += max(probabilities)
-        return total / max(norm, 1.0)
-
-    def test_formula(self):
-        levels = [(maps(2, 6, 2, 3), maps(2, 6, 2, 3)), (maps(2, 6, 1, 2), maps(2, 6, 1, 2))]
-        assert DenseResponse(num_classes=3)(*zip(*levels)).item() == pytest.approx(self.formula(levels, 3), **approx)
-
-    def test_where_the_teacher_sees_nothing(self):
-        """Divided by at least 1."""
-        s, t = maps(1, 3, 1, 1), maps(1, 3, 1, 1) - 9
-        assert t.sigmoid().max() < 0.5
-        assert DenseResponse(num_classes=3)([s], [t]).item() == pytest.approx(self.formula([(s, t)], 3), **approx)
-
-    @staticmethod
-    def model(**classes):
-        model = nn.Module()
-        for head, number in classes.items():
-            setattr(model, head, SimpleNamespace(cls_out_channels=number))
-        return model
-
-    def test_classes_are_the_heads(self):
-        loss = DenseResponse()
-        loss.bind(self.model(bbox_head=7), self.model(bbox_head=7))
-        assert loss.num_classes == 7
-        loss = DenseResponse(head='rpn_head')
-        loss.bind(self.model(rpn_head=1, bbox_head=80), self.model(rpn_head=1))
-        assert loss.num_classes == 1
-
-    @pytest.mark.parametrize('student, teacher', [(3, 5), (None, None)])
-    def test_classes_that_differ(self, student, teacher):
-        models = [self.model() if n is None else self.model(bbox_head=n) for n in (student, teacher)]
-        with pytest.raises(ValueError, match=f'bbox_head are {student} in the student and {teacher} in the teacher'):
-            DenseResponse().bind(*models)
 
 
 class TestPixelKL:

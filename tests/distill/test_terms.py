@@ -91,7 +91,7 @@ class TestOtherClasses:
         'DenseResponse': dict(student='bbox_head[0]', teacher='bbox_head[0]'),
     }
     # losses on features, which know no classes, and losses without a teacher
-    OTHERS = {'FeatureMSE', 'BlurMSE', 'AttentionMSE', 'AffineMSE', 'PKD'}
+    OTHERS = {'FeatureMSE', 'BlurMSE', 'AttentionMSE', 'AffineMSE', 'PKD', 'FGD', 'BoxResponse'}
 
     def test_every_loss_is_here(self):
         ours = [c for c in OWN_MODELS.module_dict.values() if c.__module__.startswith('mmsnn.')]

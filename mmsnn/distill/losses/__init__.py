@@ -1,7 +1,7 @@
 """Distillation losses, one registered class each."""
 
 from .base import DistillLoss
-from .dense import ChannelWiseKL, DenseResponse, PixelKL
+from .detection import FGD, BoxResponse, DenseResponse
 from .feature import PKD, AffineMSE, AttentionMSE, BlurMSE, FeatureMSE
 from .rate import FiringRate
 from .response import (
@@ -11,6 +11,7 @@ from .response import (
     WeightedSoftLabels,
     kl_divergence,
 )
+from .segmentation import ChannelWiseKL, PixelKL
 from .targets import cross_entropy, soft_targets
 from .temporal import SeAl, StepLogitKL, TemporalSeparation
 from .temporal_self import ETC, TET, TKS, StrongWeak, TemporalSpatialSelf
@@ -18,12 +19,14 @@ from .temporal_self import ETC, TET, TKS, StrongWeak, TemporalSpatialSelf
 __all__ = [
     'DIST',
     'ETC',
+    'FGD',
     'PKD',
     'TET',
     'TKS',
     'AffineMSE',
     'AttentionMSE',
     'BlurMSE',
+    'BoxResponse',
     'ChannelWiseKL',
     'DenseResponse',
     'DistillLoss',

@@ -72,3 +72,9 @@ class AnswerLoss(DistillLoss):
                     'whose softmax is always 1 (a head that answers by a sigmoid): set out_channels=2 in the heads, '
                     'or compare features'
                 )
+
+
+def find_head(model: nn.Module, name: str) -> nn.Module | None:
+    """The head called ``name`` of a task model, of a cascade the last one, which predicts; None without it."""
+    head = getattr(model, name, None)
+    return head[-1] if isinstance(head, nn.ModuleList) else head
