@@ -10,7 +10,7 @@ from mmsnn.layers import Readout, short_and_full, unfold
 from mmsnn.neurons import Neuron
 from mmsnn.neurons.watched import SavedAside
 
-from .taps import FEATURES, Tap, resolve
+from .taps import FEATURES, Tap, TapError, resolve
 
 
 class Recorder:
@@ -89,7 +89,7 @@ class Recorder:
     def _keep(self, tap: Tap, out, last: bool = False) -> None:
         if tap.index is not None:
             if not isinstance(out, (tuple, list)) or tap.index >= len(out):
-                raise ValueError(f'{self.role} tap {tap}: the output of {tap.module} has no item {tap.index}')
+                raise TapError(tap, f'{self.role} tap {tap}: the output of {tap.module} has no item {tap.index}')
             out = out[tap.index]
         several = _is_list(out)
         outs = list(out) if several else [out]
@@ -97,9 +97,10 @@ class Recorder:
             kinds = [type(o).__name__ for o in outs] if several else type(out).__name__
             fit = [i for i, o in enumerate(outs) if all(isinstance(v, Tensor) for v in (o if _is_list(o) else [o]))]
             remedy = 'add an index' + (f", as in '{tap.module}[{fit[-1]}]'" if fit else '')
-            raise ValueError(
+            raise TapError(
+                tap,
                 f'{self.role} tap {tap} gives {kinds}, not tensors: '
-                + (remedy if several else f'tap a layer inside {tap.module}')
+                + (remedy if several else f'tap a layer inside {tap.module}'),
             )
         before = [] if last else self.outputs.get(tap, [])
         self.outputs[tap] = before + [self._view(tap, o) for o in outs]
@@ -119,9 +120,10 @@ class Recorder:
                 if self.role != 'student':
                     # A teacher's mean over time serves as the target of every step.
                     return out.clone().unsqueeze(0)
-                raise ValueError(
+                raise TapError(
+                    tap,
                     f'{self.role} tap {tap} has no time steps left ({tuple(out.shape)}): tap a stage of the backbone, '
-                    "and go on from there: 'backbone.layer4|neck|head.fc'"
+                    "and go on from there: 'backbone.layer4|neck|head.fc'",
                 )
             return unfold(out, self.T).clone()
         return unfold(out, self.T).mean(0) if folded else out.clone()
@@ -134,7 +136,7 @@ class Recorder:
             if not tap.pipe or tap not in self.outputs:
                 continue
             if self.views and len(self.views) > 1:
-                raise ValueError(f"{self.role} tap {tap}: '|' is not possible with several views of each image")
+                raise TapError(tap, f"{self.role} tap {tap}: '|' is not possible with several views of each image")
             tensors = self.outputs[tap]
             steps = tensors[0].shape[:2] if tap.time == 'steps' else None
             out = tuple(x.flatten(0, 1) for x in tensors) if steps else tuple(tensors)
@@ -152,21 +154,24 @@ class Recorder:
             ValueError: the module was not called, or the student's tensor carries no gradient.
         """
         if tap not in self.outputs:
-            raise ValueError(
+            raise TapError(
+                tap,
                 f'{self.role} tap {tap}: the module was not called in this forward; tap a layer inside it '
-                "(e.g. 'decode_head.conv_seg')"
+                "(e.g. 'decode_head.conv_seg')",
             )
         out = self.outputs[tap]
         if self.role == 'student' and torch.is_grad_enabled() and not all(o.requires_grad for o in out):
             with_gradient = [i for i, o in enumerate(out) if o.requires_grad]
             if with_gradient and tap.index is None:
-                raise ValueError(
+                raise TapError(
+                    tap,
                     f'student tap {tap}: some of its {len(out)} tensors carry no gradient, such as a mask; tap one '
-                    f"that does: '{tap.module}[{with_gradient[0]}]'"
+                    f"that does: '{tap.module}[{with_gradient[0]}]'",
                 )
-            raise ValueError(
+            raise TapError(
+                tap,
                 f'student tap {tap} carries no gradient, so its loss would train nothing: the stage is frozen '
-                '(frozen_stages), or runs under reentrant activation checkpointing'
+                '(frozen_stages), or runs under reentrant activation checkpointing',
             )
         return out
 

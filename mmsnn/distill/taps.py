@@ -66,6 +66,18 @@ class Tap:
         return '|'.join([self.module + suffix, *self.pipe])
 
 
+class TapError(ValueError):
+    """What a tap reads cannot be compared.
+
+    Attributes:
+        tap: the `Tap`.
+    """
+
+    def __init__(self, tap: Tap, message: str):
+        super().__init__(message)
+        self.tap = tap
+
+
 def resolve(model: nn.Module, tap: Tap, role: str) -> nn.Module:
     """The module that a tap reads; for a potential, the neuron.
 

@@ -52,6 +52,12 @@ class Teacher:
                 settings.setdefault('data_preprocessor', cfg.data_preprocessor)
         else:
             settings = config
+        if 'type' not in settings:
+            whole = 'it looks like a whole config: give its path, or its model' if 'model' in settings else ''
+            raise ValueError(
+                f'{self.key[0]} has no type: '
+                + (whole or "give the path of a config, or a model (type='RetinaNet', backbone=...)")
+            )
         with DefaultScope.overwrite_default_scope(scope):
             self.model: nn.Module = ROOT_MODELS.build(copy.deepcopy(settings))
         # `train` of some detectors does not return the model, and `eval` calls it.

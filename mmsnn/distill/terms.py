@@ -12,7 +12,7 @@ from .losses.base import REMEDY
 from .recording import Recorder
 from .running import HeadError, run
 from .schedules import Schedule
-from .taps import Tap, resolve
+from .taps import Tap, TapError, resolve
 
 # Sizes of the blank image that runs through the models before training.
 SIZES = 64, 224, 320, 512
@@ -58,7 +58,10 @@ class Term:
         if self.watched is not None:
             return [(recorders[self.name].totals(), [])]
         roles = ('student', self.from_teacher)
-        sides = [[recorders[role].get(tap) for tap in self.taps(role)] if role else [] for role in roles]
+        try:
+            sides = [[recorders[role].get(tap) for tap in self.taps(role)] if role else [] for role in roles]
+        except TapError as error:
+            raise ValueError(f'{self.key}: {error}') from error
         for ours, theirs, s, t in zip(self.student, self.teacher, *sides, strict=True) if self.from_teacher else ():
             if len(s) != len(t):
                 more = ours if len(s) > len(t) else theirs
@@ -227,7 +230,10 @@ def _record(terms: list[Term], model: nn.Module, role: str, short_T: int | None,
                 run(model, blank_image(model, size), taps, role)
         except HeadError as error:
             keys = [t.key for t in terms if any(tap.part == error.part for tap in t.taps(role))]
-            raise ValueError(f'{", ".join(keys)}: {error.args[0]}') from error
+            raise ValueError(f'{", ".join(keys)}: {error}') from error
+        except TapError as error:
+            keys = [t.key for t in terms if error.tap in t.taps(role)]
+            raise ValueError(f'{", ".join(keys)}: {error}') from error
         recorder.follow_pipes()
     return recorder
 

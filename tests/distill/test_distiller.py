@@ -440,6 +440,13 @@ class TestTeacher:
         with pytest.raises(ValueError, match='model.teacher=.*cannot be read'):
             build(dict(loss_kl=LOGITS), **settings)
 
+    @pytest.mark.parametrize(
+        'teacher, hint', [(dict(model=dict(type='RetinaNet')), 'it looks like a whole config'), (dict(depth=18), 'give the path')]
+    )
+    def test_teacher_without_type(self, teacher, hint):
+        with pytest.raises(ValueError, match=f'model.teacher has no type: {hint}'):
+            build(dict(loss_kl=LOGITS), teacher=teacher)
+
     def test_no_such_checkpoint(self, tmp_path):
         with pytest.raises(
             FileNotFoundError, match=r'model.teacher_checkpoint=.*none.pth(.|\n)*Train the teacher first'

@@ -333,6 +333,29 @@ class TestHeads:
         assert found['loss_a'] > 0 and found['loss_b'] > 0
         model.parse_losses(found)[0].backward()
 
+    @pytest.mark.parametrize('tap, what', [('bbox_head[7]', 'has no item 7'), ('bbox_head.loss_cls', 'was not called')])
+    def test_the_term_is_named(self, tap, what):
+        """What is wrong with a tap is told with the key of its term, not of the others."""
+        losses = dict(
+            fine=dict(type='PKD', student='neck', teacher='neck'),
+            boxes=dict(type='BoxResponse', student=['bbox_head[0]', 'bbox_head[1]'], teacher=['bbox_head[0]', tap]),
+        )
+        with pytest.raises(ValueError, match=rf'^model\.losses\.boxes: teacher tap .*{what}'):
+            build('mmdet', losses, detector(True), detector(False))
+
+    def test_boxes_of_other_classes(self):
+        """Boxes have no classes; the teacher's only say where objects are."""
+        teacher = detector(False)
+        teacher['bbox_head']['num_classes'] = 9
+        taps = ['bbox_head[0]', 'bbox_head[1]']
+        term = dict(type='BoxResponse', student=taps, teacher=taps)
+        model = build('mmdet', dict(boxes=term), detector(True), teacher)
+        assert model.terms[0].loss.num_classes == 9
+        data = model.data_preprocessor(Noise('mmdet').batch(0, 1), True)
+        losses = model.loss(**data)
+        assert losses['loss_boxes'] > 0
+        model.parse_losses(losses)[0].backward()
+
     def test_one_config_for_both(self):
         """Models write into their configs; the given ones stay as they are, and may be shared."""
         config = detr(False)

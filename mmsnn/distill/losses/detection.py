@@ -96,6 +96,8 @@ class BoxResponse(DistillLoss):
             head answers distributions.
     """
 
+    same_shape = False
+
     def __init__(self, tau: float = 10.0, head: str = 'bbox_head'):
         super().__init__()
         self.tau = tau
@@ -177,7 +179,6 @@ class FGD(DistillLoss):
         ValueError: the data samples have no boxes (``gt_instances.bboxes``), as in classification and segmentation.
     """
 
-    same_shape = True
     maps = True
 
     def __init__(self, temp: float = 0.5, alpha: float = 1e-3, beta: float = 5e-4, gamma: float = 1e-3):
