@@ -441,7 +441,8 @@ class TestTeacher:
             build(dict(loss_kl=LOGITS), **settings)
 
     @pytest.mark.parametrize(
-        'teacher, hint', [(dict(model=dict(type='RetinaNet')), 'it looks like a whole config'), (dict(depth=18), 'give the path')]
+        'teacher, hint',
+        [(dict(model=dict(type='RetinaNet')), 'it looks like a whole config'), (dict(depth=18), 'give the path')],
     )
     def test_teacher_without_type(self, teacher, hint):
         with pytest.raises(ValueError, match=f'model.teacher has no type: {hint}'):

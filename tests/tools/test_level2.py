@@ -82,9 +82,24 @@ def test_interrupted(level2, trained, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         whole(self, threads)
 
-    forms = {form: level2.FORMS['bccd'][form] for form in ('stages', 'stages, PKD', 'boxes', 'classes')}
-    monkeypatch.setitem(level2.FORMS, 'bccd', forms)
-    argv = ['bccd', '--trials', '4', '--best', '0', '--seeds', '0', '--jobs', '1', '--work-dir', str(tmp_path)]
+    argv = [
+        'bccd',
+        '--forms',
+        'stages',
+        'stages, PKD',
+        'boxes',
+        'classes',
+        '--trials',
+        '4',
+        '--best',
+        '0',
+        '--seeds',
+        '0',
+        '--jobs',
+        '1',
+        '--work-dir',
+        str(tmp_path),
+    ]
     monkeypatch.setattr(level2.methods.Run, 'train', stop)
     with pytest.raises(KeyboardInterrupt):
         level2.main(argv)
@@ -100,7 +115,7 @@ def test_interrupted(level2, trained, tmp_path, monkeypatch):
 @pytest.mark.parametrize('task', ['bccd', 'camvid'])
 def test_configs(level2, task, tmp_path):
     """A trial's config has level 1, and the terms of its form instead of the default's."""
-    search = level2.Search(task, tmp_path, 10, 2, 1)
+    search = level2.Search(task, tmp_path, 10, 2, 1, list(level2.FORMS[task]))
     for form in level2.FORMS[task]:
         for schedule in level2.SCHEDULES:
             run = search.run(form, 0.5, schedule, 3)

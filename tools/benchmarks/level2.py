@@ -95,10 +95,10 @@ def losses_of(task: str, form: str, factor: float, schedule: str, epochs: int) -
 
 
 class Search:
-    """The trainings of one task; ``epochs`` and ``T`` replace the config's."""
+    """The trainings of one task with some of its ``FORMS``; ``epochs`` and ``T`` replace the config's."""
 
-    def __init__(self, task: str, work: Path, epochs: int | None, T: int | None, threads: int):
-        self.task, self.about, self.threads = task, methods.TASKS[task], threads
+    def __init__(self, task: str, work: Path, epochs: int | None, T: int | None, threads: int, forms: list[str]):
+        self.task, self.about, self.threads, self.forms = task, methods.TASKS[task], threads, forms
         self.base = methods.ROOT / f'configs/sakd/{self.about.student}.py'
         plans = methods.plan(task, 1, ['SAKD'], work, epochs)
         self.teacher = plans['teacher'][0]
@@ -128,7 +128,7 @@ class Search:
 
     def trial(self, trial: optuna.Trial) -> float:
         """Optuna's objective."""
-        form = trial.suggest_categorical('form', list(FORMS[self.task]))
+        form = trial.suggest_categorical('form', self.forms)
         factor = float(f'{trial.suggest_float("factor", *FACTORS, log=True):.3g}')
         value = self.result(form, factor, trial.suggest_categorical('schedule', list(SCHEDULES)), 0)
         print(f'{self.task}: {form} x {factor:.3g}, {trial.params["schedule"]}: {value}', flush=True)
@@ -138,14 +138,14 @@ class Search:
         """All trials, best first: result, form, factor, schedule. Each form's own weight is tried first."""
         self.work.mkdir(parents=True, exist_ok=True)
         study = optuna.create_study(
-            study_name='level2',
+            study_name=', '.join(self.forms),  # optuna wants equal choices in a study
             storage=JournalStorage(JournalFileBackend(str(self.work / 'optuna.log'))),
-            sampler=optuna.samplers.TPESampler(seed=0, constant_liar=True, n_startup_trials=len(FORMS[self.task])),
+            sampler=optuna.samplers.TPESampler(seed=0, constant_liar=True, n_startup_trials=len(self.forms)),
             direction='maximize',
             load_if_exists=True,
         )
         if not study.trials:
-            for form in FORMS[self.task]:
+            for form in self.forms:
                 study.enqueue_trial(dict(form=form, factor=1.0, schedule='kept'))
         self._retry(study)
         done = len(study.get_trials(states=[TrialState.COMPLETE]))
@@ -225,6 +225,7 @@ def main(argv=None) -> None:
     """Run the command line ``argv`` (default: ``sys.argv``)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('task', choices=list(FORMS))
+    parser.add_argument('--forms', nargs='+', metavar='FORM', help='the forms to try (default: all of the task)')
     parser.add_argument('--trials', type=int, default=30, help='number of trainings of the search (default: 30)')
     parser.add_argument('--best', type=int, default=3, help='how many forms are trained with other seeds (default: 3)')
     parser.add_argument('--seeds', type=int, default=3, help='number of other seeds (default: 3)')
@@ -235,8 +236,14 @@ def main(argv=None) -> None:
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/level2'))
     parser.add_argument('--out', type=Path, metavar='FILE.json', help='also write results, and a plot FILE.png')
     args = parser.parse_args(argv)
+    if unknown := set(args.forms or ()) - set(FORMS[args.task]):
+        parser.error(
+            f'unknown forms {", ".join(sorted(unknown))}; those of {args.task} are {"; ".join(FORMS[args.task])}'
+        )
     optuna.logging.set_verbosity(logging.WARNING)
-    search = Search(args.task, args.work_dir.resolve(), args.epochs, args.T, args.threads)
+    search = Search(
+        args.task, args.work_dir.resolve(), args.epochs, args.T, args.threads, args.forms or list(FORMS[args.task])
+    )
     if not search.teacher.finished():
         search.teacher.train(args.threads * args.jobs)
     rows = search.search(args.trials, args.jobs)
