@@ -69,9 +69,9 @@ class Recorder:
         return self
 
     def __exit__(self, *_) -> None:
-        for handle in self.handles:
-            handle.remove()
-        self.handles.clear()
+        # The last one first: of two listeners at one module, the later has wrapped the earlier.
+        while self.handles:
+            self.handles.pop().remove()
 
     def _see(self, views: list[Tensor], _backbone: nn.Module, inputs: tuple) -> None:
         views.append(inputs[0])

@@ -1,6 +1,7 @@
 """Taps and the recorder that reads them."""
 
 from functools import partial
+from itertools import permutations
 
 import pytest
 import torch
@@ -104,6 +105,16 @@ class TestRecorder:
     def test_errors(self, spec, match):
         with pytest.raises(ValueError, match=match):
             record(Net(), spec, torch.randn(3, 2, 4, 4))
+
+    def test_two_taps_of_one_module_are_gone_afterwards(self):
+        """A listener that stayed would keep the outputs of every later forward."""
+        model, x = Net(), torch.randn(3, 2, 4, 4)
+        for taps in permutations(map(Tap.parse, ('many[0]', 'many[1]', 'mixed[0]'))):
+            with Recorder(model, taps, 'teacher') as recorder:
+                model(x)
+            assert all('forward' not in module.__dict__ for module in model.modules())
+            model(x)
+            assert [len(recorder.get(tap)) for tap in map(Tap.parse, ('many[0]', 'many[1]'))] == [2, 1]
 
     def test_hooks_are_gone_afterwards(self):
         model, x = Net(), torch.randn(3, 2, 4, 4)
