@@ -156,3 +156,21 @@ def test_the_readme_shows_the_results(methods):
     for line in printed:
         name, *cells = (cell.strip() for cell in line[1:-1].split('|'))
         assert shown[name] == cells
+
+
+@pytest.mark.parametrize('left, resumes', [(None, False), ('last_checkpoint', True), ('interrupted.pth', True)])
+def test_what_a_stopped_training_left(methods, tmp_path, monkeypatch, left, resumes):
+    """The same command goes on from the last checkpoint, or from the one that a signal made before that."""
+    run = methods.plan('bccd', 1, ['SAKD'], tmp_path)['SAKD'][0]
+    run.folder.mkdir(parents=True)
+    if left:
+        (run.folder / left).touch()
+    commands = []
+
+    def note(command, **kwargs):
+        commands.append(command)
+        return methods.subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(methods.subprocess, 'run', note)
+    run.train(1)
+    assert ('--resume' in commands[0]) is resumes and run.finished()

@@ -162,7 +162,8 @@ class Run:
         else:
             command = [ROOT / 'tools/train.py', *command, '--seed', self.seed]
         command = [sys.executable, *command]
-        command += ['--resume'] if (self.folder / 'last_checkpoint').exists() else []
+        saved = any((self.folder / name).exists() for name in ('last_checkpoint', 'interrupted.pth'))
+        command += ['--resume'] if saved else []
         command += ['--cfg-options', *self.options] if self.options else []
         with open(self.folder / 'output.log', 'ab') as log:
             env = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
