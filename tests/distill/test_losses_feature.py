@@ -105,3 +105,19 @@ class TestPKD:
         s = maps(2, 3, 4, 4)
         assert PKD()([s], [5 * s + 2]).item() == pytest.approx(0, abs=1e-6)
         assert PKD()([s], [-s]).item() == pytest.approx(2, **approx)
+
+    @pytest.mark.parametrize('constant', [0.0, 0.3])
+    def test_constant_channels_do_not_learn(self, constant):
+        """A silent channel has variance 0, whose root has an infinite gradient; the others learn as without it."""
+        s, t = maps(2, 3, 4, 5).float(), maps(2, 3, 4, 5)
+        s[:, 1] = constant
+        s.requires_grad_()
+        value = PKD()([s], [t])
+        value.backward()
+        others = s.detach()[:, ::2].clone().requires_grad_()
+        alone = PKD()([others], [t[:, ::2]])
+        alone.backward()
+        # 1/2 for the channel, which is not correlated at all
+        assert value.item() == pytest.approx((2 * alone.item() + 0.5) / 3, **approx)
+        assert not s.grad[:, 1].any()
+        torch.testing.assert_close(s.grad[:, ::2], others.grad * 2 / 3)

@@ -195,12 +195,13 @@ class TestWhatItCounts:
         ((spikes, of),) = seen.totals()
         assert of == 48 and spikes >= 24
 
-    def test_checkpointing(self):
+    @pytest.mark.parametrize('target', [dict(rate=0.001), dict(synops=10.0)])
+    def test_checkpointing(self, target):
         """What is repeated in the backward pass counts once."""
-        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), ILIF(T=2))
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), ILIF(T=2), nn.Conv2d(8, 8, 3))
         x, found = images(4, 3, 8, 8), []
         for run in (model, lambda x: checkpoint(model, x, use_reentrant=False)):
-            loss = FiringRate(rate=0.001)
+            loss = FiringRate(**target)
             model.zero_grad()
             with loss.watch(model) as seen, time_folded(4):
                 run(x)

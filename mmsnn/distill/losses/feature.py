@@ -99,7 +99,8 @@ class PKD(DistillLoss):
     """PKD (Cao et al., NeurIPS 2022): compares features up to scale and shift, for stages or FPN levels of equal width.
 
     Every channel is normalised to mean 0 and variance 1 over batch and positions. The loss is ``MSE_mean / 2``, which
-    equals 1 minus Pearson's correlation, summed over levels.
+    equals 1 minus Pearson's correlation, summed over levels. A channel that is constant, such as one that is silent,
+    becomes 0 and gets no gradient.
     """
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
@@ -112,6 +113,6 @@ class PKD(DistillLoss):
         x = x.float()
         dims = [d for d in range(x.dim()) if d != 1]
         var, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
-        # The small constant is inside the root, because the gradient of the root is infinite at variance 0, which
-        # silent channels have.
-        return (x - mean) / (var + 1e-12).sqrt()
+        # A constant channel is 0 without a gradient, which would be infinite at variance 0.
+        varies = var.detach() > 1e-12 * x.detach().square().mean(dims, keepdim=True)
+        return (x - mean) * varies / torch.where(varies, var, 1.0).sqrt()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mmsnn.layers.fan_out import COUNTED, LARGEST_INTEGER, accumulations, dense_macs
 from mmsnn.neurons import Neuron
 from mmsnn.neurons.recording import choose
+from mmsnn.neurons.watched import SavedAside
 from mmsnn.neurons.watching import Watcher
 from mmsnn.registry import MODELS
 
@@ -150,7 +151,9 @@ class Activity(Watcher):
 
     def _see(self, name: str, module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
         x = args[0] if args else next(iter(kwargs.values()))
-        amount = self.measure(name, module, x, output)
+        # With activation checkpointing nothing may be saved for the backward pass that is not saved again.
+        with SavedAside():
+            amount = self.measure(name, module, x, output)
         if amount is not None:
             before = self.amounts.get(name, (0, 0))
             self.amounts[name] = before[0] + amount[0], before[1] + amount[1]
