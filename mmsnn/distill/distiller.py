@@ -179,8 +179,13 @@ class Distiller(Transparent, BaseModel):
             term.loss._apply(fn)
         return self
 
-    def train_step(self, data, optim_wrapper) -> dict[str, Tensor]:
-        """As `BaseModel.train_step`.
+    def _runner_trains(self) -> bool:
+        """Whether a Runner counts these steps; only a Runner sets ``iter``, and only the second step shows it."""
+        before, self._step = self._step, MessageHub.get_current_instance().get_info('iter')
+        return before is not None and self._step is not None and self._step > before
+
+    def parse_losses(self, losses: dict) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum and log the losses as the student does. A training step calls it once, also one of DDP.
 
         Raises:
             RuntimeError: a Runner trains without `DistillHook`, and there are connectors, varying weights or losses
@@ -193,15 +198,6 @@ class Distiller(Transparent, BaseModel):
                 'a Distiller trains only with its hook, which keeps the connectors and tells the weights how far the '
                 "training is: add custom_hooks = [dict(type='mmsnn.DistillHook')] to the config"
             )
-        return super().train_step(data, optim_wrapper)
-
-    def _runner_trains(self) -> bool:
-        """Whether a Runner counts these steps; only a Runner sets ``iter``, and only the second step shows it."""
-        before, self._step = self._step, MessageHub.get_current_instance().get_info('iter')
-        return before is not None and self._step is not None and self._step > before
-
-    def parse_losses(self, losses: dict) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum and log the losses as the student does."""
         return self.student.parse_losses(losses)
 
     def forward(self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'):

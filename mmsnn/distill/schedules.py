@@ -13,7 +13,7 @@ KINDS = ('step', 'linear', 'cosine')
 
 @dataclass
 class Progress:
-    """The state of a training, counted from 0.
+    """The state of a training, counted from 0. In a training by iterations, an epoch is once through the data.
 
     Attributes:
         epoch, iter: number of the present epoch and iteration.

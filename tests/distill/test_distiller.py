@@ -5,12 +5,14 @@ import os
 import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.logging import MessageHub
-from mmengine.model import ExponentialMovingAverage
+from mmengine.model import ExponentialMovingAverage, MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope
 from tiny import CLASSES, MEAN, STD, Noise, classifier, detector
@@ -575,22 +577,30 @@ class TestRefusals:
         [dict(loss_feature=FEATURE), dict(loss_kl={**LOGITS, 'weight': dict(stop=3)})],
         ids=['connectors', 'schedule'],
     )
-    def test_training_without_its_hook(self, losses):
-        """A runner that would train connectors which no checkpoint keeps, or with a schedule that stands still."""
+    @pytest.mark.parametrize('wrapped', [False, True])
+    def test_training_without_its_hook(self, losses, wrapped):
+        """A runner that would train connectors which no checkpoint keeps, or with a schedule that stands still.
+
+        DDP has a training step of its own, which calls parts of the model's.
+        """
         model = build(losses)
+        step = model.train_step
+        if wrapped:
+            ddp = SimpleNamespace(module=model, _run_forward=model._run_forward, detect_anomalous_params=False)
+            step = partial(MMDistributedDataParallel.train_step, ddp)
         data = Noise('mmpretrain').batch(0, 1)
         optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01))
         # a loop of one's own, perhaps after a runner
         hub = MessageHub.get_current_instance()
         hub.update_info('iter', 3)
         for _ in range(2):
-            model.train_step(data, optimizer)
+            step(data, optimizer)
         # a runner counts its steps
         hub.update_info('iter', 4)
         with pytest.raises(RuntimeError, match="custom_hooks = .*type='mmsnn.DistillHook'"):
-            model.train_step(data, optimizer)
+            step(data, optimizer)
         model.hooked = True
-        assert model.train_step(data, optimizer)['loss'].isfinite()
+        assert step(data, optimizer)['loss'].isfinite()
 
     def test_training_that_needs_no_hook(self):
         model = build(dict(loss_kl={**LOGITS, 'weight': 0.5}))

@@ -5,6 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmpretrain.evaluation import Accuracy
 from tiny import Noise, classifier, runner
 
 from mmsnn.checkpoints.reading import load_file
@@ -80,3 +83,108 @@ def test_numpys_figures_count(tmp_path, monkeypatch):
     _, lines = train(tmp_path)
     found = [{k: v for k, v in line.items() if k.startswith('teacher')} for line in validations(lines)]
     assert found == [{'teacher/mIoU': 45.5, 'teacher/count': 3}] * 2
+
+
+def test_what_a_failed_measurement_collected_is_forgotten(tmp_path, monkeypatch):
+    """Otherwise the next validation takes the teacher's answers for the student's."""
+    monkeypatch.setattr(Accuracy, 'process', counting := Counting(Accuracy.process))
+
+    def failing(teacher, student, loop):
+        for batch in loop.dataloader:
+            loop.evaluator.process(data_samples=teacher.predict(batch, student), data_batch=batch)
+        raise IndexError('a class that the data set does not have')
+
+    monkeypatch.setattr(distill_hook, 'evaluate', failing)
+    run, lines = train(tmp_path)
+    found = validations(lines)
+    assert len(found) == 2 and counting.calls == 9  # three batches of the student, of the teacher, of the student
+    monkeypatch.undo()
+    _, alone = train(tmp_path / 'alone', hook=dict(teacher_accuracy=False))
+    assert [line['accuracy/top1'] for line in found] == [line['accuracy/top1'] for line in validations(alone)]
+
+
+class Counting:
+    """A method that counts its calls."""
+
+    def __init__(self, method):
+        self.method, self.calls = method, 0
+
+    def __get__(self, instance, owner):
+        def call(*args, **kwargs):
+            self.calls += 1
+            return self.method(instance, *args, **kwargs)
+
+        return call
+
+
+class TestEpochs:
+    """A training by iterations has epochs, too: each goes once through the data."""
+
+    FADING = dict(kind='linear', values=[1.0, 0.0], milestones=[0, 2], by='epoch')
+
+    def progress(self, folder, loader, iterations=10):
+        found = []
+
+        @HOOKS.register_module(force=True)
+        class Noted(Hook):
+            priority = 'VERY_LOW'
+
+            def after_train_iter(self, runner, *_, **__):
+                found.append((runner.model.progress, runner.model.terms[0].weight(runner.model.progress)))
+
+        losses = dict(loss_kl=dict(LOSSES['loss_kl'], weight=self.FADING))
+        model = dict(type='mmsnn.Distiller', student=classifier(True), teacher=classifier(False), losses=losses)
+        hooks = [dict(type='mmsnn.DistillHook'), dict(type='Noted')]
+        run = runner(model, 'mmpretrain', folder, iterations, custom_hooks=hooks)
+        run._train_dataloader.update(loader)
+        run.train()
+        return found
+
+    @pytest.mark.parametrize('sampler', ['DefaultSampler', 'InfiniteSampler'])
+    def test_rounds(self, tmp_path, sampler):
+        """Eight images in batches of two; two and a half rounds."""
+        found = self.progress(tmp_path, dict(sampler=dict(type=sampler)))
+        assert [(p.epoch, p.iter, p.iter_in_epoch, p.max_epochs) for p, _ in found] == [
+            (i // 4, i, i % 4, 3) for i in range(10)
+        ]
+        assert [w for _, w in found] == [1.0] * 4 + [0.5] * 4 + [0.0] * 2
+
+
+class TestConnectors:
+    """Of a checkpoint that another distillation wrote."""
+
+    FEATURE = dict(type='FeatureMSE', student='backbone.layer1', teacher='backbone.layer1')
+
+    @pytest.fixture(scope='class')
+    def checkpoint(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp('first')
+        losses = dict(a=dict(self.FEATURE, connector=dict(type='ConvBN')), b=dict(self.FEATURE))
+        losses['b']['connector'] = dict(type='ConvBN', kernel_size=3)
+        run, _ = train(folder, losses=losses)
+        run.save_checkpoint(str(folder), 'first.pth')
+        return str(folder / 'first.pth'), run.model.connectors
+
+    def losses(self, size):
+        return dict(a=dict(self.FEATURE, connector=dict(type='ConvBN')),
+                    b=dict(self.FEATURE, connector=dict(type='ConvBN', kernel_size=size)))  # fmt: skip
+
+    def load(self, folder, checkpoint, losses, **kwargs):
+        model = dict(type='mmsnn.Distiller', student=classifier(True), teacher=classifier(False), losses=losses)
+        run = runner(model, 'mmpretrain', folder, load_from=checkpoint, custom_hooks=[dict(type='mmsnn.DistillHook')],
+                     **kwargs)  # fmt: skip
+        run.load_or_resume()
+        return run.model.connectors
+
+    def test_those_that_fit_are_loaded(self, checkpoint, tmp_path):
+        path, first = checkpoint
+        same = self.load(tmp_path / 'same', path, self.losses(3))
+        assert all(torch.equal(x, first.state_dict()[k]) for k, x in same.state_dict().items())
+        other = self.load(tmp_path / 'other', path, self.losses(1))
+        assert torch.equal(other.loss_a[0][0].weight, first.loss_a[0][0].weight)
+        # the norm would fit, but a connector is loaded as a whole
+        assert not torch.equal(other.loss_b[0][1].running_mean, first.loss_b[0][1].running_mean)
+        assert not len(self.load(tmp_path / 'none', path, LOSSES))
+
+    def test_no_training_goes_on_with_them(self, checkpoint, tmp_path):
+        with pytest.raises(ValueError, match='connectors of loss_b in this checkpoint are those of another distill'):
+            self.load(tmp_path, checkpoint[0], self.losses(1), resume=True)

@@ -1,12 +1,16 @@
 """The hook that a Distiller needs in a runner."""
 
 import logging
+import math
 from numbers import Real
 
 import torch
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import IterBasedTrainLoop
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
 from mmsnn.distill.schedules import Progress
@@ -18,12 +22,15 @@ from mmsnn.registry import HOOKS
 class DistillHook(Hook):
     """Sets the Distiller's progress in every iteration, and saves its connectors in checkpoints, beside the student.
 
+    In a training by iterations an epoch of the progress is once through the data.
+
     Args:
         teacher_accuracy: whether the first validation of a run also measures every teacher that the losses use. The log
             of each validation then shows the teacher's metrics (``teacher/accuracy/top1`` ...) beside the student's.
 
     Raises:
         TypeError: the model is not a Distiller.
+        ValueError: a resumed checkpoint holds no connectors, or those of another distillation.
     """
 
     priority = 'NORMAL'
@@ -31,6 +38,7 @@ class DistillHook(Hook):
     def __init__(self, teacher_accuracy: bool = True):
         self.teacher_accuracy = teacher_accuracy
         self.metrics: dict[str, float] | None = None
+        self.batches = 1
 
     def _model(self, runner):
         model = runner.model
@@ -45,6 +53,7 @@ class DistillHook(Hook):
         self._model(runner).hooked = True
 
     def before_train(self, runner) -> None:
+        self.batches = batches(runner.train_dataloader)
         for teacher in self._model(runner).teachers.values():
             if teacher.has_weights:
                 continue
@@ -57,7 +66,12 @@ class DistillHook(Hook):
             )
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        self._model(runner).progress = Progress(runner.epoch, runner.iter, batch_idx, runner.max_epochs or 0)
+        if not isinstance(runner.train_loop, IterBasedTrainLoop):
+            self._model(runner).progress = Progress(runner.epoch, runner.iter, batch_idx, runner.max_epochs or 0)
+            return
+        # Such a loop counts one epoch, however often it goes through the data.
+        i, n = runner.iter, self.batches
+        self._model(runner).progress = Progress(i // n, i, i % n, math.ceil(runner.max_iters / n))
 
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
         if not self.teacher_accuracy:
@@ -74,8 +88,11 @@ class DistillHook(Hook):
             try:
                 with untouched_rng():
                     metrics = evaluate(teacher, model.student, runner.val_loop)
-            # A missing figure in a log should not end a training.
+            # A missing figure in a log should not end a training, and what a metric has collected of the teacher
+            # should not be taken for the student's.
             except Exception as error:
+                for metric in runner.val_loop.evaluator.metrics:
+                    metric.results.clear()
                 print_log(
                     f"{teacher.key[0]}: its accuracy could not be measured ({error}); dict(type='mmsnn.DistillHook', "
                     'teacher_accuracy=False) does not try',
@@ -108,13 +125,41 @@ class DistillHook(Hook):
         if 'connectors' in checkpoint and isinstance(runner.model, FSDP):
             checkpoint['state_dict'].update({f'connectors.{k}': v for k, v in checkpoint['connectors'].items()})
         elif 'connectors' in checkpoint:
-            with torch.no_grad():
-                connectors.load_state_dict(checkpoint['connectors'])
+            self._load(connectors, checkpoint['connectors'], getattr(runner, '_resume', False))
         elif len(connectors) and getattr(runner, '_resume', False):
             raise ValueError(
                 'this checkpoint holds no connectors, so the distillation cannot continue from it: load it as weights '
                 '(load_from) instead of resuming'
             )
+
+    @staticmethod
+    def _load(connectors, saved: dict, resumes: bool) -> None:
+        own = connectors.state_dict()
+        fitting = {key: x for key, x in saved.items() if key in own and own[key].shape == x.shape}
+        terms = sorted({key.partition('.')[0] for key in {*own, *saved} - set(fitting)})
+        if terms and resumes:
+            raise ValueError(
+                f'the connectors of {", ".join(terms)} in this checkpoint are those of another distillation, so this '
+                'one cannot continue from it: resume with the config it was trained with, or load it as weights '
+                '(load_from)'
+            )
+        # Those of a term belong together.
+        fitting = {key: x for key, x in fitting.items() if key.partition('.')[0] not in terms}
+        with torch.no_grad():
+            connectors.load_state_dict(fitting, strict=False)
+        if terms:
+            print_log(
+                f'connectors of another distillation are not loaded: {", ".join(terms)}',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+
+def batches(loader) -> int:
+    """Iterations of a process that go once through the data."""
+    # mmengine's endless sampler has the length of the data set in every process.
+    shared = get_world_size() if isinstance(loader.sampler, InfiniteSampler) else 1
+    return math.ceil(len(loader) / shared)
 
 
 def evaluate(teacher: Teacher, student, loop) -> dict:

@@ -31,7 +31,8 @@ class InterruptHook(Hook):
 
     The hook needs a checkpoint hook, and mmsnn's loops (`mmsnn.engine.loops`) to resume in the middle of an epoch. Of
     the workers that load data, which may receive the signal as well, those of the training are kept alive by these
-    loops, and those of the validation by this hook.
+    loops, and those of the validation by this hook. Where EMAHook has put averaged weights into the model for a
+    validation, they are exchanged back before the checkpoint is saved.
     """
 
     # It runs after the checkpoint hook.
@@ -41,8 +42,10 @@ class InterruptHook(Hook):
         self.number = 0
         self.process = os.getpid()
         self.before: dict[int, object] = {}
+        self.exchanged: dict[Hook, bool] = {}
 
     def before_train(self, runner) -> None:
+        self._watch_averages(runner)
         validation = getattr(getattr(runner, 'val_loop', None), 'dataloader', None)
         if isinstance(validation, DataLoader):
             patient(validation)
@@ -57,6 +60,24 @@ class InterruptHook(Hook):
         for number, handler in self.before.items():
             signal.signal(number, handler)
         self.before = {}
+        for hook in self.exchanged:
+            del hook._swap_ema_parameters
+        self.exchanged = {}
+
+    def _watch_averages(self, runner) -> None:
+        """Note of every EMAHook whether the model has its averages at present."""
+
+        def watch(hook: Hook, exchange) -> None:
+            def counted() -> None:
+                exchange()
+                self.exchanged[hook] = not self.exchanged[hook]
+
+            self.exchanged[hook] = False
+            hook._swap_ema_parameters = counted  # type: ignore[attr-defined]
+
+        for hook in runner.hooks:
+            if hasattr(hook, '_swap_ema_parameters'):
+                watch(hook, hook._swap_ema_parameters)
 
     def _note(self, number: int, _) -> None:
         # Workers that load data inherit this handler, but have nothing to save.
@@ -86,6 +107,9 @@ class InterruptHook(Hook):
         number = self._agreed()
         if not number:
             return
+        for hook, exchanged in self.exchanged.items():
+            if exchanged:
+                hook._swap_ema_parameters()  # type: ignore[attr-defined]
         folder = runner.work_dir
         runner.save_checkpoint(folder, INTERRUPTED, meta=meta, by_epoch=False)
         print_log(f'saved {folder}/{INTERRUPTED}; --resume continues from it', logger='current', level=logging.WARNING)
