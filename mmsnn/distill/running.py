@@ -25,7 +25,8 @@ def run(model: nn.Module, images: Tensor, taps, role: str) -> None:
 
     The student's heads are put into training mode and left in it, because some heads return more in training than in
     testing; the modules inside of them keep their mode. A head that then wants what its network gives in training alone
-    stays in evaluation where the network is.
+    stays in evaluation where the network is. A teacher's dense detection head is in training mode for this call, too:
+    FCOS and others answer boxes in another unit then.
 
     Raises:
         HeadError: the model has no ``extract_feat``, or a tap lies in a part that needs more than feature maps, such
@@ -64,7 +65,9 @@ def _needs(head: nn.Module) -> list[str]:
 
 def _call(head: nn.Module, part: str, role: str, *args):
     needs, own = _needs(head), head.training
-    head.training = own or role == 'student'
+    # mmdet's dense heads; those of mmseg add auxiliary answers in training, which a teacher need not give.
+    dense = hasattr(head, 'loss_and_predict')
+    head.training = own or role == 'student' or dense
     try:
         if len(needs) != len(args):
             reason = None
@@ -79,6 +82,9 @@ def _call(head: nn.Module, part: str, role: str, *args):
                 return head(*args)
     except TypeError as error:
         reason = error
+    finally:
+        if role != 'student':
+            head.training = own
     raise HeadError(
         part,
         f'{part} ({type(head).__name__}) of the {role} does not run on feature maps alone: it takes '

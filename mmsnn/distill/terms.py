@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from mmsnn.layers import blank_image, evaluating, get_time_steps, read_short
 from mmsnn.registry import build_own
 
+from .fitting import are_probabilities, check_maps, check_shapes, lowered
 from .losses import DistillLoss
-from .losses.base import REMEDY
 from .recording import Recorder
 from .running import HeadError, run
 from .schedules import Schedule
@@ -196,15 +196,24 @@ def make_connectors(terms: list[Term], models: dict[str, nn.Module], short_T: in
             counts = [len(recorders['student'].get(tap)) for tap in term.student]
             connectors[term.name] = _build(term, counts, student, teacher)
         if term.from_teacher and term.loss.maps:
-            _check_maps(term, student, teacher)
+            check_maps(term, student, teacher)
         with evaluating(connectors):
             linked = term.connect(connectors, student, teacher)
         if term.from_teacher and term.loss.same_shape:
-            _check_shapes(term, student, linked, teacher, size)
+            check_shapes(term, student, linked, teacher, size)
         try:
             term.loss.check(linked, teacher)
         except ValueError as error:
             raise ValueError(f'{term.key}: {error.args[0]}') from error
+        if are_probabilities(term, student, teacher):
+            # The weights are random as yet, so logits may lie there by chance.
+            with lowered(models, term):
+                ((student, teacher),) = term.collect(_record_all([term], models, short_T)[0])
+            if are_probabilities(term, student, teacher):
+                raise ValueError(
+                    f'{term.key}: {type(term.loss).__name__} reads logits, but everything tapped lies between 0 and 1, '
+                    'as after a sigmoid: tap the layer that answers before it'
+                )
     return connectors
 
 
@@ -236,56 +245,6 @@ def _record(terms: list[Term], model: nn.Module, role: str, short_T: int | None,
             raise ValueError(f'{", ".join(keys)}: {error}') from error
         recorder.follow_pipes()
     return recorder
-
-
-def _check_maps(term: Term, student: list, teacher: list) -> None:
-    for role, tensors in (('student', student), (term.from_teacher, teacher)):
-        for i, x in enumerate(tensors):
-            if x.dim() != 4:
-                raise ValueError(
-                    f'{term.key}: {type(term.loss).__name__} compares maps [B, C, H, W], but tensor {i} is '
-                    f'{tuple(x.shape)} at the {role} ({term.names(role)}). If a head returns several items, tap the '
-                    'one that is a map (decode_head[0]). The tokens of a transformer are not maps: tap a module that '
-                    "returns maps (mmpretrain's ViT with out_type='featmap': backbone[0])"
-                )
-
-
-def _check_shapes(term: Term, student: list, linked: list, teacher: list, size: int) -> None:
-    """Raise ValueError unless the tensors agree after the connectors, batch and time steps aside."""
-    behind = 2 if term.loss.time == 'steps' else 1
-    for i, (raw, s, t) in enumerate(zip(student, linked, teacher, strict=True)):
-        if behind == 2 and t.shape[0] not in (1, s.shape[0]):
-            raise ValueError(
-                f'{term.key}: {type(term.loss).__name__} compares time steps, but the student has {s.shape[0]} '
-                f'({term.names("student")}) and the {term.from_teacher} {t.shape[0]} '
-                f'({term.names(term.from_teacher)}): set one T for both, or tap what the teacher answers behind its '
-                'readout (head.fc)'
-            )
-        ours, theirs = tuple(s.shape[behind:]), tuple(t.shape[behind:])
-        if ours == theirs:
-            continue
-        if len(ours) == len(theirs) and ours[1:] == theirs[1:] and (term.loss.answers or _ends_in_head(term)):
-            raise ValueError(
-                f'{term.key}: {type(term.loss).__name__} compares answers class by class, but the student answers '
-                f'{ours[0]} classes ({term.names("student")}) and the {term.from_teacher} {theirs[0]} '
-                f'({term.names(term.from_teacher)}). {REMEDY}'
-            )
-        if ours[1:] == theirs[1:]:
-            remedy = 'tap stages of equal width, or set a connector'
-        elif len(ours) == len(theirs) == 3:
-            remedy = "tap stages of equal stride, or set connector=dict(type='Resize', connector=dict(type='ConvBN'))"
-        else:
-            remedy = 'tap layers whose outputs have the same dimensions'
-        raise ValueError(
-            f'{term.key}: for a {size}x{size} image, tensor {i} is {tuple(raw.shape[behind:])} at the student '
-            f'({term.names("student")}) and {theirs} at the {term.from_teacher} '
-            f'({term.names(term.from_teacher)}): {remedy}'
-        )
-
-
-def _ends_in_head(term: Term) -> bool:
-    lasts = [tap.pipe[-1] if tap.pipe else tap.module for tap in (*term.student, *term.teacher)]
-    return all(last.split('.')[0] not in ('backbone', 'neck') for last in lasts)
 
 
 def _build(term: Term, counts: list[int], student: list[Tensor], teacher: list[Tensor]) -> nn.ModuleList:

@@ -4,13 +4,14 @@ import copy
 
 import pytest
 import torch
+from mmdet.models.dense_heads import FCOSHead
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import PixelData
 from tiny import CLASSES, MEAN, SPIKING, STD, Noise, classifier, detector
 from torch.nn import functional as F
 
-from mmsnn.distill import DenseResponse, DistillLoss, PixelKL, Progress
+from mmsnn.distill import DistillLoss, PixelKL, Progress
 from mmsnn.registry import MODELS as OWN_MODELS
 
 STAGES = [f'backbone.layer{i}' for i in range(1, 5)]
@@ -58,6 +59,28 @@ def build(scope, losses=None, student=None, teacher=None, **kwargs):
     with DefaultScope.overwrite_default_scope(scope):
         model = MODELS.build(dict(type='mmsnn.Distiller', student=student, teacher=teacher, losses=losses, **kwargs))
         model.init_weights()
+    return model
+
+
+class SigmoidHead(FCOSHead):
+    """Answers the probabilities of its classes."""
+
+    def forward(self, x):
+        classes, *others = super().forward(x)
+        return [c.sigmoid() for c in classes], *others
+
+
+def fcos(**head):
+    """An FCOS for one class."""
+    MODELS.register_module(module=SigmoidHead, force=True)
+    model = detector(False)
+    model['type'] = 'mmdet.FCOS'
+    model['bbox_head'] = dict(
+        type='mmdet.FCOSHead', num_classes=1, in_channels=16, feat_channels=16, stacked_convs=1,
+        strides=[8, 16, 32, 64], regress_ranges=((-1, 64), (64, 128), (128, 256), (256, 1e8)),
+        norm_cfg=dict(type='GN', num_groups=4),
+    )  # fmt: skip
+    model['bbox_head'].update(head)
     return model
 
 
@@ -163,11 +186,34 @@ class TestAnswers:
         with pytest.raises(ValueError, match=f'model.losses.a: DenseResponse reads class logits .*{message}'):
             build('mmdet', dict(a=term), detector(True), detector(False))
 
-    def test_probabilities(self):
-        loss = DenseResponse(num_classes=2)
-        loss.check([torch.randn(1, 4, 3, 3)], [torch.rand(1, 4, 3, 3)])
-        with pytest.raises(ValueError, match='everything tapped lies between 0 and 1, as after a sigmoid'):
-            loss.check([torch.randn(1, 4, 3, 3).sigmoid()], [torch.rand(1, 4, 3, 3) * 0.9 + 0.01])
+    @pytest.mark.parametrize('loss', ['DenseResponse', 'BoxResponse'])
+    def test_probabilities(self, loss):
+        """A head that answers behind a sigmoid is refused; that logits lie between 0 and 1 by chance is not."""
+        taps = ['bbox_head[0]', 'bbox_head[1]'][: 1 + (loss == 'BoxResponse')]
+        term = dict(type=loss, student=taps, teacher=taps)
+        for seed in range(6):
+            torch.manual_seed(seed)
+            head = build('mmdet', dict(a=term), fcos(), fcos()).teacher.model.bbox_head
+            assert all(p.min() > -9 for p in head.parameters())
+        with pytest.raises(ValueError, match='model.losses.a: .*everything tapped lies between 0 and 1, as after a si'):
+            build('mmdet', dict(a=term), fcos(), fcos(type='SigmoidHead'))
+
+    @pytest.mark.parametrize('norm_on_bbox', [False, True])
+    def test_the_teacher_answers_in_the_students_unit(self, norm_on_bbox):
+        """FCOS gives boxes in strides in training, and in pixels in evaluation, where norm_on_bbox is set."""
+        taps = ['bbox_head[0]', 'bbox_head[1]']
+        term = dict(type='BoxResponse', student=taps, teacher=taps)
+        pair = [fcos(num_classes=CLASSES, norm_on_bbox=norm_on_bbox) for _ in range(2)]
+        model = build('mmdet', dict(a=term), *pair)
+        teacher = model.teacher.model
+        teacher.load_state_dict(model.student.state_dict())
+        model.train()
+        for module in model.student.modules():
+            if 'Norm' in type(module).__name__:
+                module.eval()
+        data = model.data_preprocessor(Noise('mmdet').batch(0, 1), True)
+        assert model.loss(**data)['loss_a'] == 0
+        assert not teacher.bbox_head.training
 
     def test_heads_of_other_numbers_of_levels(self):
         teacher = detector(False)

@@ -53,6 +53,10 @@ class DistillLoss(nn.Module):
             ValueError: the tensors do not suit the loss.
         """
 
+    def logits(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Those of a side's tapped tensors that may not be probabilities, as after a sigmoid."""
+        return []
+
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples: list | None = None) -> Tensor:
         """A scalar from two lists of equal length, with one tensor per tap, call or feature level."""
         raise NotImplementedError

@@ -62,7 +62,10 @@ class DenseResponse(DistillLoss):
                     f'{i % len(student)} is {tuple(x.shape)}: tap the part of {self.head} that answers the classes, '
                     'or, where classes and boxes are one tensor (YOLOv3), compare features'
                 )
-        _need_logits('DenseResponse', self.head, [*student, *teacher])
+
+    def logits(self, tensors: list[Tensor]) -> list[Tensor]:
+        """All of them."""
+        return tensors
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
         """The loss from class logits ``[B, A*C, H, W]`` of each level."""
@@ -135,7 +138,10 @@ class BoxResponse(DistillLoss):
                     f'BoxResponse: the boxes are {tuple(ours.shape[1:])} in the student and {tuple(boxes.shape[1:])} '
                     'in the teacher: they need equal anchors and strides; others can be taught by terms on features'
                 )
-        _need_logits('BoxResponse', self.head, self._halves(teacher)[0])
+
+    def logits(self, tensors: list[Tensor]) -> list[Tensor]:
+        """The classes."""
+        return self._halves(tensors)[0]
 
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples=None) -> Tensor:
         """The loss from class logits ``[B, A*C, H, W]`` of each level, followed by boxes ``[B, A*4*bins, H, W]``."""
@@ -241,11 +247,3 @@ def _need_sigmoids(loss: str, name: str, heads: list) -> None:
                 f'{loss} is for heads whose classes are sigmoids; {name} ({type(head).__name__}) answers by a softmax. '
                 'Take terms on features (FeatureMSE, PKD or AttentionMSE)'
             )
-
-
-def _need_logits(loss: str, name: str, tensors: list[Tensor]) -> None:
-    if all(x.amin() > 0 and x.amax() < 1 for x in tensors):
-        raise ValueError(
-            f'{loss} reads logits, but everything tapped lies between 0 and 1, as after a sigmoid: tap the layer in '
-            f'{name} that answers before it'
-        )
