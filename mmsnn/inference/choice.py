@@ -87,8 +87,9 @@ class Timing:
 def size_of(inputs) -> tuple:
     """Inputs that share it take about the same time: elements of all tensors, by powers of two, images and threads."""
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    elements = sum(t.numel() for t in tensors)
-    images = tensors[0].shape[0] if tensors and tensors[0].dim() == 4 else len(tensors)
+    # numbers are tensors while torch.jit.trace runs
+    elements = int(sum(t.numel() for t in tensors))
+    images = int(tensors[0].shape[0]) if tensors and tensors[0].dim() == 4 else len(tensors)
     return elements.bit_length(), images, torch.get_num_threads()
 
 

@@ -235,10 +235,12 @@ def event_driven(
     made = Engine(engine, weights) if enabled else None
     for part in parts:
         part.events = made
-    for hooks, ours in ((model._forward_hooks, give_numbers), (model._forward_pre_hooks, begin)):
-        for key in [k for k, hook in hooks.items() if hook is ours]:
-            del hooks[key]
-            model._forward_pre_hooks_with_kwargs.pop(key, None)
+    # Parts of the model may have been event-driven by themselves.
+    for part in model.modules():
+        for hooks, ours in ((part._forward_hooks, give_numbers), (part._forward_pre_hooks, begin)):
+            for key in [k for k, hook in hooks.items() if hook is ours]:
+                del hooks[key]
+                part._forward_pre_hooks_with_kwargs.pop(key, None)
     if enabled:
         extension.use('cpu')
         if made.whole is not None:
@@ -252,7 +254,10 @@ def begin(module: nn.Module, inputs: tuple, keywords: dict) -> None:
     leaves = tree_leaves((inputs, keywords))
     # Where no engine may run there is nothing to choose.
     if not module.training and any(isinstance(x, Tensor) and x.is_floating_point() and serves(x) for x in leaves):
-        engine_of(module).whole.begin((inputs, keywords))
+        engine = engine_of(module)
+        # None where its parts were exchanged, or event-driven in another way, since.
+        if engine is not None and engine.whole is not None:
+            engine.whole.begin((inputs, keywords))
 
 
 def give_numbers(module: nn.Module, inputs: tuple, out):
@@ -266,7 +271,8 @@ def give_numbers(module: nn.Module, inputs: tuple, out):
 
 def engine_of(model: nn.Module) -> Engine | None:
     """The engine that `event_driven` has put into ``model``."""
-    return next((m.events for m in model.modules() if getattr(m, 'events', None) is not None), None)
+    # Convolutions have a switch of this name.
+    return next((m.events for m in model.modules() if isinstance(getattr(m, 'events', None), Engine)), None)
 
 
 def event_report(model: nn.Module) -> EventReport:

@@ -1,13 +1,15 @@
 """What lazy tensors make of torch's functions, where they need no numbers; NotImplemented asks for them."""
 
 import functools
+import operator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from .lazy import HANDLERS, Current, Lazy, Plan, Spikes, Value, is_last, lies_last, snapshot
+from .lazy import HANDLERS, Current, Lazy, Plan, Spikes, Value, snapshot
+from .strides import is_last, lies_last
 
 # what an uint8 map can hold
 MOST = 255
@@ -52,7 +54,7 @@ def _convolve(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=
         return NotImplemented
     if isinstance(padding, str) or not weight.is_cpu:
         return NotImplemented
-    pairs = tuple((n, n) if isinstance(n, int) else tuple(n) * (2 // len(n)) for n in (stride, padding, dilation))
+    pairs = tuple(map(_pair, (stride, padding, dilation)))
     sizes = _sizes(x.shape, weight.shape, pairs, groups)
     if sizes is None:
         return NotImplemented
@@ -62,6 +64,12 @@ def _convolve(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=
         plan, repeat = plan.then(repeat=1), plan.repeat
     made = Current(x.engine, plan, weight, bias, (*pairs, groups), repeat=repeat)
     return Lazy.like(x, made, (x.shape[0], weight.shape[0], *sizes), lies_last(weight.shape, weight.stride()))
+
+
+def _pair(n) -> tuple[int, int]:
+    """Height and width from one number or a sequence of one or two."""
+    numbers = tuple(map(operator.index, n if isinstance(n, (tuple, list)) else (n,)))
+    return numbers * 2 if len(numbers) == 1 else numbers
 
 
 @functools.lru_cache(maxsize=4096)
@@ -155,7 +163,7 @@ def _max_pool(func, args, kwargs):
     if spikes is None or given['ceil_mode'] or given.get('return_indices') or x.dim() != 4:
         return NotImplemented
     given['stride'] = given['stride'] or given['kernel_size']
-    pairs = [[n, n] if isinstance(n, int) else list(n) for n in map(given.get, names[1:5])]
+    pairs = [list(_pair(n)) for n in map(given.get, names[1:5])]
     values = torch.ops.mmsnn.event_max_pool(spikes.values, *pairs)
     return Lazy.like(x, Spikes(values, spikes.most), values.shape)
 
@@ -166,7 +174,7 @@ def _reduce(func, args, kwargs):
     if spikes is None:
         return NotImplemented
     x, rest = spikes.values, (*args[1:], *kwargs.values())
-    if rest in ((0,), ((0,),)) and len(x) and len(x) * spikes.most <= MOST:
+    if rest in ((0,), ((0,),)) and x.dim() and len(x) and len(x) * spikes.most <= MOST:
         # Over time, bytes are added, and the sum alone is converted.
         total = x[0]
         for step in x[1:]:
@@ -213,6 +221,8 @@ def _move(func, args, kwargs):
     x, spikes = (args[0], spikes_of(args[0])) if args else (None, None)
     if spikes is None or any(isinstance(given, (Tensor, torch.dtype)) for given in tree_leaves((args[1:], kwargs))):
         return NotImplemented
+    if func is Tensor.__getitem__ and not _is_plain(args[1]):
+        return NotImplemented
     # bytes may lie in another order than the dense network's numbers, whose strides and views count
     shown = x.shown()
     places = func(shown, *args[1:], **kwargs)
@@ -228,6 +238,12 @@ def _move(func, args, kwargs):
         return Lazy(plan, place.shape, place.stride(), x.engine, memory, offset)
 
     return wrap(moved, places) if isinstance(moved, Tensor) else type(moved)(map(wrap, moved, places))
+
+
+def _is_plain(index) -> bool:
+    """Whether an index has numbers and slices alone, and so gives a view; lists and arrays select."""
+    each = index if isinstance(index, tuple) else (index,)
+    return all(i is None or i is ... or type(i) is int or isinstance(i, slice) for i in each)
 
 
 @handles('cat', 'concat', 'stack')

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from .strides import lies_last, strides
+
 
 def snapshot(x: Tensor) -> Tensor:
     """A copy of ``x``, made when one of both is written to, or now where the memory of ``x`` is not PyTorch's own."""
@@ -164,6 +166,10 @@ class Lazy(Tensor):
     def numbers(self) -> Tensor:
         """The numbers, always the same tensor."""
         if self._numbers is None:
+            if torch.is_grad_enabled() or torch.is_autocast_enabled('cpu'):
+                # It was planned without, by a frozen part in front of one that learns.
+                with torch.no_grad(), torch.autocast('cpu', enabled=False):
+                    return self.numbers()
             base = self.memory.dense()
             with torch._C.DisableTorchFunctionSubclass():
                 size, stride = self.shape, self.stride()
@@ -211,7 +217,7 @@ class Lazy(Tensor):
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         handler = HANDLERS.get(func)
-        if handler is not None:
+        if handler is not None and not torch.is_grad_enabled() and not torch.is_autocast_enabled('cpu'):
             with torch._C.DisableTorchFunctionSubclass():
                 out = handler(func, args, kwargs)
             if out is not NotImplemented:
@@ -225,28 +231,6 @@ class Lazy(Tensor):
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         # what reaches the dispatcher past __torch_function__, from C++
         return on_numbers(func, args, kwargs or {})
-
-
-def is_last(x: Tensor) -> bool:
-    """Whether the memory format is channels last, and not contiguous."""
-    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-
-
-# these are asked for at every layer, and PyTorch takes up to a tenth of a millisecond for a few numbers
-@functools.lru_cache(maxsize=4096)
-def lies_last(size, stride) -> bool:
-    """Whether a tensor with this ``size`` and ``stride`` is in channels-last memory format, and not contiguous."""
-    return is_last(torch.empty_strided(size, stride, device='meta'))
-
-
-@functools.lru_cache(maxsize=4096)
-def strides(size, last: bool) -> tuple[int, ...]:
-    """Of a new tensor, channels last or contiguous."""
-    order = (1, 3, 2, 0) if last else range(len(size) - 1, -1, -1)
-    out, step = [0] * len(size), 1
-    for i in order:
-        out[i], step = step, step * max(1, size[i])
-    return tuple(out)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -4,6 +4,7 @@ import copy
 import pickle
 import threading
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import ConfigDict
@@ -12,6 +13,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
 from tiny import classifier, detector
 from torch import nn
+from torch.nn import functional as F
 
 import mmsnn
 from mmsnn.inference.lazy import Lazy
@@ -437,3 +439,112 @@ def test_outputs_read_out_to_plain_tensors(lively):
         out = model(IMAGES)[0]
     assert type(out) is torch.Tensor and out.shape[0] == 6
     assert Readout(3)(out).shape[0] == 2
+
+
+def chain(channels=64):
+    """Two convolutions and neurons; the second convolution runs on events."""
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(3, channels, 3, padding=1), nn.Conv2d(channels, channels, 3, padding=1)
+    neurons = [mmsnn.neurons.LIF(2, v_threshold=threshold) for threshold in (0.2, 0.05)]
+    return nn.Sequential(first, neurons[0], second, neurons[1]).eval()
+
+
+CHAIN_IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(5))
+
+
+class Then(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.body, self.function = chain(), function
+
+    def forward(self, x):
+        return self.function(self.body(x))
+
+
+class TestWhatUsersDo:
+    @pytest.mark.parametrize('engine', ['event', 'auto'])
+    def test_packed_convolution_before_the_first_neuron(self, engine):
+        """Such a convolution has a switch called events, which is no engine."""
+        torch.manual_seed(0)
+        neck = SpikeFPN(in_channels=[8, 8], out_channels=8, num_outs=2, T=2, packed_spikes=True).eval()
+        xs = torch.rand(4, 8, 16, 16).round(), torch.rand(4, 8, 8, 8).round()
+        with torch.no_grad():
+            expected = neck(xs)
+            mmsnn.event_driven(neck, engine=engine)
+            for x, y in zip(expected, neck(xs), strict=True):
+                torch.testing.assert_close(x, y)
+        assert mmsnn.event_report(neck)
+
+    @pytest.mark.parametrize('inner', [dict(engine='auto'), dict(engine='event'), dict(enabled=False)])
+    @pytest.mark.parametrize('outer', [dict(engine='auto'), dict(engine='event'), dict(enabled=False)])
+    @pytest.mark.parametrize('inner_first', [False, True])
+    def test_parts_and_wholes(self, inner, outer, inner_first):
+        """The last call counts for what it covers, and nothing of an earlier one is left in its way."""
+        model = nn.Sequential(chain(), nn.Conv2d(64, 5, 1)).eval()
+        with torch.no_grad():
+            expected = model(CHAIN_IMAGES)
+            for part, how in [(model[0], inner), (model, outer)][:: 1 if inner_first else -1]:
+                mmsnn.event_driven(part, **how)
+            for _ in range(3):
+                torch.testing.assert_close(plain_tensors(model(CHAIN_IMAGES))[0], expected)
+            mmsnn.event_driven(model, enabled=False)
+            assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+    def test_exchanged_parts(self):
+        model = mmsnn.event_driven(chain())
+        model[1], model[3] = nn.ReLU(), nn.ReLU()
+        with torch.no_grad():
+            assert model(CHAIN_IMAGES).isfinite().all()
+
+    @pytest.mark.parametrize('engine', ['event', 'auto'])
+    @pytest.mark.parametrize('norm', [False, True])
+    def test_a_frozen_part_before_one_that_learns(self, engine, norm):
+        """Linear probing: gradients of the head, also of two steps, as densely; under autocast its type."""
+        body, head = chain(), nn.Sequential(nn.Conv2d(64, 64, 3), *[nn.BatchNorm2d(64)] * norm).eval()
+        whole = copy.deepcopy(nn.Sequential(body))
+        mmsnn.event_driven(whole, engine=engine)
+        for m, into in ((body, expected := []), (whole[0], found := [])):
+            head.zero_grad()
+            with torch.no_grad():
+                features = m(CHAIN_IMAGES)
+            for _ in range(2):
+                out = head(features)
+                assert out.requires_grad
+                out.square().mean().backward()
+            into += [p.grad.clone() for p in head.parameters()]
+            with torch.autocast('cpu', torch.bfloat16):
+                assert head[0](features).dtype == torch.bfloat16
+        for x, y in zip(expected, found, strict=True):
+            torch.testing.assert_close(x, y)
+
+    @pytest.mark.parametrize(
+        'function',
+        [
+            lambda y: y[[True, False, True, False]],
+            lambda y: y[np.arange(4) % 2 == 0],
+            lambda y: y[[2, 0]],
+            lambda y: y[True],
+            lambda y: y[np.int64(1)],
+            lambda y: y[..., None, 1:, ::2],
+            lambda y: F.max_pool2d(y, (2,)),
+            lambda y: nn.MaxPool2d(np.int64(2))(y),
+            lambda y: F.conv2d(y, torch.ones(8, 64, 3, 3), padding=np.int64(1)),
+            lambda y: F.conv2d(y, torch.ones(8, 64, 3, 3), padding=[1]),
+            lambda y: y[0, 0, 0, 0].sum(0),
+            lambda y: y[0, 0, 0, 0].mean(0),
+        ],
+    )
+    def test_indices_and_sizes(self, function):
+        model = Then(function).eval()
+        with torch.no_grad():
+            expected = model(CHAIN_IMAGES)
+            found = mmsnn.event_driven(model, engine='event')(CHAIN_IMAGES)
+        torch.testing.assert_close(found, expected)
+
+    @pytest.mark.parametrize('engine', ['event', 'auto'])
+    def test_jit_trace(self, engine):
+        model = chain()
+        with torch.no_grad():
+            expected = model(CHAIN_IMAGES)
+            traced = torch.jit.trace(mmsnn.event_driven(model, engine=engine), CHAIN_IMAGES, check_trace=False)
+            torch.testing.assert_close(traced(CHAIN_IMAGES), expected)
