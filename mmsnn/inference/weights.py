@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmsnn.ops import extension
 
-# of each tensor, looked at before every use
+# of each tensor, at least, looked at before every use
 SAMPLES = 16
 
 
@@ -66,7 +66,8 @@ class Watched:
     """Tensors whose changes are noticed.
 
     Version counters tell of changes through PyTorch, addresses of exchanged memory. An edit through ``.data``, as
-    averages of weights make it (mmengine's EMAHook), changes neither: so a sample of the numbers is compared, too.
+    averages of weights make it (mmengine's EMAHook), changes neither: so a sample of the numbers is compared, too, with
+    two or more of each filter, since filters are pruned and scaled as a whole.
     The tensors are not kept alive: a network may make new weights in every pass.
     """
 
@@ -77,16 +78,18 @@ class Watched:
         self._bytes = (ctypes.c_int64 * len(tensors))(*[t.numel() * t.element_size() for t in tensors])
         dense = all(t.is_contiguous() or t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
         self._fast = _fingerprint() if dense else None
+        # odd, so that the samples lie at other places in each filter
+        self._samples = max(SAMPLES, 2 * len(tensors[0]) + 1)
         self._sample = self._look(tensors)
 
     def _look(self, tensors: list[Tensor]) -> int | bytes:
         look = self._fast
         if look is not None:
-            return look(self._pointers, self._bytes, len(tensors), SAMPLES)
+            return look(self._pointers, self._bytes, len(tensors), self._samples)
         digest = hashlib.sha256()
         for t in tensors:
             flat = t.detach().flatten()
-            digest.update(flat[:: max(1, len(flat) // SAMPLES)].numpy().tobytes())
+            digest.update(flat[:: max(1, len(flat) // self._samples)].numpy().tobytes())
         return digest.digest()
 
     def changed(self, tensors: list[Tensor]) -> bool:

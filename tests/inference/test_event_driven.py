@@ -548,3 +548,26 @@ class TestWhatUsersDo:
             expected = model(CHAIN_IMAGES)
             traced = torch.jit.trace(mmsnn.event_driven(model, engine=engine), CHAIN_IMAGES, check_trace=False)
             torch.testing.assert_close(traced(CHAIN_IMAGES), expected)
+
+    @pytest.mark.parametrize('edit', ['filter', 'scaled filter', 'input channel', 'pruned', 'norm'])
+    def test_edits_through_data(self, edit):
+        """Neither a version counter nor an address tells of them."""
+        dense = chain()
+        dense.insert(3, nn.BatchNorm2d(64).eval())
+        events = mmsnn.event_driven(copy.deepcopy(dense), engine='event')
+        with torch.no_grad():
+            events(CHAIN_IMAGES)
+            for m in (dense, events):
+                weight = m[2].weight.data
+                if edit == 'filter':
+                    weight[3] = 0
+                elif edit == 'scaled filter':
+                    weight[63] *= -3
+                elif edit == 'input channel':
+                    weight[:, 5] = 0
+                elif edit == 'pruned':
+                    weight[torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)) < 0.05] = 0
+                else:
+                    m[3].weight.data[7] = -2
+            expected = dense(CHAIN_IMAGES)
+            assert (events(CHAIN_IMAGES) != expected).float().mean() < 1e-4
