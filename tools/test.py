@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from rich.console import Console
 
 import mmsnn
@@ -70,6 +70,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error(f'{several(args)} tests several times in one process: leave out --{single[0].replace("_", "-")}')
     if args.exit_confidence and len(args.T or ()) > 1:
         parser.error('--exit-confidence chooses the number of time steps itself: give one --T, the largest')
+    if args.exit_confidence and args.engine != 'dense':
+        parser.error('--exit-confidence runs step by step, which has no form on events: leave out --engine')
     if any(not 0 < p <= 1 for p in args.exit_confidence or ()):
         parser.error('--exit-confidence must be above 0 and at most 1')
     if any(T < 1 for T in args.T or ()):
@@ -151,7 +153,8 @@ def main(argv=None) -> dict | list[dict]:
     if args.T is not None:
         mmsnn.set_time_steps(model, args.T[0])
     if args.engine != 'dense':
-        mmsnn.event_driven(model, engine=args.engine)
+        # test-time augmentation calls the model inside of its wrapper
+        mmsnn.event_driven(model.module if isinstance(model, BaseTTAModel) else model, engine=args.engine)
     if args.exit_confidence:
         # a model that cannot exit early is refused before anything runs
         check(model)

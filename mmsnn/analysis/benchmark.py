@@ -14,6 +14,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import nn
 
+from mmsnn.inference.engine import engine_of, event_driven
 from mmsnn.neurons import FiringRates
 
 from .energy import EnergyReport, count_energy
@@ -27,11 +28,11 @@ class Benchmark:
     Attributes:
         device: name of the device.
         batch_size: images in a full batch.
-        images_per_second: median over batches, without data loading.
+        images_per_second: median over batches, without data loading; on events where the model runs on them.
         peak_memory_mib: on a GPU the peak memory of tensors, otherwise the largest resident size of the process; None
             if the system does not report it.
-        milliseconds: time per image: ``dense`` for the model as it is, ``events`` for the event engine (None if it did
-            not run).
+        milliseconds: time per image: ``dense`` without the event engine, ``events`` with it (None for a model that is
+            not event-driven).
         energy: synaptic operations and energy compared with the ANN twin, and the firing rates.
     """
 
@@ -100,11 +101,32 @@ def benchmark(
     if not len(loader):
         raise ValueError('the data loader has no batches to measure')
     device = next(model.parameters()).device
-    on_gpu = device.type == 'cuda'
-    speeds, sizes = [], []
-    stream = islice(_endless(loader), warmup + timed)
+
+    def measure(title: str) -> tuple[float, int]:
+        return _speed(model, islice(_endless(loader), warmup + timed), warmup, timed, amp, title)
+
+    engine = engine_of(model)
+    speed, size = measure('measuring speed')
+    clock = dict(dense=1e3 / speed, events=None)
+    if engine is not None:
+        event_driven(model, enabled=False)
+        try:
+            clock = dict(dense=1e3 / measure('measuring speed without events')[0], events=1e3 / speed)
+        finally:
+            event_driven(model, engine=engine.choice, weights=engine.weights)
+    memory = peak_memory(device)
+    counted = min(counted, len(loader))
+    energy = count_energy(model, track(islice(loader, counted), 'counting spikes and operations', total=counted))
+    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
+    return Benchmark(name, size, speed, memory, clock, energy)
+
+
+def _speed(model, stream, warmup: int, timed: int, amp: bool, title: str) -> tuple[float, int]:
+    """Images per second, median over the batches behind ``warmup``, and the size of the largest batch."""
+    device = next(model.parameters()).device
+    on_gpu, speeds, sizes = device.type == 'cuda', [], []
     with watching(model, (), None), autocast(enabled=amp):
-        for i, batch in enumerate(track(stream, 'measuring speed', total=warmup + timed)):
+        for i, batch in enumerate(track(stream, title, total=warmup + timed)):
             if i == warmup and on_gpu:
                 torch.cuda.reset_peak_memory_stats(device)
             size = images_in(batch)
@@ -113,12 +135,7 @@ def benchmark(
             if i >= warmup:
                 speeds.append(size / (_now(on_gpu) - start))
             sizes.append(size)
-    memory = peak_memory(device)
-    counted = min(counted, len(loader))
-    energy = count_energy(model, track(islice(loader, counted), 'counting spikes and operations', total=counted))
-    name = torch.cuda.get_device_name(device) if on_gpu else f'CPU, {torch.get_num_threads()} threads'
-    clock = dict(dense=1e3 / median(speeds), events=None)
-    return Benchmark(name, max(sizes), median(speeds), memory, clock, energy)
+    return median(speeds), max(sizes)
 
 
 def _endless(loader: Iterable[Batch]) -> Iterator[Batch]:

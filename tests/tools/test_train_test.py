@@ -194,6 +194,10 @@ def test_several_numbers_of_time_steps(home, checkpoint, tmp_path, capsys):
         assert row['energy_with_memory_uj'] > row['energy_uj'] and row['ms_per_image'] > 0
         assert row['ms_per_image_events'] is None
     assert 'Accuracy, energy and time against T' in capsys.readouterr().out
+    # both ways are timed, each under its name
+    for row in test([str(home / 'plain.py'), *run, '--T', '1', '3', '--engine', 'event']):
+        assert row['ms_per_image'] > 0 and row['ms_per_image_events'] > 0
+        assert row['ms_per_image'] != row['ms_per_image_events']
 
 
 def test_early_exit(home, checkpoint, tmp_path, capsys):
@@ -214,6 +218,7 @@ def test_early_exit(home, checkpoint, tmp_path, capsys):
         (['--T', '1', '2', '--benchmark'], 'leave out --benchmark'),
         (['--T', '1', '2', '--exit-confidence', '0.9'], 'give one --T'),
         (['--exit-confidence', '90'], 'at most 1'),
+        (['--exit-confidence', '0.9', '--engine', 'event'], 'leave out --engine'),
         (['--exit-confidence', '0.9', '--show-dir', 'x'], 'leave out --show-dir'),
         (['--T', '0'], 'at least 1'),
     ],
