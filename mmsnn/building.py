@@ -1,6 +1,9 @@
 """Reading configs and building their models, without data."""
 
 import math
+import os
+import sys
+from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
@@ -34,6 +37,9 @@ def read(name: str) -> Config:
     shipped = find_config(name)
     if '::' in name and shipped is None:
         raise FileNotFoundError(f'there is no config {name!r}: the part before :: must be an installed package')
+    if shipped is None:
+        # custom_imports may name modules beside it, or in the working directory, as the imports of a script.
+        sys.path += [path for path in (str(Path(name).resolve().parent), os.getcwd()) if path not in sys.path]
     return Config.fromfile(shipped or name)
 
 

@@ -137,6 +137,10 @@ def fit(
     if reason:
         read = f', read as {best.reading},' if best.reading else ''
         raise ValueError(f'{subject}{read} {reason}. {_remedy(best, source, door, key)}')
+    if door in ('test', 'teacher') and (bad := _not_finite(best.state, model)):
+        raise ValueError(
+            f'{subject} holds NaN or infinity in {bad}: it comes from a training that failed. Take an earlier one'
+        )
     learned = learned_by_neurons(model) if best.missing else ()
     random = [k for k in best.missing if k not in learned] + differing
     said = [f'read as {best.reading}'] if best.reading else []
@@ -148,6 +152,16 @@ def fit(
         level = logging.WARNING if random else logging.INFO
         print_log(f'{subject} ({len(best.matched)} tensors fit {name}): {"; ".join(said)}', 'current', level)
     return {k: v for k, v in best.state.items() if k in own and k not in best.mismatched}
+
+
+def _not_finite(state: Mapping[str, Tensor], model: nn.Module) -> str | None:
+    """The first parameter, or statistic of a norm, that is not finite; other buffers may be masks of infinity."""
+    parameters = {name for name, _ in model.named_parameters()}
+    for name, x in state.items():
+        counts = name in parameters or name.endswith(('running_mean', 'running_var'))
+        if counts and x.is_floating_point() and not x.isfinite().all():
+            return name
+    return None
 
 
 def _remedy(best: Match, source: str, door: str, key: str) -> str:

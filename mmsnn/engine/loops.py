@@ -194,6 +194,11 @@ class _Seeded:
     def __init__(self, runner, dataloader, **kwargs):
         super().__init__(runner, dataloader, **kwargs)
         dataset = self.dataloader.dataset
+        if hasattr(dataset, '__len__') and not len(self.dataloader):
+            raise ValueError(
+                f'train_dataloader: {len(dataset)} images make no batch: a batch_size above that number with '
+                'drop_last=True leaves none'
+            )
         self.unreadable = Unreadable(runner.work_dir, len(dataset)) if hasattr(dataset, '__len__') else None
         self.dataloader = seeded_loader(self.dataloader, runner.seed, self.unreadable)
 

@@ -62,8 +62,8 @@ def make_safe(cfg: Config) -> Config:
 def make_room(cfg: Config) -> None:
     """If the work dir holds another training, move it into a subfolder, so that the two never mix.
 
-    Checkpoints, ``last_checkpoint`` and the folders of logs move to ``earlier_1`` and so on inside the work dir; the
-    log says so.
+    Checkpoints, ``last_checkpoint``, measurements, the report and the folders of logs move to ``earlier_1`` and so on
+    inside the work dir; the log says so.
 
     Raises:
         ValueError: this training starts from a checkpoint in that folder, or has several processes.
@@ -84,7 +84,9 @@ def make_room(cfg: Config) -> None:
     aside = next(path for n in count(1) if not (path := folder / f'earlier_{n}').exists())
     aside.mkdir()
     for path in list(folder.iterdir()):
-        if path.suffix == '.pth' or path.name in ('last_checkpoint', FILE) or re.fullmatch(r'\d{8}_\d{6}', path.name):
+        # Benchmarks and other measurements are JSON.
+        written = path.suffix in ('.pth', '.json') or path.name in ('last_checkpoint', 'report.html', FILE)
+        if written or re.fullmatch(r'\d{8}_\d{6}', path.name):
             path.rename(aside / path.name)
     print_log(
         f'work_dir: {folder} held another training, which is now in {aside}; to continue a training, use --resume',

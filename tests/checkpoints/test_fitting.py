@@ -257,6 +257,21 @@ class TestDoors:
             with pytest.raises(ValueError, match='lacks weights of ImageClassifier: head.fc.bias'):
                 fit(whole, state, 'file.pth', door)
 
+    @pytest.mark.parametrize('key', ['head.fc.bias', 'backbone.bn1.running_var'])
+    @pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+    def test_failed_trainings(self, whole, key, bad):
+        """Neither tested nor taught with; resuming and starting have the check of the training's hook."""
+        state = state_of(whole)
+        state[key] = state[key].clone()
+        state[key][0] = bad
+        for door in ('test', 'teacher'):
+            with pytest.raises(ValueError, match=f'file.pth holds NaN or infinity in {key}: it comes from a training'):
+                fit(whole, state, 'file.pth', door)
+
+    def test_masks_may_be_infinite(self, whole):
+        whole.register_buffer('mask', torch.full((2,), -torch.inf))
+        assert 'mask' in fit(whole, state_of(whole), 'file.pth', 'test')
+
     def test_resuming_is_exact(self, whole):
         state = {**state_of(whole), 'neck.x': torch.rand(1)}
         fit(whole, state, 'file.pth', 'teacher')

@@ -347,7 +347,12 @@ def test_the_pointer_finds_what_a_hook_named_otherwise(tmp_path, where):
 def test_numbers_of_folders_set_aside(folder):
     """A gap is filled, and nothing is overwritten."""
     (folder / 'earlier_2').mkdir()
+    measured = 'benchmark.json', 'time_steps.json', 'early_exit.json', 'report.html'
+    for name in measured:
+        (folder / name).touch()
     make_room(config(folder))
+    # what was measured of the other network does not stand in the new one's report
+    assert all((folder / 'earlier_1' / name).exists() and not (folder / name).exists() for name in measured)
     assert resuming.checkpoints(folder / 'earlier_1') and not resuming.checkpoints(folder / 'earlier_2')
 
 

@@ -103,17 +103,17 @@ class Trial:
             images = len(built.dataset)
             with self._tried(f'{key}.dataset.pipeline'):
                 batch = next(iter(built), None)
+            empty = part == 'train' and isinstance(size, int) and images < size and loader.get('drop_last')
+            if empty:
+                text = f'{size}, but there are {images} images and drop_last=True: no batch is left'
+                yield error(f'{key}.batch_size', text)
         yield from self._said()
         if batch is None:
             return
         loaders[part] = batch, built.dataset, loader.get('batch_size'), size
         yield from self._boxes(key, built.dataset)
-        text = f'{number(images, "image")}, batches of {size}'
-        if part == 'train' and isinstance(size, int) and images < size and loader.get('drop_last'):
-            text = f'{size}, but there are {images} images and drop_last=True: no batch is left'
-            yield error(f'{key}.batch_size', text)
-        else:
-            yield note(f'{key}.dataset', text)
+        if not empty:
+            yield note(f'{key}.dataset', f'{number(images, "image")}, batches of {size}')
 
     def _boxes(self, key: str, dataset) -> Iterator[Finding]:
         """Check that a detection dataset of any kind has boxes of its classes."""

@@ -1,5 +1,6 @@
 """Saving checkpoints so that none is lost when a process is killed or a disk is full."""
 
+import logging
 import os
 import os.path as osp
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
 
 from mmsnn.registry import HOOKS
 
@@ -102,6 +104,17 @@ class SafeCheckpointHook(CheckpointHook):
             self.file_backend.remove_now(keep=self.last_ckpt)
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
+        wanted = [self.save_best] if isinstance(self.save_best, str) else self.save_best or ()
+        lost = [key for key in wanted if key != 'auto' and key not in metrics]
+        if metrics and lost:
+            # A typing error should not cost what was trained.
+            print_log(
+                f'default_hooks.checkpoint.save_best={", ".join(lost)}: the validation gives no such metric, so no '
+                f'checkpoint is kept as the best; it gives {", ".join(metrics)}',
+                logger='current',
+                level=logging.WARNING,
+            )
+            return
         super()._save_best_checkpoint(runner, metrics)
         if is_main_process():
             self.file_backend.remove_now(keep=self.last_ckpt)
