@@ -43,6 +43,7 @@ NAMES = {
     'mmengine._strategy.FSDPStrategy': 'FSDP saves the student under its own names',
     'mmengine._strategy.FSDPStrategy._wrap_model': 'FSDP wraps a Distiller',
     'mmengine.hooks.CheckpointHook._save_best_checkpoint': 'is overridden: writes before it deletes',
+    'mmengine.hooks.EMAHook._swap_ema_parameters': 'an interrupted validation gives the weights back',
     'mmengine.visualization.Visualizer._vis_backends': 'which backends take histograms',
     'mmdet.models.roi_heads.StandardRoIHead._bbox_forward': 'saliency of the second stage',
     'mmseg.models.decode_heads.FPNHead._transform_inputs': 'the levels that a spiking Semantic FPN reads',
