@@ -3,6 +3,8 @@
 import inspect
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 # before torch starts its threads
@@ -49,6 +51,34 @@ MARKERS = {
     'scorecard': ('reliability',),
     'tools': ('tools', 'demo', 'deploy', 'report', 'test_docs.py', 'test_install.py', 'test_import_hook.py'),
 }
+
+
+def pytest_pyfunc_call(pyfuncitem):
+    """Run a test that trains in forked processes in a process of its own where this one can no longer fork so.
+
+    PyTorch refuses a backward pass in a forked process once autograd has started threads, as opcheck has it do.
+    """
+    if pyfuncitem.get_closest_marker('forks') is None or _forks_can_train():
+        return None
+    environment = {k: v for k, v in os.environ.items() if not k.startswith('PYTEST_')}
+    done = subprocess.run(
+        [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', f'{pyfuncitem.path}::{pyfuncitem.name}'],
+        cwd=REPO, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:]
+    return True
+
+
+def _forks_can_train() -> bool:
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            torch.ones(1, requires_grad=True).sum().backward()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def pytest_collection_modifyitems(items):

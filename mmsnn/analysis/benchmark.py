@@ -1,5 +1,6 @@
 """Speed, memory, firing rates and energy of a model on its test set."""
 
+import copy
 import importlib.util
 import sys
 import time
@@ -102,19 +103,16 @@ def benchmark(
         raise ValueError('the data loader has no batches to measure')
     device = next(model.parameters()).device
 
-    def measure(title: str) -> tuple[float, int]:
-        return _speed(model, islice(_endless(loader), warmup + timed), warmup, timed, amp, title)
+    def measure(network: nn.Module, title: str) -> tuple[float, int]:
+        return _speed(network, islice(_endless(loader), warmup + timed), warmup, timed, amp, title)
 
-    engine = engine_of(model)
-    speed, size = measure('measuring speed')
-    clock = dict(dense=1e3 / speed, events=None)
-    if engine is not None:
-        event_driven(model, enabled=False)
-        try:
-            clock = dict(dense=1e3 / measure('measuring speed without events')[0], events=1e3 / speed)
-        finally:
-            event_driven(model, engine=engine.choice, weights=engine.weights)
+    speed, size = measure(model, 'measuring speed')
     memory = peak_memory(device)
+    clock = dict(dense=1e3 / speed, events=None)
+    if engine_of(model) is not None:
+        # a copy, because any part of the model may be event-driven
+        dense = event_driven(copy.deepcopy(model), enabled=False)
+        clock = dict(dense=1e3 / measure(dense, 'measuring speed without events')[0], events=1e3 / speed)
     counted = min(counted, len(loader))
     energy = count_energy(model, track(islice(loader, counted), 'counting spikes and operations', total=counted))
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'CPU, {torch.get_num_threads()} threads'

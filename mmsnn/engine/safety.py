@@ -59,6 +59,10 @@ def make_safe(cfg: Config) -> Config:
     return cfg
 
 
+# What trainings and tests write into a work dir besides checkpoints and folders of logs.
+WRITTEN = ('last_checkpoint', FILE, 'benchmark.json', 'time_steps.json', 'early_exit.json', 'report.html')
+
+
 def make_room(cfg: Config) -> None:
     """If the work dir holds another training, move it into a subfolder, so that the two never mix.
 
@@ -84,9 +88,7 @@ def make_room(cfg: Config) -> None:
     aside = next(path for n in count(1) if not (path := folder / f'earlier_{n}').exists())
     aside.mkdir()
     for path in list(folder.iterdir()):
-        # Benchmarks and other measurements are JSON.
-        written = path.suffix in ('.pth', '.json') or path.name in ('last_checkpoint', 'report.html', FILE)
-        if written or re.fullmatch(r'\d{8}_\d{6}', path.name):
+        if path.suffix == '.pth' or path.name in WRITTEN or re.fullmatch(r'\d{8}_\d{6}', path.name):
             path.rename(aside / path.name)
     print_log(
         f'work_dir: {folder} held another training, which is now in {aside}; to continue a training, use --resume',

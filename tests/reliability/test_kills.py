@@ -158,6 +158,7 @@ def check_end(folder, state) -> None:
     assert all(torch.equal(content['state_dict'][k], v) for k, v in state.items())
 
 
+@pytest.mark.forks
 @pytest.mark.row('R15')
 def test_killed_at_random(tmp_path, undisturbed, record_property):
     """Killed and resumed until it ends; the weights are those of the undisturbed training."""
@@ -186,6 +187,7 @@ def test_killed_at_random(tmp_path, undisturbed, record_property):
 MOMENTS = ('before the file', 'half of the file', 'before its name', 'before the pointer', 'before the oldest goes')
 
 
+@pytest.mark.forks
 @pytest.mark.row('R15')
 @pytest.mark.parametrize('save', range(2, 6) if TRIES > 1 else [2])
 @pytest.mark.parametrize('moment', MOMENTS)
@@ -233,6 +235,7 @@ def nth(number: int, do, instead):
     return call
 
 
+@pytest.mark.forks
 @pytest.mark.row('R15')
 @pytest.mark.parametrize('name', ['SIGTERM', 'SIGUSR1', 'SIGINT'])
 def test_signals_save(tmp_path, undisturbed, name):
@@ -252,6 +255,7 @@ def test_signals_save(tmp_path, undisturbed, name):
     assert not (tmp_path / 'interrupted.pth').exists()
 
 
+@pytest.mark.forks
 @pytest.mark.parametrize('validated', [False, True])
 @pytest.mark.parametrize('workers', [1, 2])
 def test_a_signal_to_the_whole_group_saves(tmp_path, undisturbed, workers, validated):

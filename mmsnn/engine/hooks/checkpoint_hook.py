@@ -34,9 +34,13 @@ class SafeCheckpointHook(CheckpointHook):
     Args:
         kwargs: arguments of mmengine's CheckpointHook.
 
+    A metric of ``save_best`` that no validation gives is told once.
+
     Raises:
         OSError: saving fails, for instance because the disk is full; the message names the last complete checkpoint.
     """
+
+    told = False
 
     def before_train(self, runner) -> None:
         """Replace the runner's method for saving, and delete incomplete files of a killed process."""
@@ -106,15 +110,17 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
         wanted = [self.save_best] if isinstance(self.save_best, str) else self.save_best or ()
         lost = [key for key in wanted if key != 'auto' and key not in metrics]
-        if metrics and lost:
-            # A typing error should not cost what was trained.
+        # A typing error should not cost what was trained.
+        if metrics and lost and not self.told:
+            self.told = True
             print_log(
                 f'default_hooks.checkpoint.save_best={", ".join(lost)}: the validation gives no such metric, so no '
-                f'checkpoint is kept as the best; it gives {", ".join(metrics)}',
+                f'checkpoint is kept as the best of it; it gives {", ".join(metrics)}',
                 logger='current',
                 level=logging.WARNING,
             )
-            return
+        # mmengine passes over a metric that is None.
+        metrics = {**metrics, **dict.fromkeys(lost)}
         super()._save_best_checkpoint(runner, metrics)
         if is_main_process():
             self.file_backend.remove_now(keep=self.last_ckpt)
