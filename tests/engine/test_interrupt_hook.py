@@ -56,6 +56,7 @@ def test_averages(tmp_path, average, at):
             **kwargs,
         )
 
+    before = signal.getsignal(signal.SIGTERM)
     sender, training = SignalInValidation(at), run(tmp_path / 'first')
     training.register_hook(sender)
     with pytest.raises(SystemExit) as ended:
@@ -65,7 +66,7 @@ def test_averages(tmp_path, average, at):
     saved = load_file(tmp_path / 'first/interrupted.pth')
     assert torch.equal(saved['ema_state_dict'][f'module.{key}'], sender.weights[key])
     assert not torch.equal(saved['state_dict'][key], sender.weights[key])
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
     resumed = run(tmp_path / 'second', load_from=str(tmp_path / 'first/interrupted.pth'), resume=True)
     resumed.call_hook('before_run')
     resumed.load_or_resume()
