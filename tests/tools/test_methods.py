@@ -54,10 +54,13 @@ def test_longer(methods, tmp_path):
     assert cfg.param_scheduler[-1].type == 'CosineAnnealingLR'
 
 
+R56 = 'affine, by ResNet-56'
+
+
 def test_given_teacher(methods, tmp_path, monkeypatch):
     """Published weights are tested, once, and taught with; nothing is trained."""
     monkeypatch.setenv('MMSNN_DATA_ROOT', str(tmp_path))
-    runs = methods.plan('r20', 1, ['undistilled', 'SAKD', 'BKD, no blur'], tmp_path / 'work', epochs=5)
+    runs = methods.plan('r20', 1, ['undistilled', 'SAKD', 'BKD, no blur', R56], tmp_path / 'work', epochs=5)
     (teacher,) = runs['teacher']
     assert teacher.weights == tmp_path / 'cifar_resnets/resnet20-12fca82f.th'
     commands = []
@@ -71,6 +74,9 @@ def test_given_teacher(methods, tmp_path, monkeypatch):
     result = methods.summary('r20', runs)
     assert result['final']['teacher'] == [91.7] and result['epochs']['teacher'] == 0
     assert runs['BKD, no blur'][0].options[1] == 'model.losses.loss_blur.connector.ratio=0'
+    own, teacher, other, *_ = runs[R56][0].options
+    assert teacher == 'model.teacher=mmsnn::ann/r56_cifar10.py' and own.startswith('model.teacher_checkpoint=')
+    assert other == f'model.teacher_checkpoint={tmp_path}/cifar_resnets/resnet56-4bfd9763.th'
 
 
 def test_other_students(methods, tmp_path):

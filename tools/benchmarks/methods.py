@@ -53,7 +53,7 @@ class Method:
 
     Args:
         folder: folder below ``configs``.
-        options: arguments of ``--cfg-options``.
+        options: arguments of ``--cfg-options``; ``{data}`` stands for ``MMSNN_DATA_ROOT``.
         taught: whether the method has a teacher network.
         tasks: the tasks in whose comparison it takes part.
         student: name of the student's config, if it is not the task's.
@@ -87,6 +87,8 @@ R20 = 'r20', 'r20_cifar100'
 CIFAR = 'cifar10', *R20
 BETA = 'model.losses.loss_attention.weight={}'
 ALL_STEPS = 'model.losses.loss_steps.right_only=False'
+# these follow the options of the task's own teacher and replace it
+R56 = 'model.teacher=mmsnn::ann/r56_cifar10.py', 'model.teacher_checkpoint={data}/cifar_resnets/resnet56-4bfd9763.th'
 METHODS = {
     'undistilled': Method('spiking', taught=False, tasks=tuple(TASKS)),
     'TET': Method('tet', taught=False, tasks=CIFAR),
@@ -105,6 +107,11 @@ METHODS = {
     'TSSD': Method('tssd', taught=False, tasks=CIFAR),
     'affine, spikes': Method('affine', tasks=(*CIFAR, *DENSE)),
     'affine, membrane': Method('affine', ('model.losses.loss_affine.student=backbone.layer4@v|neck',)),
+    'affine, membrane of stage 3': Method(
+        'affine', ('model.losses.loss_affine.student=backbone.layer3@v|neck',), tasks=R20
+    ),
+    'affine, by ResNet-56': Method('affine', R56, tasks=('r20',)),
+    'SAKD level 2, by ResNet-56': Method('sakd', ('model.transfer=False', *R56), tasks=('r20',)),
     'affine, alpha 30': Method('affine', ('model.losses.loss_affine.weight=30',)),
     'per-step KD': Method('step_kd', tasks=CIFAR),
     'per-step KD, all steps': Method('step_kd', (ALL_STEPS,)),
@@ -183,9 +190,10 @@ def plan(task: str, seeds: int, methods: list[str], work: Path, epochs: int | No
     ``epochs`` replaces the number of epochs of the students.
     """
     about = TASKS[task]
+    data = Path(os.environ.get('MMSNN_DATA_ROOT', '../shared/data')).resolve()
     runs = {}
     if about.teacher:
-        given = about.weights and Path(os.environ.get('MMSNN_DATA_ROOT', '../shared/data'), about.weights).resolve()
+        given = about.weights and data / about.weights
         runs['teacher'] = [Run(ROOT / f'configs/ann/{about.teacher}.py', work / task / 'teacher', 0, weights=given)]
     checkpoint = f'model.teacher_checkpoint={work / task / "teacher" / "teacher.pth"}'
     for name in methods:
@@ -193,7 +201,7 @@ def plan(task: str, seeds: int, methods: list[str], work: Path, epochs: int | No
         if task not in method.tasks:
             continue
         config = ROOT / f'configs/{method.folder}/{method.student or about.student}.py'
-        options = [*[checkpoint] * method.taught, *method.options]
+        options = [*[checkpoint] * method.taught, *(o.replace('{data}', str(data)) for o in method.options)]
         if epochs:
             # the last scheduler is the cosine
             last = len(Config.fromfile(config).param_scheduler) - 1
