@@ -1,4 +1,7 @@
-"""Every method's losses on a GPU: no tensor stays behind on the CPU. The tensors only say that they are on a GPU."""
+"""Every method's losses on a GPU: no tensor stays behind on the CPU, and a larger batch needs no more kernels.
+
+The tensors only say that they are on a GPU.
+"""
 
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.structures import DataSample
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmsnn.distill import teacher as teachers
 
@@ -27,6 +31,16 @@ def move(model: nn.Module) -> None:
                     kind[name] = nn.Parameter(new, old.requires_grad) if kind is module._parameters else new
 
 
+class Kernels(TorchDispatchMode):
+    """Counts the operations that reach the GPU, as far as Python sees them."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize('method', METHODS)
 def test_losses_of(method, monkeypatch):
     # numbers cannot be read from such tensors
@@ -39,12 +53,17 @@ def test_losses_of(method, monkeypatch):
     with FakeTensorMode():
         for part in [model, *(teacher.model for teacher in model.teachers.values())]:
             move(part)
-        samples = []
-        for _ in range(4):
-            samples.append(DataSample())
-            samples[-1].gt_label = torch.zeros(1, dtype=torch.long, device='cuda')
-        losses = model(torch.empty(4, 3, 32, 32, device='cuda'), samples, mode='loss')
-        assert len(losses) > 1 and all(loss.device.type == 'cuda' for loss in losses.values())
+        counts = []
+        for images in (64, 64, 65):  # the first may prepare something
+            samples = []
+            for _ in range(images):
+                samples.append(DataSample())
+                samples[-1].gt_label = torch.zeros(1, dtype=torch.long, device='cuda')
+            with Kernels() as kernels:
+                losses = model(torch.empty(images, 3, 32, 32, device='cuda'), samples, mode='loss')
+            assert len(losses) > 1 and all(loss.device.type == 'cuda' for loss in losses.values())
+            counts.append(kernels.count)
+        assert counts[1] == counts[2] > 100
 
 
 @pytest.mark.parametrize('which', [0, 1])

@@ -15,20 +15,32 @@ def soft_targets(data_samples: list | None, num_classes: int, like: Tensor) -> T
     """
     if not data_samples:
         raise ValueError('this loss needs labels, and there are no data samples')
-    return torch.stack([_target(sample, i, num_classes, like) for i, sample in enumerate(data_samples)])
-
-
-def _target(sample, i: int, num_classes: int, like: Tensor) -> Tensor:
-    score, label = (getattr(sample, key, None) for key in ('gt_score', 'gt_label'))
-    if score is not None:
-        if score.shape != (num_classes,):
-            raise ValueError(f'gt_score of data sample {i} has shape {tuple(score.shape)}, the logits {num_classes}')
-        return score.to(like)
-    if label is None:
-        raise ValueError(f'data sample {i} has neither gt_label nor gt_score: this loss is for classification')
-    if label.numel() != 1:
-        raise ValueError(f'data sample {i} has {label.numel()} labels: this loss needs one per image, or gt_score')
-    return like.new_zeros(num_classes).scatter_(0, label.to(like.device).reshape(1), 1.0)
+    # a handful of operations a batch: three a sample would take a GPU longer than a small student's forward pass
+    scores, labels = {}, {}
+    for i, sample in enumerate(data_samples):
+        score, label = (getattr(sample, key, None) for key in ('gt_score', 'gt_label'))
+        if score is not None:
+            if score.shape != (num_classes,):
+                raise ValueError(
+                    f'gt_score of data sample {i} has shape {tuple(score.shape)}, the logits {num_classes}'
+                )
+            scores[i] = score
+            continue
+        if label is None:
+            raise ValueError(f'data sample {i} has neither gt_label nor gt_score: this loss is for classification')
+        if label.numel() != 1:
+            raise ValueError(f'data sample {i} has {label.numel()} labels: this loss needs one per image, or gt_score')
+        labels[i] = label if label.ndim == 1 else label.reshape(1)
+    rows = []
+    if scores:
+        rows.append(torch.stack(list(scores.values())).to(like))
+    if labels:
+        index = torch.cat(list(labels.values())).to(like.device)
+        rows.append(like.new_zeros(len(index), num_classes).scatter_(1, index[:, None], 1.0))
+    if len(rows) == 1:
+        return rows[0]
+    order = sorted(range(len(data_samples)), key=[*scores, *labels].__getitem__)
+    return torch.cat(rows)[order]
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
