@@ -23,6 +23,7 @@ from digits_report import draw_picture, write_report
 from mmengine.config import Config
 
 from mmsnn.datasets import make_digit_scenes
+from mmsnn.engine.options import positive
 
 ROOT = Path(__file__).resolve().parents[1]
 # the folder in which the configs look for the data set
@@ -197,18 +198,14 @@ def parse_args(argv=None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
-    parser.add_argument('--epochs', type=int, default=4, help='epochs of each student (default: 4)')
-    parser.add_argument('--teacher-epochs', type=int, default=8, help='epochs of the ANN (default: 8)')
+    parser.add_argument('--epochs', type=positive, default=4, help='epochs of each student (default: 4)')
+    parser.add_argument('--teacher-epochs', type=positive, default=8, help='epochs of the ANN (default: 8)')
     parser.add_argument(
-        '--seeds', type=int, default=1, help='number of seeds for the students; means are reported (default: 1)'
+        '--seeds', type=positive, default=1, help='number of seeds for the students; means are reported (default: 1)'
     )
-    parser.add_argument('--num-train', type=int, default=1200, help='training images (default: 1200)')
+    parser.add_argument('--num-train', type=positive, default=1200, help='training images (default: 1200)')
     parser.add_argument('--fresh', action='store_true', help='train all networks again')
-    args = parser.parse_args(argv)
-    for name in ('epochs', 'teacher_epochs', 'seeds', 'num_train'):
-        if getattr(args, name) < 1:
-            parser.error(f'--{name.replace("_", "-")} must be at least 1')
-    return args
+    return parser.parse_args(argv)
 
 
 def main(argv=None) -> None:

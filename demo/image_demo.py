@@ -17,7 +17,7 @@ from mmsnn import event_driven, get_time_steps, set_time_steps
 from mmsnn.analysis import firing_rates
 from mmsnn.checkpoints.task_models import load_batch, load_model
 from mmsnn.engine.cli import read_config
-from mmsnn.engine.options import add_cfg_options
+from mmsnn.engine.options import add_cfg_options, positive
 from mmsnn.neurons import Neuron
 from mmsnn.visualize import draw_rates, draw_result
 
@@ -54,9 +54,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument(
         'config', help='config of mmdet, mmseg or mmpretrain; of a distillation config, the student is run'
     )
-    parser.add_argument('checkpoint', help='weights, a .pth file')
+    parser.add_argument('checkpoint', help='weights: a .pth file, an address, or mmsnn://NAME')
     parser.add_argument('--out-dir', type=Path, default=Path('work_dirs/image_demo'))
-    parser.add_argument('--T', type=int, help="time steps, if not the config's")
+    parser.add_argument('--T', type=positive, help="time steps, if not the config's")
     parser.add_argument('--score-thr', type=float, default=0.3, help='detections below are not drawn (default: 0.3)')
     parser.add_argument(
         '--engine',
@@ -69,7 +69,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.set_defaults(work_dir=None, launcher='none')
     args = parser.parse_args(argv)
     for path in (args.image, args.config, args.checkpoint):
-        if '::' not in str(path) and not Path(path).is_file():
+        # mmsnn:: is a config that comes with a library, and mmsnn:// weights
+        if '::' not in str(path) and '://' not in str(path) and not Path(path).is_file():
             parser.error(f'there is no file {str(path)!r}')
     return args
 

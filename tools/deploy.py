@@ -24,7 +24,7 @@ from mmsnn.deploy.to_nir import NirExport
 from mmsnn.deploy.to_onnx import OnnxFile, custom_operators, quantise, save_onnx
 from mmsnn.engine.cli import read_config
 from mmsnn.engine.noise import channels
-from mmsnn.engine.options import add_cfg_options
+from mmsnn.engine.options import add_cfg_options, positive
 from mmsnn.layers import image_channels
 from mmsnn.shipped import local
 
@@ -38,16 +38,16 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('checkpoint', help='its weights, a .pth file or mmsnn://NAME')
     parser.add_argument('--to', choices=list(SUFFIXES), required=True, help='format of the file')
     parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='file to write')
-    parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'), help="in pixels; default: the config's")
-    parser.add_argument('--T', type=int, metavar='N', help='time steps, if not those of the config')
+    parser.add_argument('--shape', nargs=2, type=positive, metavar=('H', 'W'), help="in pixels; default: the config's")
+    parser.add_argument('--T', type=positive, metavar='N', help='time steps, if not those of the config')
     parser.add_argument(
         '--streaming', action='store_true', help='one time step, with membranes as input and output (pt2, onnx)'
     )
     parser.add_argument('--plain', action='store_true', help='a pt2 file that loads where mmsnn is not installed')
-    parser.add_argument('--static-batch', type=int, metavar='B', help='export for batches of exactly B images')
+    parser.add_argument('--static-batch', type=positive, metavar='B', help='export for batches of exactly B images')
     parser.add_argument('--int8', action='store_true', help='also write FILE.int8.onnx, calibrated on training images')
     parser.add_argument(
-        '--calibrate', type=int, default=64, metavar='N', help='number of these training images (default: 64)'
+        '--calibrate', type=positive, default=64, metavar='N', help='number of these training images (default: 64)'
     )
     parser.add_argument(
         '--verify',

@@ -15,7 +15,7 @@ import mmsnn
 from mmsnn.analysis import firing_rates
 from mmsnn.checkpoints.task_models import load_batch, load_model
 from mmsnn.engine.cli import read_config
-from mmsnn.engine.options import add_cfg_options
+from mmsnn.engine.options import add_cfg_options, positive
 from mmsnn.neurons import Neuron
 from mmsnn.visualize import draw_rates, draw_result, membrane, raster, rate_map, rate_over_time
 
@@ -45,7 +45,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         metavar='NAME',
         help='neurons whose spikes and membrane potentials are drawn (default: the middle ones)',
     )
-    parser.add_argument('--T', type=int, metavar='N', help="time steps, if not the config's")
+    parser.add_argument('--T', type=positive, metavar='N', help="time steps, if not the config's")
     parser.add_argument('--score-thr', type=float, default=0.3, help='detections below are not drawn (default: 0.3)')
     parser.add_argument('--device', default='cpu', help='as torch names it (default: cpu)')
     add_cfg_options(parser)

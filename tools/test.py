@@ -16,6 +16,7 @@ from mmsnn.checkpoints.claims import require_file
 from mmsnn.engine import checks
 from mmsnn.engine.cli import add_arguments, build_runner, read_config
 from mmsnn.engine.early_exit import check
+from mmsnn.engine.options import positive
 from mmsnn.engine.testing import ProgressBar, draw_results, use_tta
 from mmsnn.engine.time_steps import sweep_exits, sweep_time_steps
 from mmsnn.report import add_hook, rewrite
@@ -35,7 +36,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     parser.add_argument(
         '--T',
-        type=int,
+        type=positive,
         nargs='+',
         metavar='N',
         help="time steps, if not the config's; for several numbers, print accuracy, energy and time of each",
@@ -74,8 +75,6 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error('--exit-confidence runs step by step, which has no form on events: leave out --engine')
     if any(not 0 < p <= 1 for p in args.exit_confidence or ()):
         parser.error('--exit-confidence must be above 0 and at most 1')
-    if any(T < 1 for T in args.T or ()):
-        parser.error('--T must be at least 1')
     return args
 
 

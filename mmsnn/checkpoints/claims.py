@@ -21,7 +21,10 @@ def stand_in(path: str | Path) -> str:
     if Path(path).is_dir():
         return _folder(Path(path))
     with open(path, 'rb') as file:
-        start = file.read(64).lstrip()
+        start = file.read(64)
+    if start and not any(start):
+        return 'zeros, as a full disk or a machine that lost its power leaves them: take an earlier one'
+    start = start.lstrip()
     marks = {
         b'<': 'a web page: download it again',
         b'version https://git-lfs': 'a pointer of Git LFS: run git lfs pull',

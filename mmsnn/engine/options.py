@@ -23,6 +23,13 @@ READ_BY_TOOLS = {'model', 'work_dir', 'runner_type', 'tta_model', 'tta_pipeline'
 READERS = 'mmengine', 'mmcv', 'mmsnn', 'torch.optim', 'torch.utils.data'
 
 
+def positive(text: str) -> int:
+    """The number of an option that counts something, for ``type=``: a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'must be a whole number of at least 1, got {text!r}')
+    return int(text)
+
+
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     """Add the option ``--cfg-options``, which every tool that reads a config has."""
     parser.add_argument(

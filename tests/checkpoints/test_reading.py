@@ -95,6 +95,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
         (gzip.compress(b'x'), 'compressed with gzip'),
         (b'', 'damaged'),
         (b'just text', 'damaged'),
+        (bytes(2000), 'zeros.*take an earlier one'),
     ):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=f'file.pth .*{what}'):
@@ -102,6 +103,16 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
     with tarfile.open(file, 'w') as archive:
         archive.add(__file__, 'inside.py')
     with pytest.raises(ValueError, match='file.pth is not a checkpoint but a tar archive: unpack it'):
+        load_file(file)
+
+
+@pytest.mark.parametrize('length', [1, 64, 1000, 30_000, 65_000, 70_000, 100_000])
+def test_a_file_that_was_cut_off_is_named(tmp_path, length):
+    file = tmp_path / 'file.pth'
+    torch.save(dict(state_dict=dict(a=torch.rand(30_000))), file)
+    content = file.read_bytes()
+    file.write_bytes(content[:length])
+    with pytest.raises(ValueError, match='file.pth was not loaded: it is damaged'):
         load_file(file)
 
 

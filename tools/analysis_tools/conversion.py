@@ -24,6 +24,7 @@ from mmsnn.analysis import count_energy
 from mmsnn.analysis.energy import AC_PJ, MAC_PJ
 from mmsnn.building import build_model, read, use_student
 from mmsnn.checkpoints.fitting import load_weights
+from mmsnn.engine.options import positive
 from mmsnn.layers import evaluating, set_time_steps
 from mmsnn.layers.fan_out import accumulations, dense_macs
 from mmsnn.models.backbones.cifar_resnet import ShortcutA
@@ -43,24 +44,30 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('config', help='config of the ANN, an mmpretrain classifier whose activations are ReLUs')
     parser.add_argument('checkpoint', help='weights of the ANN')
     parser.add_argument('--recipes', nargs='+', choices=list(RECIPES), default=list(RECIPES))
-    parser.add_argument('--max-T', type=int, default=512, help='accuracies are given at powers of two up to this T')
-    parser.add_argument('--num-images', type=int, metavar='N', help='use the first N test images; default: all')
     parser.add_argument(
-        '--calibration', type=int, default=5000, metavar='N', help='training images for calibration (default: 5000)'
+        '--max-T', type=positive, default=512, help='accuracies are given at powers of two up to this T'
+    )
+    parser.add_argument('--num-images', type=positive, metavar='N', help='use the first N test images; default: all')
+    parser.add_argument(
+        '--calibration',
+        type=positive,
+        default=5000,
+        metavar='N',
+        help='training images for calibration (default: 5000)',
     )
     parser.add_argument(
         '--count',
-        type=int,
+        type=positive,
         default=100,
         metavar='N',
         help='images whose synaptic operations are counted (default: 100)',
     )
-    parser.add_argument('--batch-size', type=int, default=100)
+    parser.add_argument('--batch-size', type=positive, default=100)
     parser.add_argument('--device', default='cpu', help='cpu or cuda (default: cpu)')
     parser.add_argument(
         '--students', nargs='+', default=[], metavar='NAME=CONFIG=CHECKPOINT', help='trained spiking classifiers'
     )
-    parser.add_argument('--student-T', nargs='+', type=int, default=[1, 2, 4], help='time steps of the students')
+    parser.add_argument('--student-T', nargs='+', type=positive, default=[1, 2, 4], help='time steps of the students')
     parser.add_argument(
         '--out', type=Path, default=Path('work_dirs/conversion.json'), help='file of results, with a plot beside it'
     )
@@ -68,8 +75,6 @@ def parse_args(argv=None) -> argparse.Namespace:
     for student in args.students:
         if student.count('=') != 2:
             parser.error(f'--students: expected NAME=CONFIG=CHECKPOINT, got {student!r}')
-    if min(args.max_T, args.calibration, args.count, args.batch_size, args.num_images or 1, *args.student_T) < 1:
-        parser.error('all numbers must be at least 1')
     return args
 
 

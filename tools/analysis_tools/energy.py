@@ -18,7 +18,7 @@ from mmsnn.analysis.energy import EnergyReport
 from mmsnn.building import build_model, image_size
 from mmsnn.checkpoints.fitting import load_weights
 from mmsnn.engine.cli import read_config
-from mmsnn.engine.options import add_cfg_options
+from mmsnn.engine.options import add_cfg_options, positive
 from mmsnn.layers import get_time_steps, image_channels
 from mmsnn.models import EventDataPreprocessor
 
@@ -31,8 +31,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('config', help='config file, or mmsnn::PATH; of a distillation config, the student is counted')
     parser.add_argument('checkpoint', nargs='?', help='weights; without them weights and spikes are random')
     parser.add_argument('--images', nargs='+', metavar='FILE', help='images, resized to --shape; default: noise')
-    parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'), help="in pixels; default: the config's")
-    parser.add_argument('--T', type=int, metavar='N', help="time steps, if not the config's")
+    parser.add_argument('--shape', nargs=2, type=positive, metavar=('H', 'W'), help="in pixels; default: the config's")
+    parser.add_argument('--T', type=positive, metavar='N', help="time steps, if not the config's")
     parser.add_argument('--out', metavar='FILE.json', help='also write the report to FILE.json')
     add_cfg_options(parser)
     parser.set_defaults(work_dir=None, launcher='none')

@@ -12,15 +12,15 @@ from mmsnn.analysis import count_macs
 from mmsnn.analysis.macs import MacReport
 from mmsnn.building import build_model, image_size
 from mmsnn.engine.cli import read_config
-from mmsnn.engine.options import add_cfg_options
+from mmsnn.engine.options import add_cfg_options, positive
 
 
 def parse_args(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file, or mmsnn::PATH; of a distillation config, the student is counted')
-    parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'), help="in pixels; default: the config's")
-    parser.add_argument('--T', type=int, metavar='N', help="time steps, if not the config's")
+    parser.add_argument('--shape', nargs=2, type=positive, metavar=('H', 'W'), help="in pixels; default: the config's")
+    parser.add_argument('--T', type=positive, metavar='N', help="time steps, if not the config's")
     parser.add_argument('--depth', type=int, default=1, metavar='N', help='levels of submodules shown (default: 1)')
     parser.add_argument('--out', metavar='FILE.json', help='also write the counts of all modules to FILE.json')
     add_cfg_options(parser)

@@ -15,7 +15,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmsnn.building import is_distiller
 from mmsnn.engine.cli import read_config
-from mmsnn.engine.options import add_cfg_options
+from mmsnn.engine.options import add_cfg_options, positive
 from mmsnn.shipped import home
 
 TOOLS = home() / 'tools'
@@ -36,7 +36,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         '--rates', nargs='+', type=float, default=[0.1, 0.05, 0.02], metavar='R', help='target firing rates'
     )
     parser.add_argument('--synops', nargs='+', type=float, metavar='N', help='target synaptic operations, instead')
-    parser.add_argument('--T', nargs='+', type=int, default=[1, 2, 4], metavar='N', help='time steps in tests')
+    parser.add_argument('--T', nargs='+', type=positive, default=[1, 2, 4], metavar='N', help='time steps in tests')
     parser.add_argument('--weight', type=float, help="weight of the FiringRate term; default: the config's, or 1")
     parser.add_argument(
         '--out', required=True, type=Path, metavar='FOLDER', help='folder of trainings, tests, sweep.json and sweep.png'
@@ -46,8 +46,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     add_cfg_options(parser)
     parser.set_defaults(work_dir=None, launcher='none')
     args = parser.parse_args(argv)
-    if any(t <= 0 for t in args.synops or args.rates) or min(args.T) < 1:
-        parser.error('targets must be positive, and T at least 1')
+    if any(t <= 0 for t in args.synops or args.rates):
+        parser.error('targets must be positive')
     return args
 
 

@@ -24,7 +24,7 @@ from mmsnn.building import build_model, is_distiller
 from mmsnn.checkpoints.fitting import load_weights
 from mmsnn.engine.checks import check_data
 from mmsnn.engine.cli import read_config
-from mmsnn.engine.options import add_cfg_options
+from mmsnn.engine.options import add_cfg_options, positive
 from mmsnn.shipped import is_remote, local
 
 # this backend needs no display
@@ -42,15 +42,17 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--teacher-checkpoint', metavar='FILE', help='weights of the teacher')
     source = parser.add_mutually_exclusive_group()
     source.add_argument('--images', nargs='+', metavar='FILE', help='images, which the test pipeline prepares')
-    source.add_argument('--first', type=int, default=8, metavar='N', help='use the first N test images (default: 8)')
+    source.add_argument(
+        '--first', type=positive, default=8, metavar='N', help='use the first N test images (default: 8)'
+    )
     parser.add_argument('--label', type=int, help="class to explain (default: the teacher's prediction)")
     parser.add_argument('--layer', default='backbone', help='layer of Grad-CAM (default: last map of the backbone)')
     parser.add_argument('--teacher-layer', metavar='LAYER', help="the teacher's layer of Grad-CAM (default: --layer)")
     parser.add_argument('--top', type=float, default=10, metavar='Q', help='percentage of pixels that are top pixels')
     parser.add_argument(
-        '--boxes', type=int, default=20, metavar='K', help='number of best boxes of a detector to explain'
+        '--boxes', type=positive, default=20, metavar='K', help='number of best boxes of a detector to explain'
     )
-    parser.add_argument('--T', type=int, metavar='N', help="the student's time steps, if not the config's")
+    parser.add_argument('--T', type=positive, metavar='N', help="the student's time steps, if not the config's")
     parser.add_argument('--out', type=Path, metavar='DIR', help='write saliency.json and a picture per image to DIR')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     add_cfg_options(parser)
