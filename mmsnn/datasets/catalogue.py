@@ -123,7 +123,7 @@ SOURCES: dict[str, Source] = {
         own_files=(File('BCCD_Dataset.zip', 'https://github.com/Shenggan/BCCD_Dataset/archive/refs/heads/master.zip'),),
         parts=(
             Part('images/*', 364, ('BCCD/JPEGImages', 'images')),
-            Part('annotations/*.json', 3, ('annotations',)),
+            Part('annotations/[tv]*.json', 3, ('annotations',)),
         ),
         make=making.make_bccd,
         needs=('BCCD/Annotations', 'BCCD/ImageSets/Main'),
@@ -138,7 +138,7 @@ SOURCES: dict[str, Source] = {
         parts=(
             Part('images/*', 170, ('PNGImages', 'images')),
             Part('masks/*', 170, ('PedMasks', 'masks')),
-            Part('annotations/*.json', 2, ('annotations',)),
+            Part('annotations/instances_*[ln].json', 2, ('annotations',)),
         ),
         make=making.make_penn_fudan,
         needs=('PedMasks', 'PNGImages'),

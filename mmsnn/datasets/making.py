@@ -20,17 +20,27 @@ CELLS = ('RBC', 'WBC', 'Platelets')
 DAMAGED = (EOFError, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, RuntimeError)
 
 
-def find(given: Path, name: str) -> Path | None:
-    """The file or folder called ``name`` (with parents, as far as given) at or below ``given``; None without one."""
+def find(given: Path, name: str, inside: str = '') -> Path | None:
+    """The file or folder called ``name`` (with parents, as far as given) at or below ``given``; None without one.
+
+    Only folders count that hold a file of the pattern ``inside``: another data set may have one of the same name.
+    """
     ends = tuple(Path(name).parts)
-    if given.parts[-len(ends) :] == ends:
+    if given.parts[-len(ends) :] == ends and holds(given, inside):
         return given
     # the nearest first; archives unpack into one or two folders of their own
     for depth in range(3):
         for path in sorted(given.glob('/'.join(['*'] * depth + [name]))):
             # an archive that was unpacked into a folder of its own name
-            return path / name if (path / name).exists() else path
+            for one in (path / name, path):
+                if one.exists() and holds(one, inside):
+                    return one
     return None
+
+
+def holds(folder: Path, inside: str) -> bool:
+    """Whether there is a file of that pattern in a folder; an empty pattern asks for nothing."""
+    return not inside or next(folder.glob(inside), None) is not None
 
 
 def _write(path: Path, content: dict) -> None:

@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from torchvision.datasets.utils import check_integrity
 
 from .catalogue import File, Part, Source
-from .making import DAMAGED, find, unpack
+from .making import DAMAGED, find, holds, unpack
 
 CHUNK = 2**20
 
@@ -104,8 +104,11 @@ def prepare(source: Source, given: Path, root: Path) -> None:
     places = _places(source, given, root) if source.parts else [given]
     root.mkdir(parents=True, exist_ok=True)
     found = False
-    for target, names in _targets(source):
-        for path in filter(None, [find(place, name) for place in places for name in names]):
+    for target, names, inside in _targets(source):
+        # an earlier link to a folder of another data set, into which labels would be written
+        if (root / target).is_symlink() and not holds(root / target, inside):
+            (root / target).unlink()
+        for path in filter(None, [find(place, name, inside) for place in places for name in names]):
             _link(path, root / target)
             found = True
     for place in places:
@@ -118,22 +121,23 @@ def prepare(source: Source, given: Path, root: Path) -> None:
                 raise ValueError(f'{place}: {error}') from error
             found = True
     if not found:
-        wanted = [name for _, names in _targets(source) for name in names] + [file.name for file in source.files]
+        wanted = [name for _, names, _ in _targets(source) for name in names] + [file.name for file in source.files]
         raise FileNotFoundError(f'{given} holds nothing of {source.title}: looked for {", ".join(wanted)}')
 
 
-def _targets(source: Source) -> list[tuple[str, tuple[str, ...]]]:
-    """What is linked, below the root, with the names that it has where it is published."""
+def _targets(source: Source) -> list[tuple[str, tuple[str, ...], str]]:
+    """What is linked, below the root, with the names that it has where it is published, and the files that it holds."""
     if not source.parts:
-        return [(f'download/{file.name}', (file.name,)) for file in source.files]
+        return [(f'download/{file.name}', (file.name,), '') for file in source.files]
     found = []
     for part in source.parts:
         archive, inside, _ = part.path.partition(':')
         if inside:
-            found.append((archive, (archive,)))
+            found.append((archive, (archive,), ''))
         elif part.source:
-            fixed = takewhile(lambda name: '*' not in name, part.path.split('/'))
-            found.append(('/'.join(fixed), part.source))
+            names = part.path.split('/')
+            fixed = list(takewhile(lambda name: not set(name) & set('*['), names))
+            found.append(('/'.join(fixed), part.source, '/'.join(names[len(fixed) :])))
     return list(dict.fromkeys(found))
 
 
@@ -145,7 +149,7 @@ def _places(source: Source, given: Path, root: Path) -> list[Path]:
         if path.name in known and not check_integrity(path, known[path.name].md5):
             raise ValueError(f'{path}: the checksum is not {known[path.name].md5}; fetch it again')
     # what is read as it is
-    as_it_is = {target for target, _ in _targets(source)} | {name for name in source.needs if name.endswith('.tar')}
+    as_it_is = {target for target, _, _ in _targets(source)} | {name for name in source.needs if name.endswith('.tar')}
     folders = []
     for path in archives:
         # with its suffix, so that `find` does not take it for the folder in it: COCO's train2017.zip holds train2017

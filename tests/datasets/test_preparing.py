@@ -185,6 +185,25 @@ def test_penn_fudan_is_made_of_its_masks(data_root, tmp_path):
     assert [[a[k] for k in keys] for a in made['annotations']] == first
 
 
+@pytest.mark.parametrize('earlier', [False, True])
+def test_labels_of_another_data_set_are_left_alone(data_root, tmp_path, earlier):
+    """COCO's folder beside Penn-Fudan's is not linked, a link to it is replaced, and nothing is written into it."""
+    given = tmp_path / 'downloads'
+    (given / 'PennFudanPed/PedMasks').mkdir(parents=True)
+    (given / 'PennFudanPed/PNGImages').mkdir()
+    for path in sorted((data_root / 'penn_fudan/masks').iterdir())[:5]:
+        (given / 'PennFudanPed/PedMasks' / f'{path.stem}_mask.png').symlink_to(path)
+    (given / 'annotations').mkdir()
+    (given / 'annotations/instances_train2017.json').write_text('{}')
+    if earlier:
+        (tmp_path / 'root').mkdir()
+        (tmp_path / 'root/annotations').symlink_to(given / 'annotations')
+    prepare(SOURCES['penn_fudan'], given, tmp_path / 'root')
+    assert [path.name for path in (given / 'annotations').iterdir()] == ['instances_train2017.json']
+    assert not (tmp_path / 'root/annotations').is_symlink()
+    assert json.loads((tmp_path / 'root/annotations/instances_val.json').read_text())['images']
+
+
 def test_what_is_not_there_is_named(tmp_path):
     (tmp_path / 'empty').mkdir()
     with pytest.raises(SystemExit, match='camvid: .*holds nothing of CamVid.*CamVid/train'):
@@ -256,6 +275,7 @@ def test_what_is_there_stays(data_root, tmp_path):
 
 def test_links_to_what_has_moved_are_made_again(tmp_path):
     (tmp_path / 'old/train2017').mkdir(parents=True)
+    (tmp_path / 'old/train2017/1.jpg').touch()
     prepare(SOURCES['coco'], tmp_path / 'old', tmp_path / 'coco')
     shutil.move(tmp_path / 'old', tmp_path / 'new')
     prepare(SOURCES['coco'], tmp_path / 'new', tmp_path / 'coco')
