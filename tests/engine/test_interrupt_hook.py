@@ -71,3 +71,37 @@ def test_averages(tmp_path, average, at):
     resumed.call_hook('before_run')
     resumed.load_or_resume()
     assert all(torch.equal(x, sender.weights[k]) for k, x in resumed.model.state_dict().items())
+
+
+class Fails(Hook):
+    def after_train_iter(self, runner, *_, **__):
+        raise ZeroDivisionError
+
+
+def test_after_a_training_that_failed(tmp_path):
+    """In a notebook the next Ctrl-C belongs to what runs then, also while another training goes on."""
+    before = signal.getsignal(signal.SIGINT)
+    for name in 'ab':
+        hooks = [dict(type='mmsnn.InterruptHook')]
+        training = runner(classifier(True), 'mmpretrain', tmp_path / name, iterations=2, custom_hooks=hooks)
+        training.register_hook(Fails(), 'VERY_LOW')
+        with pytest.raises(ZeroDivisionError):
+            training.train()
+        assert signal.getsignal(signal.SIGINT) is not before
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+    class Interrupted(Hook):
+        def after_train_iter(self, runner, *_, **__):
+            signal.raise_signal(signal.SIGINT)
+
+    other = runner(classifier(True), 'mmpretrain', tmp_path / 'c', iterations=2, custom_hooks=hooks)
+    other.register_hook(Fails(), 'VERY_LOW')
+    with pytest.raises(ZeroDivisionError):
+        other.train()
+    plain = runner(classifier(True), 'mmpretrain', tmp_path / 'd', iterations=2)
+    plain.register_hook(Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        plain.train()
+    assert signal.getsignal(signal.SIGINT) is before

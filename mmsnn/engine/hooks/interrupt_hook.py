@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import threading
+import weakref
 
 import torch
 import torch.distributed as dist
@@ -41,6 +42,7 @@ class InterruptHook(Hook):
     def __init__(self):
         self.number = 0
         self.process = os.getpid()
+        self.training = lambda: None
         self.before: dict[int, object] = {}
         self.exchanged: dict[Hook, bool] = {}
 
@@ -51,6 +53,7 @@ class InterruptHook(Hook):
             patient(validation)
         if threading.current_thread() is not threading.main_thread():
             return
+        self.training = weakref.ref(runner)
         for name in SIGNALS:
             number = getattr(signal, name, None)
             if number is not None:
@@ -79,9 +82,14 @@ class InterruptHook(Hook):
             if hasattr(hook, '_swap_ema_parameters'):
                 watch(hook, hook._swap_ema_parameters)
 
-    def _note(self, number: int, _) -> None:
+    def _note(self, number: int, frame) -> None:
         # Workers that load data inherit this handler, but have nothing to save.
         if os.getpid() != self.process:
+            return
+        # A training that ended in an error leaves this handler behind, in a notebook for good.
+        if not self._runs(frame):
+            self.after_train(None)
+            signal.raise_signal(number)
             return
         # A launcher may send the signal again to processes that have received it already.
         if self.number == number == signal.SIGINT and get_world_size() == 1:
@@ -94,6 +102,15 @@ class InterruptHook(Hook):
             logger='current',
             level=logging.WARNING,
         )
+
+    def _runs(self, frame) -> bool:
+        """Whether the interrupted code is part of the training."""
+        runner = self.training()
+        while frame is not None and runner is not None:
+            if frame.f_code.co_name == 'train' and frame.f_locals.get('self') is runner:
+                return True
+            frame = frame.f_back
+        return False
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         self._leave(runner, dict(epoch=runner.epoch, iter=runner.iter + 1))
