@@ -101,10 +101,15 @@ class Teacher:
         return self.model(renormalise(data['inputs'], student, self.model), data['data_samples'], mode='predict')
 
     @property
-    def has_weights(self) -> bool:
-        """Whether the weights come from a checkpoint or a pretrained ``init_cfg``."""
+    def random(self) -> str:
+        """What is to be said of ``teacher_checkpoint`` if the weights come from nowhere; else empty."""
         inits = [getattr(m, 'init_cfg', None) for m in self.model.modules()]
-        return self.checkpoint is not None or any(pretrained_from(i) for i in inits)
+        if self.checkpoint is not None or any(pretrained_from(i) for i in inits):
+            return ''
+        return (
+            'is not set and the teacher has no pretrained init_cfg: a teacher with random weights teaches noise. Train '
+            f'it with its config in configs/ann and set --cfg-options {self.key[1]}=FILE'
+        )
 
 
 _constants: WeakKeyDictionary[nn.Module, tuple[list[float], list[float]]] = WeakKeyDictionary()

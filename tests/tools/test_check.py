@@ -135,6 +135,7 @@ def test_checkpoints(home, capsys, tmp_path):
 def test_a_distillation(home, capsys):
     code, lines = check(capsys, home / 'distilled.py')
     assert code == 0
+    line(lines, 'warning', 'model.teacher_checkpoint', 'teaches noise')
     line(lines, 'ok', 'model.student.head.num_classes')
     line(lines, 'ok', 'one step with', 'loss_logits')
     missing = 'model.teacher_checkpoint=gone.pth'

@@ -136,6 +136,8 @@ class Trial:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         fetched = set()
         for teacher in teachers_of(model):
+            if teacher.random:
+                yield warning(teacher.key[1], teacher.random)
             remote = _fetched(teacher.model) if teacher.checkpoint is None else {teacher.checkpoint}
             remote = {source for source in remote if is_remote(source) or not os.path.isfile(local(source))}
             # A teacher whose weights are missing keeps random ones, which suffice for one step.

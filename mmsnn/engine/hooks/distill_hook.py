@@ -55,15 +55,8 @@ class DistillHook(Hook):
     def before_train(self, runner) -> None:
         self.batches = batches(runner.train_dataloader)
         for teacher in self._model(runner).teachers.values():
-            if teacher.has_weights:
-                continue
-            print_log(
-                f'{teacher.key[1]} is not set and the teacher has no pretrained init_cfg: a teacher with random '
-                'weights teaches noise. Train it with its config in configs/ann and set '
-                f'--cfg-options {teacher.key[1]}=FILE',
-                logger='current',
-                level=logging.WARNING,
-            )
+            if teacher.random:
+                print_log(f'{teacher.key[1]} {teacher.random}', logger='current', level=logging.WARNING)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         if not isinstance(runner.train_loop, IterBasedTrainLoop):
