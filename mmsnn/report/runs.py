@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmsnn.building import is_distiller, read
 from mmsnn.distill.schedules import Progress, Schedule
 from mmsnn.distill.terms import logged_as
+from mmsnn.engine.hooks.finite_hook import RECORD
 
 # the folder beside a log in which `ReportHook` writes
 RECORDS = 'report'
@@ -72,6 +73,8 @@ class Run:
         """The best checkpoint, else the last one; None where there is none."""
         best = sorted(self.folder.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
         others = sorted(self.folder.glob('*.pth'), key=lambda path: path.stat().st_mtime)
+        # what a training leaves that meets NaN holds no weights
+        others = [path for path in others if path.name != RECORD]
         return (best or others or [None])[-1]
 
     @cached_property

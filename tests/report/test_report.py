@@ -3,6 +3,7 @@
 import base64
 import html.parser
 import json
+import os
 import re
 import runpy
 import shlex
@@ -284,6 +285,14 @@ def test_commands_can_be_copied_into_a_shell(runs, tmp_path):
         ['mmsnn', 'deploy', config, checkpoint, '--to', 'onnx', '--out', f'{folder}/model.onnx'],
         ['mmsnn', 'report', str(folder), 'OTHER_WORK_DIR'],
     ]
+
+
+def test_what_a_nan_leaves_is_no_checkpoint(tmp_path):
+    (tmp_path / 'nonfinite.pth').touch()
+    assert Run(tmp_path).checkpoint is None and ' CHECKPOINT' in Run(tmp_path).command('test')
+    (tmp_path / 'epoch_1.pth').touch()
+    os.utime(tmp_path / 'epoch_1.pth', (1, 1))
+    assert Run(tmp_path).checkpoint == tmp_path / 'epoch_1.pth'
 
 
 def test_metrics_of_any_task_are_drawn(tmp_path):

@@ -17,6 +17,10 @@ class NonFiniteError(RuntimeError):
     """NaN or infinity in a training; the message says where it appeared first."""
 
 
+# the file in the work dir that says where a training met NaN
+RECORD = 'nonfinite.pth'
+
+
 @HOOKS.register_module()
 class FiniteHook(Hook):
     """Ends a training at the first NaN or infinity: in images, boxes, losses, gradients or weights.
@@ -171,7 +175,7 @@ class FiniteHook(Hook):
             images=[str(path) for path in _paths(self.batch)],
             losses={k: v.detach().cpu().tolist() for k, v in self.log.items() if isinstance(v, Tensor)},
         )
-        path = Path(runner.work_dir, 'nonfinite.pth')
+        path = Path(runner.work_dir, RECORD)
         torch.save(record, path)
         raise NonFiniteError(
             f'iteration {runner.iter + 1}: {reason}. The optimizer has not stepped; {path} holds the images, the seed '
