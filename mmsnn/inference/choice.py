@@ -25,7 +25,7 @@ OVERHEAD = 12
 
 
 class Choice:
-    """Chooses, for each size of input, the way that took less time on the first images.
+    """Chooses, for each size of input and number of time steps, the way that took less time on the first images.
 
     What decides is the time of this machine: how much a call costs, how many cores there are, how dense the spikes are.
     """
@@ -39,9 +39,9 @@ class Choice:
         """How the network of this thread runs at present."""
         return getattr(self._now, 'way', EVENT)
 
-    def begin(self, inputs) -> None:
-        """A call of the network with ``inputs`` begins."""
-        timing = self._timings.setdefault(size_of(inputs), Timing())
+    def begin(self, inputs, T: int) -> None:
+        """A call of the network of ``T`` time steps with ``inputs`` begins."""
+        timing = self._timings.setdefault((T, *size_of(inputs)), Timing())
         self._now.timing, self._now.way, self._now.start = timing, timing.next(), time.perf_counter()
 
     def end(self) -> None:

@@ -257,7 +257,8 @@ def begin(module: nn.Module, inputs: tuple, keywords: dict) -> None:
         engine = engine_of(module)
         # None where its parts were exchanged, or event-driven in another way, since.
         if engine is not None and engine.whole is not None:
-            engine.whole.begin((inputs, keywords))
+            T = next((m.T for m in module.modules() if isinstance(m, Neuron)), 1)
+            engine.whole.begin((inputs, keywords), T)
 
 
 def give_numbers(module: nn.Module, inputs: tuple, out):

@@ -67,7 +67,8 @@ class EventReport(dict):
     Calls in which ``engine='auto'`` ran the whole network densely count nothing.
 
     Attributes:
-        timings: for each size of input that ``engine='auto'`` has decided about, the `mmsnn.inference.choice.Timing`.
+        timings: for each size of input and number of time steps that ``engine='auto'`` has decided about, the
+            `mmsnn.inference.choice.Timing`.
     """
 
     timings: tuple[Timing, ...] = ()

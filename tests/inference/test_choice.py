@@ -45,6 +45,19 @@ def network(clock, **settings):
     return net
 
 
+def test_other_time_steps_are_timed_anew(clock):
+    """Fewer steps have fewer spikes to save."""
+    net, x = network(clock), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        for T in (2, 1, 2):
+            clock.costs[EVENT] = T / 2
+            clock.costs[DENSE] = 0.75
+            mmsnn.set_time_steps(net, T)
+            for _ in range(8):
+                net(x)
+    assert clock.ways == [*TRIALS, DENSE, DENSE, *TRIALS, EVENT, EVENT, *[DENSE] * 8]
+
+
 @pytest.mark.parametrize('faster', [EVENT, DENSE])
 def test_the_faster_way_stays(clock, faster):
     clock.costs[faster] = 0.5
@@ -80,7 +93,7 @@ def test_it_is_asked_again(clock):
     x = torch.rand(1, 3, 8, 8)
 
     def call() -> str:
-        whole.begin(x)
+        whole.begin(x, 1)
         way = whole.way
         clock.now += clock.costs[way]
         whole.end()
@@ -130,9 +143,9 @@ def test_copies_and_removal(clock):
 def test_threads_choose_for_themselves():
     """What one thread times does not send another one's call the other way."""
     whole, ways = Choice(), []
-    whole.begin(torch.rand(1, 3, 8, 8))
+    whole.begin(torch.rand(1, 3, 8, 8), 1)
     whole.end()
-    whole.begin(torch.rand(1, 3, 8, 8))
+    whole.begin(torch.rand(1, 3, 8, 8), 1)
     thread = threading.Thread(target=lambda: ways.append(whole.way))
     thread.start()
     thread.join()
