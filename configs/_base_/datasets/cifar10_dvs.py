@@ -19,12 +19,14 @@ test_pipeline = [
 train_dataloader = dict(
     batch_size=64,
     num_workers=4,
+    collate_fn=dict(type='default_collate'),  # one tensor a batch from a worker, not one a sample
     dataset=dict(type=dataset_type, data_root=data_root, split='train', T=T, pipeline=train_pipeline),
     sampler=dict(type='DefaultSampler', shuffle=True),
 )
 val_dataloader = dict(
     batch_size=64,
     num_workers=4,
+    collate_fn=dict(type='default_collate'),  # one tensor a batch from a worker, not one a sample
     dataset=dict(type=dataset_type, data_root=data_root, split='test', T=T, pipeline=test_pipeline),
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
