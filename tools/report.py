@@ -8,7 +8,12 @@ def parse_args(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('work_dirs', nargs='+', type=Path, metavar='WORK_DIR', help='of a training or a test')
-    parser.add_argument('--out', type=Path, metavar='FILE', help='default: report.html in the first work dir')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        metavar='FILE',
+        help='default: report.html in the work dir; for several, comparison.html in the first',
+    )
     args = parser.parse_args(argv)
     if args.out and args.out.suffix not in ('.html', '.htm'):
         parser.error(f'--out: the file must end with .html, got {str(args.out)!r}')
@@ -22,7 +27,9 @@ def main(argv=None) -> Path:
     from mmsnn.report import write_report
 
     try:
-        path = write_report(args.work_dirs, args.out)
+        # a comparison does not take the place of the report of one of them
+        out = args.out or (args.work_dirs[0] / 'comparison.html' if len(args.work_dirs) > 1 else None)
+        path = write_report(args.work_dirs, out)
     except (OSError, ImportError, ValueError) as error:
         raise SystemExit(str(error)) from error
     print(f'saved {path}')

@@ -17,6 +17,7 @@ from mmsnn.engine import checks
 from mmsnn.engine.cli import add_arguments, build_runner, read_config
 from mmsnn.engine.early_exit import check
 from mmsnn.engine.options import positive
+from mmsnn.engine.safety import try_writing
 from mmsnn.engine.testing import ProgressBar, draw_results, use_tta
 from mmsnn.engine.time_steps import sweep_exits, sweep_time_steps
 from mmsnn.report import add_hook, rewrite
@@ -107,7 +108,6 @@ def add_dump(runner, path: str, scope: str | None) -> None:
         from mmdet.evaluation import DumpDetResults as Dump
     else:
         Dump = DumpResults
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     runner.test_evaluator.metrics.append(Dump(out_file_path=path))
 
 
@@ -143,6 +143,9 @@ def main(argv=None) -> dict | list[dict]:
     if not is_remote(args.checkpoint):
         require_file(args.checkpoint)
     cfg = prepare(read_config(args), args)
+    try_writing(Path(cfg.work_dir))
+    if args.out:
+        try_writing(Path(args.out).parent, '--out', '--out FILE.pkl')
     findings = checks.check_data(cfg, ('test',))
     runner = build_runner(cfg, args.verbose)
     checks.log(findings, runner.logger)

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -64,23 +65,29 @@ def require_file(source: str | Path, key: str = '') -> None:
 
 
 def check_archive(source: Path | io.BytesIO) -> int:
-    """Refuse a zip archive (as torch writes) whose records are much larger than the file; accept other files.
+    """Refuse a zip archive (as torch writes) that is damaged, or much larger inside than it is; accept other files.
 
     Returns:
         The size of the file in bytes.
 
     Raises:
-        ValueError: the records are too large; the message has both sizes.
+        ValueError: a checksum is wrong, or the records are too large; the message has both sizes.
     """
     size = source.getbuffer().nbytes if isinstance(source, io.BytesIO) else Path(source).stat().st_size
     if not zipfile.is_zipfile(source):
         return size
+    bad = None
     try:
         with zipfile.ZipFile(source) as archive:
             claimed = sum(record.file_size for record in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError):
+            if claimed <= INFLATION * size:
+                # torch does not look at the checksums
+                bad = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, ValueError):
         # Reading the file will raise the right error.
         return size
+    if bad is not None:
+        raise ValueError(f'the checksum of {bad} in it is wrong')
     if claimed > INFLATION * size:
         raise ValueError(f'it has {size} bytes and claims to hold {claimed}')
     return size

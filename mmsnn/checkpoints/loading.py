@@ -46,7 +46,9 @@ class CheckMatch(Hook):
         if key and runner._resume:
             source, door, key = source or find_latest_checkpoint(runner.work_dir), 'resume', '--resume'
             absent = [name for name in ('epoch', 'iter') if name not in (checkpoint.get('meta') or {})]
-            absent += [name for name in ('optimizer',) if name not in checkpoint]
+            # an ordinary option of CheckpointHook leaves out schedules, which would begin anew
+            needed = ['optimizer', 'message_hub'] + ['param_schedulers'] * bool(runner.param_schedulers)
+            absent += [name for name in needed if not checkpoint.get(name)]
             if absent:
                 raise ValueError(
                     f'{key}: {source} holds no {" and no ".join(absent)}, so no training can continue from it. To '

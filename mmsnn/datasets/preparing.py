@@ -101,6 +101,7 @@ def prepare(source: Source, given: Path, root: Path) -> None:
     given = given.expanduser()
     if not given.exists():
         raise FileNotFoundError(f'there is no {given}')
+    before = set((root / 'unpacked').glob('*'))
     places = _places(source, given, root) if source.parts else [given]
     root.mkdir(parents=True, exist_ok=True)
     found = False
@@ -121,6 +122,9 @@ def prepare(source: Source, given: Path, root: Path) -> None:
                 raise ValueError(f'{place}: {error}') from error
             found = True
     if not found:
+        # of another data set
+        for folder in set((root / 'unpacked').glob('*')) - before:
+            shutil.rmtree(folder)
         wanted = [name for _, names, _ in _targets(source) for name in names] + [file.name for file in source.files]
         raise FileNotFoundError(f'{given} holds nothing of {source.title}: looked for {", ".join(wanted)}')
 

@@ -129,6 +129,7 @@ class Distiller(Transparent, BaseModel):
                 with torch.no_grad():
                     connectors = make_connectors(self.terms, models, short_T)
         self.connectors = connectors
+        self._owner = id(self)
         self._make_transparent()
 
     @property
@@ -173,6 +174,9 @@ class Distiller(Transparent, BaseModel):
 
     def _apply(self, fn, recurse: bool = True):
         super()._apply(fn, recurse)
+        # copies, as averages of weights make them, share the teacher until they move
+        if self._owner != id(self):
+            self.teachers, self._owner = {name: t.apart() for name, t in self.teachers.items()}, id(self)
         for teacher in self.teachers.values():
             teacher.model._apply(fn)
         for term in self.terms:

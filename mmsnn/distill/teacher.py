@@ -69,6 +69,12 @@ class Teacher:
     def __deepcopy__(self, memo) -> 'Teacher':
         return self
 
+    def apart(self) -> 'Teacher':
+        """A teacher of its own for a copy of the Distiller that moves to another device or type."""
+        own = copy.copy(self)
+        own.model = copy.deepcopy(self.model)
+        return own
+
     def load(self) -> None:
         """Load the checkpoint, or run the model's own initialisation if there is none; only the first call acts."""
         if self.loaded:

@@ -45,9 +45,9 @@ def damage(path: Path) -> str:
         return f'it is {stand_in(path)}'
     try:
         check_archive(path)
-        with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
-        return f'{bad} is damaged' if bad else ''
+        # raises for what is no archive, of which there are no checksums
+        zipfile.ZipFile(path).close()
+        return ''
     # Damaged or hostile archives raise errors of many kinds.
     except Exception as error:
         return str(error) or type(error).__name__

@@ -74,7 +74,7 @@ def make_room(cfg: Config) -> None:
         OSError: the work dir is not writable.
     """
     folder = Path(cfg.work_dir)
-    _try_writing(folder)
+    try_writing(folder)
     there = [] if cfg.get('resume') else checkpoints(folder)
     if not there:
         return
@@ -97,14 +97,14 @@ def make_room(cfg: Config) -> None:
     )
 
 
-def _try_writing(folder: Path) -> None:
-    """Raise OSError with the config key unless files can be written to a folder."""
+def try_writing(folder: Path, key: str = 'work_dir', remedy: str = '--work-dir FOLDER') -> None:
+    """Raise OSError with the config key or option unless files can be written to a folder."""
     path = folder / f'.{os.getpid()}.part'
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(4096))
     except OSError as error:
-        said = f'work_dir: {folder} cannot be written ({error.strerror}): choose another one, --work-dir FOLDER'
+        said = f'{key}: {folder} cannot be written ({error.strerror}): choose another one, {remedy}'
         raise OSError(error.errno, said) from error
     finally:
         with suppress(OSError):

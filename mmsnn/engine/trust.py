@@ -167,6 +167,9 @@ def _contents(text: str) -> tuple[list[str], list[str]]:
     tree = ast.parse(text)
     bases, types = [], []
     for node in ast.walk(tree):
+        for part in ast.iter_child_nodes(node):
+            # operators have no line of their own
+            part.lineno = getattr(part, 'lineno', getattr(node, 'lineno', 1))  # type: ignore[attr-defined]
         hidden = isinstance(node, ast.Attribute) and node.attr.startswith('_')
         call = isinstance(node, ast.Call) and (getattr(node.func, 'id', '') != 'dict' or node.args)
         if not isinstance(node, DATA) or hidden or call:

@@ -104,6 +104,7 @@ class Engine:
 
     def _run(self, plan: Current, T: int, fires: tuple | None) -> Tensor:
         """Spikes (with ``fires``), else the current, of ``plan``; on events where that pays."""
+        plan.check()
         folded = self._fold(plan)
         stride, padding, dilation, groups = plan.geometry
         add = None if plan.add is None else _addend(plan.add)

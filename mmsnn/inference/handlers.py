@@ -1,6 +1,7 @@
 """What lazy tensors make of torch's functions, where they need no numbers; NotImplemented asks for them."""
 
 import functools
+import math
 import operator
 
 import torch
@@ -143,13 +144,16 @@ def _mul(func, args, kwargs):
     plan = x.plan
     if not number or isinstance(factor, Lazy) or not isinstance(plan, Current) or plan.add is not None:
         return NotImplemented
+    # an infinite factor makes NaN of zeros, and a complex one numbers that no neuron takes
+    if isinstance(factor, Tensor) and factor.is_complex() or not math.isfinite(factor):
+        return NotImplemented
     return Lazy.alike(x, plan.then(steps=(*plan.steps, ('factor', factor))))
 
 
 @handles('rsub', '__rsub__')
 def _complement(func, args, kwargs):
     """``1 - spikes``, as IAND has it."""
-    spikes = spikes_of(args[0])
+    spikes = spikes_of(args[0]) if len(args) == 2 else None
     if spikes is None or kwargs or spikes.most != 1 or isinstance(args[1], Tensor) or args[1] != 1:
         return NotImplemented
     return Lazy.alike(args[0], Spikes(1 - spikes.values, 1))
@@ -170,16 +174,19 @@ def _max_pool(func, args, kwargs):
 
 @handles('mean', 'sum')
 def _reduce(func, args, kwargs):
-    spikes = spikes_of(args[0])
-    if spikes is None:
+    spikes = spikes_of(args[0]) if args else None
+    if spikes is None or 'out' in kwargs:
         return NotImplemented
+    if kwargs.get('dtype', torch.float32) is None:
+        kwargs = dict(kwargs, dtype=torch.float32)
     x, rest = spikes.values, (*args[1:], *kwargs.values())
     if rest in ((0,), ((0,),)) and x.dim() and len(x) and len(x) * spikes.most <= MOST:
         # Over time, bytes are added, and the sum alone is converted.
         total = x[0]
         for step in x[1:]:
             total = total + step
-        out = torch.empty_like(args[0].shown()[0], device='cpu').copy_(total)
+        # in the memory order of the dense network's result
+        out = torch.empty_like(func(args[0].shown(), 0), device='cpu').copy_(total)
         return out.div_(len(x)) if func.__name__ == 'mean' else out
     out = func(x, *args[1:], **{'dtype': torch.float32, **kwargs})
     # bytes may lie channels last where the dense network's numbers do not

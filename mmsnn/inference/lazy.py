@@ -74,6 +74,11 @@ class Spikes(Plan):
         return self.values.to(torch.float32)
 
 
+def versions(values) -> tuple[tuple[Tensor, int], ...]:
+    """The tensors among ``values`` that count their changes, with the count."""
+    return tuple((t, t._version) for t in values if isinstance(t, Tensor) and not t.is_inference())
+
+
 class Current(Plan):
     """What a convolution, norms and shortcuts will give, before a neuron.
 
@@ -87,17 +92,29 @@ class Current(Plan):
         repeat: time steps that are all the same; ``source`` holds one of them.
     """
 
-    def __init__(self, engine, source, weight, bias, geometry, steps=(), add=None, repeat=1):
+    def __init__(self, engine, source, weight, bias, geometry, steps=(), add=None, repeat=1, seen=None):
         super().__init__()
         self.engine, self.source, self.weight, self.bias, self.geometry = engine, source, weight, bias, geometry
         self.steps, self.add, self.repeat = steps, add, repeat
+        self._seen = versions((weight, bias)) if seen is None else seen
 
     def then(self, **changes) -> 'Current':
         """This one with other ``steps``, ``add`` or ``repeat``."""
         changes.setdefault('steps', self.steps)
         changes.setdefault('add', self.add)
         changes.setdefault('repeat', self.repeat)
-        return Current(self.engine, self.source, self.weight, self.bias, self.geometry, **changes)
+        new = versions(t for step in changes['steps'][len(self.steps) :] for t in step)
+        made = self.engine, self.source, self.weight, self.bias, self.geometry
+        return Current(*made, seen=self._seen + new, **changes)
+
+    def check(self) -> None:
+        """RuntimeError if weights have changed since the convolution, or a norm behind it, was called."""
+        if any(t._version != version for t, version in self._seen):
+            raise RuntimeError(
+                'the weights of a convolution or norm changed after it was called and before its result was needed, '
+                'which on events is later (does a hook exchange them, or was a feature map kept?): read the result '
+                'first, or let this part run densely by mmsnn.event_driven(part, enabled=False)'
+            )
 
     def _compute(self) -> Tensor:
         return self.engine.current(self)

@@ -3,15 +3,17 @@
 import ctypes
 import functools
 import hashlib
+import math
 import weakref
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mmsnn.ops import extension
 
 # of each tensor, at least, looked at before every use
-SAMPLES = 16
+SAMPLES = 512
 
 
 @functools.cache
@@ -67,7 +69,7 @@ class Watched:
 
     Version counters tell of changes through PyTorch, addresses of exchanged memory. An edit through ``.data``, as
     averages of weights make it (mmengine's EMAHook), changes neither: so a sample of the numbers is compared, too, with
-    two or more of each filter, since filters are pruned and scaled as a whole.
+    some of each filter and of each input channel, since these are pruned and scaled as a whole.
     The tensors are not kept alive: a network may make new weights in every pass.
     """
 
@@ -78,8 +80,7 @@ class Watched:
         self._bytes = (ctypes.c_int64 * len(tensors))(*[t.numel() * t.element_size() for t in tensors])
         dense = all(t.is_contiguous() or t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
         self._fast = _fingerprint() if dense else None
-        # odd, so that the samples lie at other places in each filter
-        self._samples = max(SAMPLES, 2 * len(tensors[0]) + 1)
+        self._samples = samples(tuple(map(int, tensors[0].shape)))
         self._sample = self._look(tensors)
 
     def _look(self, tensors: list[Tensor]) -> int | bytes:
@@ -97,6 +98,25 @@ class Watched:
         if len(tensors) != len(self._tensors) or any(a is not b() for a, b in zip(tensors, self._tensors)):
             return True
         return _marks(tensors) != self._marks or self._look(tensors) != self._sample
+
+
+@functools.lru_cache(maxsize=256)
+def samples(shape: tuple[int, ...]) -> int:
+    """How many numbers of a weight to look at, evenly apart, so that some are in each filter, channel and kernel place.
+
+    Steps that share a factor with the rows of the memory would return to the same channels.
+    """
+    outputs, channels, *kernel = shape
+    numbers, places = math.prod(shape), math.prod(kernel)
+    for count in range(max(SAMPLES, 2 * max(outputs, channels) + 1), numbers // 8):
+        at = np.arange(0, numbers, numbers // count)
+        row = at % (channels * places)
+        # in both orders of memory
+        seen = (at // (channels * places), outputs), (row // places, channels), (row % places, places), \
+            (row % channels, channels), (row // channels, places)  # fmt: skip
+        if all(len(np.unique(found)) == number for found, number in seen):
+            return count
+    return max(1, numbers)
 
 
 def _marks(tensors: list[Tensor]) -> list[tuple]:

@@ -57,7 +57,8 @@ class DirectEncoder(TimeAware, nn.Module):
         if hasattr(x, 'repeated'):
             return x.repeated(self.T)
         # `fold` alone would turn the memory format channels_last into channels first.
-        last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        # in this order, because vmap answers the first question only
+        last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         x = x.movedim(1, -1) if last else x
         x = fold(x.unsqueeze(0).expand(self.T, *x.shape))
         return x.movedim(-1, 1) if last else x

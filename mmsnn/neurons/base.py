@@ -124,7 +124,9 @@ class Neuron(TimeAware, nn.Module):
 
     def after_norm(self, norm: nn.Module, x: Tensor) -> Tensor:
         """``self(norm(x))``, as one op if possible and faster; ``norm`` may be a sequence that ends in a norm."""
-        *layers, last = norm if isinstance(norm, nn.Sequential) else [norm]
+        # a subclass may do something else than one layer after the other
+        plain = isinstance(norm, nn.Sequential) and type(norm).forward is nn.Sequential.forward
+        *layers, last = norm if plain else [norm]
         if not self._fuses(last):
             return self(norm(x))
         if is_watched(norm) or not self.can_fuse(last):

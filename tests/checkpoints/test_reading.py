@@ -116,6 +116,19 @@ def test_a_file_that_was_cut_off_is_named(tmp_path, length):
         load_file(file)
 
 
+def test_a_file_with_a_wrong_checksum_is_refused(tmp_path):
+    """torch reads it, with other numbers."""
+    file = tmp_path / 'file.pth'
+    torch.save(dict(state_dict=dict(a=torch.rand(30_000))), file)
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4] = bytes(4)
+    file.write_bytes(content)
+    assert torch.load(file, weights_only=True)['state_dict']['a'].numel() == 30_000
+    with pytest.raises(ValueError, match='file.pth was not loaded.*checksum of .* is wrong'):
+        load_file(file)
+
+
 class Asks:
     """An object whose pickle calls ``getattr``."""
 

@@ -212,6 +212,13 @@ def test_what_is_not_there_is_named(tmp_path):
         main('coco', '--from', tmp_path / 'missing', '--to', tmp_path / 'root')
     with pytest.raises(SystemExit, match="no data set 'coc': choose one of bccd"):
         main('coc')
+    # what was in an archive of another data set does not stay
+    (tmp_path / 'other.txt').touch()
+    with tarfile.open(tmp_path / 'other.tar.gz', 'w:gz') as tar:
+        tar.add(tmp_path / 'other.txt', 'other/other.txt')
+    with pytest.raises(SystemExit, match='holds nothing of CIFAR-10'):
+        main('cifar10', '--from', tmp_path / 'other.tar.gz', '--to', tmp_path / 'root')
+    assert not list((tmp_path / 'root').rglob('other*'))
     (tmp_path / 'val2017.zip').write_bytes(b'half of it')
     with pytest.raises(SystemExit, match='val2017.zip: the checksum is not 442b8d'):
         main('coco', '--from', tmp_path, '--to', tmp_path / 'root')

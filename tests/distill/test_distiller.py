@@ -380,6 +380,21 @@ class TestOutside:
 
 
 class TestTeacher:
+    def test_a_copy_that_moves_has_its_own(self):
+        """Copies share the teacher, as averages of weights want it, until one of them moves."""
+        model = build(dict(loss_kl=LOGITS))
+        before = model.teacher.model
+        still, moved = copy.deepcopy(model), copy.deepcopy(model)
+        moved.double()
+        assert still.teacher.model is before is not moved.teacher.model
+        types = [next(m.teacher.model.parameters()).dtype for m in (model, still, moved)]
+        assert types == [torch.float32, torch.float32, torch.float64]
+        own = moved.teacher.model
+        moved.float()
+        assert moved.teacher.model is own and next(own.parameters()).dtype == torch.float32
+        model.double()
+        assert model.teacher.model is before and next(before.parameters()).dtype == torch.float64
+
     def test_checkpoint(self, tmp_path):
         teacher = MODELS.build(classifier(False))
         for parameter in teacher.parameters():

@@ -136,6 +136,29 @@ class TestWhatItCounts:
         assert sum(row[0] for row in seen.totals()).item() == pytest.approx(acs) and acs > 1000
         assert loss(seen.totals()).item() == pytest.approx(math.log(acs / 1000) ** 2, rel=1e-4)
 
+    def test_the_number_of_images_is_needed(self, network):
+        loss = FiringRate(synops=1000)
+        with loss.watch(network) as seen:
+            network(images())
+        with pytest.raises(ValueError, match='seen.images = len'):
+            seen.totals()
+
+    def test_one_loss_on_two_networks(self, network):
+        """Whether a layer has spikes is asked of each network."""
+        other = copy.deepcopy(network)
+        x, both = images(), FiringRate(synops=1000, floor=0)
+        # the first convolution of the other one has spikes
+        inputs = dict(network=x, other=(x > 0.5).float())
+        found = {}
+        for loss, kept in ((both, found), (None, alone := {})):
+            for name, net in (('network', network), ('other', other)):
+                each = loss or FiringRate(synops=1000, floor=0)
+                with each.watch(net) as seen:
+                    net(inputs[name])
+                seen.images = len(x)
+                kept[name] = each(seen.totals()).item()
+        assert found == pytest.approx(alone) and found['network'] != found['other']
+
     def test_nothing_changes(self, network):
         """Outputs and the other terms' gradients are bit for bit those of an unwatched network."""
         x, found = images(), []
@@ -205,6 +228,7 @@ class TestWhatItCounts:
             model.zero_grad()
             with loss.watch(model) as seen, time_folded(4):
                 run(x)
+                seen.images = 1
                 value = loss(seen.totals())
                 value.backward()
             found.append((value.item(), seen.totals()[0][1].item(), model[0].weight.grad.clone()))

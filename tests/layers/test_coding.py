@@ -12,6 +12,11 @@ from mmsnn.layers import TEBN, DirectEncoder, PoissonEncoder, Readout, fold, unf
 
 
 class TestDirectEncoder:
+    def test_vmap(self):
+        x = torch.rand(3, 2, 4, 5)
+        found = torch.vmap(lambda image: DirectEncoder(2)(image[None])[1])(x)
+        assert torch.equal(found, x)
+
     @pytest.mark.parametrize('T', [1, 4])
     def test_image_is_repeated(self, T):
         x = torch.randn(3, 2, 5, 5)

@@ -118,3 +118,16 @@ def test_statistics_that_a_later_forward_updates():
     neuron.fuse_norm = True
     neuron.after_norm(norm, torch.randn(4, 3, 5, 5))
     loss.backward()
+
+
+def test_a_sequence_that_does_more_is_called():
+    """after_norm takes apart what runs one layer after the other, and nothing else."""
+
+    class Residual(nn.Sequential):
+        def forward(self, x):
+            return x + super().forward(x)
+
+    torch.manual_seed(0)
+    layers, x = Residual(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)).eval(), torch.randn(4, 4, 5, 5)
+    neuron = LIF(2)
+    assert torch.equal(neuron.after_norm(layers, x), LIF(2)(layers(x)))

@@ -318,6 +318,10 @@ def _records(folder, name):
 
 
 def test_several_stand_side_by_side(runs, tmp_path, capsys):
+    before = (runs['detector'] / 'report.html').read_bytes()
+    cli.main('report', runs['detector'], runs['classifier'])
+    assert (runs['detector'] / 'report.html').read_bytes() == before
+    (runs['detector'] / 'comparison.html').unlink()
     cli.main('report', runs['detector'], runs['classifier'], '--out', tmp_path / 'both.html')
     assert f'saved {tmp_path / "both.html"}' in capsys.readouterr().out
     page = Page(tmp_path / 'both.html')

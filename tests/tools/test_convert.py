@@ -53,6 +53,18 @@ def loaded(model, state):
     return report
 
 
+def test_where_it_is_written(tmp_path, capsys):
+    """Not over the source, whose optimizer and position would be lost, and not into the name of a folder."""
+    file = tmp_path / 'epoch_1.pth'
+    torch.save(dict(state_dict={'conv1.weight': torch.rand(4, 3, 3, 3)}, optimizer=dict(a=1)), file)
+    before = file.read_bytes()
+    (tmp_path / 'link.pth').symlink_to(file)
+    for out, message in ((file, 'is the source'), (tmp_path / 'link.pth', 'is the source'), (tmp_path, 'is a folder')):
+        with pytest.raises(SystemExit):
+            convert(file, out)
+        assert message in capsys.readouterr().err and file.read_bytes() == before
+
+
 @MODELS.register_module(force=True)
 class PoolTo7(nn.AdaptiveAvgPool2d):
     """What stands between features and linear layers in torchvision's VGG."""

@@ -474,6 +474,7 @@ class TestWeightsOfOthers:
             ),
             (lambda c: c.pop('optimizer'), 'holds no optimizer, so no training can continue'),
             (lambda c: c.pop('meta'), 'holds no epoch and no iter'),
+            (lambda c: c.pop('message_hub'), 'holds no message_hub'),
         ],
     )
     def test_resuming_another_model(self, train, checkpoint, tmp_path, change, message):
@@ -482,6 +483,18 @@ class TestWeightsOfOthers:
         torch.save(content, tmp_path / 'x.pth')
         with pytest.raises(ValueError, match=f'--resume: {tmp_path}/x.pth {message}.*load_from={tmp_path}/x.pth'):
             train('--resume', str(tmp_path / 'x.pth'), epochs=2)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'), [(['--out', '{}/x.pkl'], '--out: '), (['--work-dir', '{}'], 'work_dir: ')]
+)
+def test_where_nothing_can_be_written(home, checkpoint, tmp_path, options, message):
+    """Said before the test set is run."""
+    (tmp_path / 'file').touch()
+    where = [option.format(tmp_path / 'file/x') for option in options]
+    rest = [] if '--work-dir' in where else ['--work-dir', str(tmp_path / 'work')]
+    with pytest.raises(OSError, match=f'{message}.*cannot be written'):
+        tool('test')['main']([str(home / 'plain.py'), checkpoint, *where, *rest])
 
 
 class Hostile:

@@ -1,6 +1,7 @@
 """Convert a checkpoint of another codebase into one that tools/test.py and the configs of mmsnn can load."""
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
@@ -30,7 +31,12 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('--key', help='entry of the file that contains the state dict, e.g. state_dict_ema')
     add_cfg_options(parser)
     parser.set_defaults(work_dir=None, launcher='none')
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.out.is_dir():
+        parser.error(f'{args.out} is a folder: give the name of a file')
+    if args.out.exists() and Path(args.source).exists() and args.out.samefile(args.source):
+        parser.error(f'{args.out} is the source, whose optimizer and position would be lost: give another name')
+    return args
 
 
 def main(argv=None) -> ConversionReport:
@@ -41,9 +47,14 @@ def main(argv=None) -> ConversionReport:
         report.fit = check_fit(state, build_model(read_config(args)))
     print(report)
     args.out.parent.mkdir(parents=True, exist_ok=True)
+    part = args.out.with_name(f'.{args.out.name}.part')
     name = args.source if '://' in args.source else Path(args.source).name
     meta = dict(source=name, layout=report.layout.name, mmsnn_version=__version__)
-    torch.save(dict(state_dict=state, meta=meta), args.out)
+    try:
+        torch.save(dict(state_dict=state, meta=meta), part)
+        os.replace(part, args.out)
+    finally:
+        part.unlink(missing_ok=True)
     print(f'written to {args.out}')
     return report
 

@@ -44,6 +44,7 @@ class FiringRate(DistillLoss):
         loss = FiringRate(rate=0.05)
         with loss.watch(model) as seen:
             out = model(images)
+        seen.images = len(images)  # only synops needs it
         total = F.cross_entropy(out, labels) + loss(seen.totals())
 
     The loss costs one sum over the spikes of each layer and stores no map. A neuron and its norm still run as one op,
@@ -76,8 +77,8 @@ class FiringRate(DistillLoss):
             raise ValueError(f'FiringRate: {"synops" if rate is None else "rate"} must be positive, got {target!r}')
         self.target, self.layerwise, self.floor = float(target), layerwise, floor
         self.of_synapses = rate is None
-        # Whether the inputs of a layer are spikes, by the layer's name; the first forward decides.
-        self.spiking: dict[str, bool] = {}
+        # Whether the inputs of a layer are spikes, by the layer's name, and of which layer; its first forward decides.
+        self.spiking: dict[str, tuple[int, bool]] = {}
 
     def extra_repr(self) -> str:
         kind = 'synops' if self.of_synapses else 'rate'
@@ -99,13 +100,13 @@ class FiringRate(DistillLoss):
         return spikes.sum(dtype=torch.promote_types(spikes.dtype, torch.float32)), spikes.numel()
 
     def _operations(self, name: str, layer: nn.Module, x: Tensor, output: Tensor) -> tuple[Tensor, int] | None:
-        if name not in self.spiking:
+        if self.spiking.get(name, (0, False))[0] != id(layer):
             with torch.no_grad():
                 if not (x != 0).any():
                     return None
                 integer = (x == x.round()).all() & (x.abs().max() <= LARGEST_INTEGER)
-                self.spiking[name] = bool(integer)
-        return (accumulations(layer, x, output), dense_macs(layer, x, output)) if self.spiking[name] else None
+                self.spiking[name] = id(layer), bool(integer)
+        return (accumulations(layer, x, output), dense_macs(layer, x, output)) if self.spiking[name][1] else None
 
     def forward(
         self, student: list[Tensor], teacher: Sequence[Tensor] = (), data_samples: list | None = None
@@ -142,7 +143,8 @@ class Activity(Watcher):
         # Compiled parts stay compiled, since running them eagerly would slow the training down unnoticed; `totals`
         # raises if they hide all of the modules.
         super().__init__(modules, eager=False)
-        self.measure, self.per_image, self.images = measure, per_image, 1
+        self.measure, self.per_image = measure, per_image
+        self.images: int | None = None
         self.amounts: dict[str, tuple[Tensor, int]] = {}
 
     def __enter__(self) -> 'Activity':
@@ -162,7 +164,8 @@ class Activity(Watcher):
         """A tensor ``[2]`` for each layer that was called, as `FiringRate.forward` takes it.
 
         Raises:
-            ValueError: no layer was called, or none of the recorded amounts carries a gradient.
+            ValueError: no layer was called, none of the recorded amounts carries a gradient, or ``images`` is needed
+                and not set.
         """
         if not self.amounts:
             raise ValueError(
@@ -173,6 +176,11 @@ class Activity(Watcher):
             raise ValueError(
                 'FiringRate: what it watches carries no gradient, so it would train nothing: the layers are frozen '
                 '(frozen_stages), or run under reentrant activation checkpointing'
+            )
+        if self.per_image and not self.images:
+            raise ValueError(
+                'FiringRate: synops counts the operations of an image: say how many images there were, by '
+                'seen.images = len(images), before seen.totals()'
             )
         images = self.images if self.per_image else 1
         return [torch.stack([x, x.new_tensor(float(of))]) / images for x, of in self.amounts.values()]

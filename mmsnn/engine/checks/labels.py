@@ -146,7 +146,7 @@ class Labels:
             return f'{text}. It has a palette: leave out imdecode_backend={self.backend!r}; pillow reads the numbers'
         if raw.shape[2] > 1 and (raw[..., :1] == raw[..., :3]).all():
             return f'{text}. The channels are equal: save one of them'
-        colours = np.unique(raw[..., :3].reshape(-1, 3)[:, ::-1], axis=0)
+        colours = np.unique(raw[..., :3].reshape(-1, min(3, raw.shape[2]))[:, ::-1], axis=0)
         return f'{text}. Convert each colour to a number (it has {len(colours)}: {some(map(tuple, colours.tolist()))})'
 
     def _used(self) -> set[int]:

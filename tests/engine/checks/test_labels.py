@@ -92,6 +92,8 @@ def test_colours(check):
     red = Image.new('RGB', (9, 8), (255, 0, 0))
     text = the(check([0, 1], image=red), 'error')
     assert '3 channels' in text and '(255, 0, 0)' in text and 'seg_map_path' in text
+    grey = check([0, 1], image=Image.new('LA', (9, 8), (1, 255)))
+    assert 'has colours (2 channels)' in the(grey, 'error')
     assert 'The channels are equal' in the(check([0, 1], image=Image.new('RGB', (9, 8), (1, 1, 1))), 'error')
 
 
