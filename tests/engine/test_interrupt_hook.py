@@ -78,9 +78,17 @@ class Fails(Hook):
         raise ZeroDivisionError
 
 
-def test_after_a_training_that_failed(tmp_path):
+@pytest.fixture
+def python_handler():
+    """Python's own handler of Ctrl-C, which the workers of pytest-xdist do not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_after_a_training_that_failed(tmp_path, python_handler):
     """In a notebook the next Ctrl-C belongs to what runs then, also while another training goes on."""
-    before = signal.getsignal(signal.SIGINT)
+    before = python_handler
     for name in 'ab':
         hooks = [dict(type='mmsnn.InterruptHook')]
         training = runner(classifier(True), 'mmpretrain', tmp_path / name, iterations=2, custom_hooks=hooks)
