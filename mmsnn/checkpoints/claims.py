@@ -71,25 +71,27 @@ def check_archive(source: Path | io.BytesIO) -> int:
         The size of the file in bytes.
 
     Raises:
-        ValueError: a checksum is wrong, or the records are too large; the message has both sizes.
+        ValueError: a record is damaged, or the records are too large; the message has both sizes.
     """
     size = source.getbuffer().nbytes if isinstance(source, io.BytesIO) else Path(source).stat().st_size
     if not zipfile.is_zipfile(source):
         return size
-    bad = None
     try:
-        with zipfile.ZipFile(source) as archive:
-            claimed = sum(record.file_size for record in archive.infolist())
-            if claimed <= INFLATION * size:
-                # torch does not look at the checksums
-                bad = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, ValueError):
+        archive = zipfile.ZipFile(source)
+    except (zipfile.BadZipFile, OSError, ValueError):
         # Reading the file will raise the right error.
         return size
+    with archive:
+        claimed = sum(record.file_size for record in archive.infolist())
+        if claimed > INFLATION * size:
+            raise ValueError(f'it has {size} bytes and claims to hold {claimed}')
+        # torch does not look at the checksums
+        try:
+            bad = archive.testzip()
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+            raise ValueError(f'a part of it cannot be read ({error})') from error
     if bad is not None:
         raise ValueError(f'the checksum of {bad} in it is wrong')
-    if claimed > INFLATION * size:
-        raise ValueError(f'it has {size} bytes and claims to hold {claimed}')
     return size
 
 

@@ -60,7 +60,15 @@ def make_safe(cfg: Config) -> Config:
 
 
 # What trainings and tests write into a work dir besides checkpoints and folders of logs.
-WRITTEN = ('last_checkpoint', FILE, 'benchmark.json', 'time_steps.json', 'early_exit.json', 'report.html')
+WRITTEN = (
+    'last_checkpoint',
+    FILE,
+    'benchmark.json',
+    'time_steps.json',
+    'early_exit.json',
+    'report.html',
+    'comparison.html',
+)
 
 
 def make_room(cfg: Config) -> None:

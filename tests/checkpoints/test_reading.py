@@ -11,6 +11,7 @@ from mmengine.logging import HistoryBuffer
 
 from mmsnn.checkpoints import reading
 from mmsnn.checkpoints.reading import load_file, load_state
+from mmsnn.engine.resuming import damage
 
 STATE = {'conv1.weight': torch.arange(4.0)}
 
@@ -127,6 +128,19 @@ def test_a_file_with_a_wrong_checksum_is_refused(tmp_path):
     assert torch.load(file, weights_only=True)['state_dict']['a'].numel() == 30_000
     with pytest.raises(ValueError, match='file.pth was not loaded.*checksum of .* is wrong'):
         load_file(file)
+    assert 'checksum' in damage(file)
+
+
+def test_a_file_with_a_damaged_header_is_refused(tmp_path):
+    """That of a record, where zipfile raises before it has a checksum."""
+    file = tmp_path / 'file.pth'
+    torch.save(dict(state_dict=dict(a=torch.rand(30_000))), file)
+    content = bytearray(file.read_bytes())
+    content[:4] = bytes(4)
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match='file.pth was not loaded'):
+        load_file(file)
+    assert damage(file)
 
 
 class Asks:

@@ -99,7 +99,7 @@ def test_samples_do_not_return_to_the_same_places(shape):
         assert len(places.unique()) == last[dim]
 
 
-def test_threads_that_call_at_once(monkeypatch):
+def test_threads_that_call_at_once():
     torch.manual_seed(0)
     net = SEWResNet(18, T=2, base_channels=4, stem_channels=4).eval()
     wanted = net(X)[0].detach()
