@@ -124,13 +124,14 @@ METHODS = {
 
 @dataclass
 class Run:
-    """One training with its config, folder and options, or a test of ``weights``."""
+    """One training with its config, folder and options (``amp``: in mixed precision), or a test of ``weights``."""
 
     config: Path
     folder: Path
     seed: int
     options: list[str] = field(default_factory=list)
     weights: Path | None = None
+    amp: bool = False
 
     @cached_property
     def epochs(self) -> int:
@@ -167,7 +168,7 @@ class Run:
         if self.weights:
             command = [ROOT / 'tools/test.py', *command, self.weights]
         else:
-            command = [ROOT / 'tools/train.py', *command, '--seed', self.seed]
+            command = [ROOT / 'tools/train.py', *command, '--seed', self.seed, *['--amp'] * self.amp]
         command = [sys.executable, *command]
         saved = any((self.folder / name).exists() for name in ('last_checkpoint', 'interrupted.pth'))
         command += ['--resume'] if saved else []
@@ -184,10 +185,12 @@ class Run:
             (self.folder / 'teacher.pth').symlink_to(last)
 
 
-def plan(task: str, seeds: int, methods: list[str], work: Path, epochs: int | None = None) -> dict[str, list[Run]]:
+def plan(
+    task: str, seeds: int, methods: list[str], work: Path, epochs: int | None = None, amp: bool = False
+) -> dict[str, list[Run]]:
     """The runs of one task: its teacher with one seed, and the students of those ``methods`` that take part in it.
 
-    ``epochs`` replaces the number of epochs of the students.
+    ``epochs`` replaces the number of epochs of the students, ``amp`` trains them in mixed precision.
     """
     about = TASKS[task]
     data = Path(os.environ.get('MMSNN_DATA_ROOT', '../shared/data')).resolve()
@@ -206,8 +209,9 @@ def plan(task: str, seeds: int, methods: list[str], work: Path, epochs: int | No
             # the last scheduler is the cosine
             last = len(Config.fromfile(config).param_scheduler) - 1
             options += [f'train_cfg.max_epochs={epochs}', f'param_scheduler.{last}.T_max={epochs}']
-        folder = work / (f'{task}_{epochs}epochs' if epochs else task) / name.replace(', ', '_').replace(' ', '')
-        runs[name] = [Run(config, folder / f'seed{seed}', seed, options) for seed in range(seeds)]
+        budget = task + (f'_{epochs}epochs' if epochs else '') + ('_amp' if amp else '')
+        folder = work / budget / name.replace(', ', '_').replace(' ', '')
+        runs[name] = [Run(config, folder / f'seed{seed}', seed, options, amp=amp) for seed in range(seeds)]
     return runs
 
 
@@ -363,6 +367,7 @@ def main(argv=None) -> None:
     parser.add_argument('--seeds', type=int, default=3, help='number of seeds (default: 3)')
     parser.add_argument('--methods', nargs='+', choices=list(METHODS), default=list(METHODS), metavar='METHOD')
     parser.add_argument('--epochs', type=int, help="epochs of the students; default: their configs'")
+    parser.add_argument('--amp', action='store_true', help='students train in mixed precision')
     parser.add_argument('--jobs', type=int, default=2, help='number of trainings that run at once (default: 2)')
     parser.add_argument('--threads', type=int, help='threads of a training; default: its share of the cores')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/methods'))
@@ -372,7 +377,8 @@ def main(argv=None) -> None:
     if unknown := set(args.tasks) - set(TASKS):
         parser.error(f'unknown tasks {", ".join(sorted(unknown))}; the tasks are {", ".join(TASKS)}')
     tasks = args.tasks or ['cifar10', 'bccd', 'camvid']
-    plans = {task: plan(task, args.seeds, args.methods, args.work_dir.resolve(), args.epochs) for task in tasks}
+    work = args.work_dir.resolve()
+    plans = {task: plan(task, args.seeds, args.methods, work, args.epochs, args.amp) for task in tasks}
     if not args.no_train:
         train_all(plans, args.jobs, args.threads)
     results = [summary(task, runs) for task, runs in plans.items()]
