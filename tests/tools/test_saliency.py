@@ -1,4 +1,6 @@
+import itertools
 import json
+import math
 import runpy
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch.nn import functional as F
 
 ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / 'tools/analysis_tools'
 
 # the neuron fires on random weights
 SPIKING = "dict(type='mmsnn.SEWResNet', depth=18, base_channels=4, T=2, neuron=dict(type='LIF', v_threshold=0.2))"
@@ -76,7 +79,7 @@ model = dict(
 
 
 def run(*args):
-    return runpy.run_path(str(ROOT / 'tools/analysis_tools/saliency.py'))['main'](list(map(str, args)))
+    return runpy.run_path(str(FOLDER / 'saliency.py'))['main'](list(map(str, args)))
 
 
 @pytest.fixture(scope='module', params=TASKS)
@@ -263,7 +266,7 @@ class TestClassification:
 
 
 def test_event_frames_are_drawn_in_grey():
-    picture = runpy.run_path(str(ROOT / 'tools/analysis_tools/saliency.py'))['picture']
+    picture = runpy.run_path(str(FOLDER / 'saliency.py'))['picture']
     frames = torch.zeros(3, 2, 4, 5)
     frames[:, 0, 1, 2] = 2
     frames[0, 1, 3, 4] = 3
@@ -272,3 +275,55 @@ def test_event_frames_are_drawn_in_grey():
     assert image[1, 2].tolist() == [255] * 3 and image[3, 4].tolist() == [127] * 3
     pixels = torch.randint(256, (3, 4, 5), dtype=torch.uint8)
     assert (picture(pixels, True) == picture(pixels, False)[..., ::-1]).all()
+
+
+class TestSeveralStudents:
+    @pytest.fixture
+    def home(self, tmp_path):
+        return furnish(tmp_path, 'mmpretrain')
+
+    @pytest.fixture
+    def several(self, monkeypatch):
+        monkeypatch.syspath_prepend(str(FOLDER))
+        return lambda *args: runpy.run_path(str(FOLDER / 'saliency_students.py'))['main'](list(map(str, args)))
+
+    def test_seeds_and_students(self, home, several, capsys):
+        """The means are those of saliency.py on the same images."""
+        other = torch.load(home / 'student.pth', weights_only=True)
+        other['state_dict'] = {k: v * 1.1 if v.dim() == 4 else v for k, v in other['state_dict'].items()}
+        torch.save(other, home / 'other.pth')
+        out = home / 'made.json'
+        students = [f'two={home / "student.pth"},{home / "other.pth"}', f'one={home / "student.pth"}']
+        several(home / 'distilled.py', '--students', *students, '--first', 3, '--out', out)
+        found = json.loads(out.read_text())
+        single = run(home / 'distilled.py', home / 'student.pth', '--first', 3)
+        assert found['images'] == 3 and found['teacher_checkpoint'] == str(home / 'teacher.pth')
+        first, second = found['students']['two']
+        assert [{**first, 'checkpoint': ''}] == [{**s, 'checkpoint': ''} for s in found['students']['one']]
+        assert first['gradient'] != second['gradient'] and first['gradient']['cosine']['images'] == 3
+        for kind, figure in itertools.product(('gradient', 'grad_cam'), ('cosine', 'spearman', 'iou')):
+            values = torch.tensor(single.values(kind, figure), dtype=torch.float64)
+            seen = first[kind][figure]
+            assert seen['images'] == len(values)
+            if len(values) > 1:  # where not all maps are flat
+                assert seen['mean'] == pytest.approx(values.mean().item())
+                assert seen['error'] == pytest.approx(values.std().item() / math.sqrt(len(values)))
+        rows = [
+            line for line in capsys.readouterr().out.splitlines() if line.startswith(('| two | 2 |', '| one | 1 |'))
+        ]
+        assert ['±' in row for row in rows] == [True, False]
+        picture = cv2.imread(str(out.with_suffix('.png')))
+        assert picture.std() > 5
+
+    @pytest.mark.parametrize(
+        'students, said',
+        [
+            (['name'], 'NAME=CHECKPOINT'),
+            (['a=x.pth', 'a=y.pth'], 'twice'),
+            (['a=nowhere.pth'], '--students a: there is no checkpoint'),
+        ],
+    )
+    def test_bad_students(self, home, several, capsys, students, said):
+        with pytest.raises((SystemExit, FileNotFoundError)) as error:
+            several(home / 'distilled.py', '--students', *students)
+        assert said in capsys.readouterr().err + str(error.value)

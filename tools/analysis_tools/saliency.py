@@ -104,6 +104,18 @@ def build(cfg: Config, checkpoint: str | None, key: str) -> torch.nn.Module:
     return model
 
 
+def build_teacher(cfg: Config, args: argparse.Namespace) -> tuple[torch.nn.Module, dict]:
+    """The teacher that command line or config names, and its config, if that is a file, and checkpoint."""
+    config, checkpoint, key = find_teacher(cfg, args)
+    named = dict(teacher_checkpoint=checkpoint)
+    if isinstance(config, str):
+        teacher_cfg = read_config(argparse.Namespace(**{**vars(args), 'config': config, 'cfg_options': None}))
+        named['teacher'] = config
+    else:
+        teacher_cfg = Config(dict(model=config, default_scope=cfg.get('default_scope')))
+    return build(teacher_cfg, checkpoint, key).to(args.device), named
+
+
 def read_images(cfg: Config, files: list[str] | None, first: int) -> Iterator[dict]:
     """The ``files``, or the ``first`` images of the test dataset, after the test pipeline.
 
@@ -185,12 +197,7 @@ def main(argv=None):
     # mmengine would otherwise report every parameter that it initialises
     MMLogger.get_instance('saliency', log_level='WARNING')
     cfg = read_config(args)
-    config, checkpoint, key = find_teacher(cfg, args)
-    if isinstance(config, str):
-        teacher_cfg = read_config(argparse.Namespace(**{**vars(args), 'config': config, 'cfg_options': None}))
-    else:
-        teacher_cfg = Config(dict(model=config, default_scope=cfg.get('default_scope')))
-    teacher = build(teacher_cfg, checkpoint, key).to(args.device)
+    teacher, named = build_teacher(cfg, args)
     student = build(cfg, args.checkpoint, 'checkpoint').to(args.device)
     if args.T is not None:
         mmsnn.set_time_steps(student, args.T)
@@ -210,9 +217,7 @@ def main(argv=None):
     Console(width=None if Console().is_terminal else 160).print(report.table())
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        networks = dict(config=args.config, checkpoint=args.checkpoint, teacher_checkpoint=checkpoint)
-        if isinstance(config, str):
-            networks['teacher'] = config
+        networks = dict(config=args.config, checkpoint=args.checkpoint, **named)
         (args.out / 'saliency.json').write_text(json.dumps(networks | report.as_dict(), indent=1))
         for i, (item, saliency) in enumerate(zip(items, report.images)):
             draw(picture(item['inputs'], from_files(cfg)), saliency, args.out / f'{i:03d}_{saliency.name}.png')
