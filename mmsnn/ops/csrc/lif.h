@@ -58,7 +58,12 @@ MMSNN_FN float exponential(float u) { return expf(u); }
 MMSNN_FN double exponential(double u) { return exp(u); }
 MMSNN_FN double arctan(double u) { return atan(u); }
 MMSNN_FN float arctan(float u) { return atanf(u); }
+// Within 2 units in the last place, and without the branches of an exact quotient; divisors above 2^126 give 0.
+MMSNN_FN float quotient(float a, float b) { return __fdividef(a, b); }
+MMSNN_FN double quotient(double a, double b) { return a / b; }
 #else
+template <typename F>
+MMSNN_FN F quotient(F a, F b) { return a / b; }
 MMSNN_FN float round_even(float u) { return __builtin_rintf(u); }
 MMSNN_FN double round_even(double u) { return __builtin_rint(u); }
 MMSNN_FN double exponential(double u) { return __builtin_exp(u); }
@@ -91,10 +96,10 @@ template <int surrogate, typename F>
 MMSNN_FN F surrogate_slope(F u, F alpha) {
   if (surrogate == kAtan) {
     const F w = F(1.5707963267948966) * alpha * u;
-    return (alpha / F(2)) / (w * w + F(1));
+    return quotient(alpha / F(2), w * w + F(1));
   }
   if (surrogate == kSigmoid) {
-    const F s = F(1) / (F(1) + exponential(-alpha * u));
+    const F s = quotient(F(1), F(1) + exponential(-alpha * u));
     return alpha * s * (F(1) - s);
   }
   if (surrogate == kTriangle) {
