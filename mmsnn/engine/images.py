@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
-from mmcv.transforms import BaseTransform, LoadImageFromFile
+import mmcv
+from mmcv.transforms import BaseTransform, LoadAnnotations, LoadImageFromFile
+from PIL import Image
 
 from mmsnn.checkpoints.claims import stand_in
 
@@ -27,8 +29,27 @@ class UnreadableImage(ValueError):
         return f'{self.path} cannot be read: {self.reason}'
 
 
-class NamedImages(BaseTransform):
-    """A transform that loads images by another one and raises errors that name the file.
+class Named(BaseTransform):
+    """A transform that acts as another one, ``load``, and raises errors that name the file.
+
+    Raises:
+        UnreadableImage: the file is missing, empty, damaged, not an image, or larger than the decoder allows.
+    """
+
+    def __init__(self, load: BaseTransform):
+        self.load = load
+
+    def __getattr__(self, name: str):
+        if name == 'load':
+            raise AttributeError(name)
+        return getattr(self.load, name)
+
+    def __repr__(self) -> str:
+        return repr(self.load)
+
+
+class NamedImages(Named):
+    """A transform that loads images by another one.
 
     Args:
         load: mmcv's LoadImageFromFile or a transform derived from it.
@@ -38,18 +59,13 @@ class NamedImages(BaseTransform):
         noticed: paths and reasons of such images, which are used nevertheless.
 
     Raises:
-        UnreadableImage: the file is missing, empty, damaged, not an image, larger than the decoder allows, or smaller
-            than two pixels.
+        UnreadableImage: as `Named`, or the image is smaller than two pixels.
     """
 
     def __init__(self, load: BaseTransform, notice: bool = False):
-        self.load, self.notice = load, notice
+        super().__init__(load)
+        self.notice = notice
         self.noticed: list[tuple[str, str]] = []
-
-    def __getattr__(self, name: str):
-        if name == 'load':
-            raise AttributeError(name)
-        return getattr(self.load, name)
 
     def transform(self, results: dict) -> dict | None:
         """The result of ``load`` for ``results``."""
@@ -71,8 +87,53 @@ class NamedImages(BaseTransform):
             self.noticed.append((path, f'it is {width}x{height} pixels, its annotation says {given[0]}x{given[1]}'))
         return loaded
 
-    def __repr__(self) -> str:
-        return repr(self.load)
+
+class NamedLabels(Named):
+    """A transform that loads annotations by another one, mmcv's LoadAnnotations or one derived from it.
+
+    Raises:
+        UnreadableImage: as `Named`, or a label image has another size than its image.
+    """
+
+    def transform(self, results: dict) -> dict | None:
+        """The result of ``load`` for ``results``."""
+        path = results.get('seg_map_path')
+        try:
+            loaded = self.load.transform(results)
+        # Other annotations may be at fault; then the label image can be read.
+        except Exception as error:
+            if isinstance(path, str) and not readable(path):
+                raise UnreadableImage(path, why(path, error)) from error
+            raise
+        if isinstance(path, str) and isinstance(loaded, dict) and 'gt_seg_map' in loaded and 'ori_shape' in loaded:
+            own, image = loaded['gt_seg_map'].shape[:2], tuple(loaded['ori_shape'][:2])
+            if own != image:
+                raise UnreadableImage(path, other_size(own, image))
+        return loaded
+
+
+def readable(path: str) -> bool:
+    """Whether an image file can be decoded."""
+    try:
+        return mmcv.imread(path, flag='unchanged', backend='pillow') is not None
+    except Exception:
+        return False
+
+
+def image_size(path: str) -> tuple[int, int]:
+    """Width and height of an image as mmcv loads it, with the rotation of its EXIF entry.
+
+    Raises:
+        OSError: the file is not an image.
+    """
+    with Image.open(path) as image:
+        turned = image.getexif().get(0x0112, 1) > 4
+        return image.size[::-1] if turned else image.size
+
+
+def other_size(label: tuple[int, int], image: tuple[int, int]) -> str:
+    """The fault of a label image whose height and width are not those of its image."""
+    return f'this label image is {label[1]}x{label[0]} pixels, its image {image[1]}x{image[0]}'
 
 
 def why(path: str, error: Exception) -> str:
@@ -96,7 +157,7 @@ def why(path: str, error: Exception) -> str:
 
 
 def name_images(dataset, notice: bool = False) -> None:
-    """Wrap the transforms that load images in `NamedImages`, in the pipelines of a dataset and its inner datasets."""
+    """Wrap the transforms that load images and label images, in the pipelines of a dataset and its inner datasets."""
     for inner in (getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())):
         if inner is not None and inner is not dataset:
             name_images(inner, notice)
@@ -104,6 +165,8 @@ def name_images(dataset, notice: bool = False) -> None:
     for i, transform in enumerate(transforms if isinstance(transforms, list) else ()):
         if isinstance(transform, LoadImageFromFile):
             transforms[i] = NamedImages(transform, notice)
+        elif isinstance(transform, LoadAnnotations):
+            transforms[i] = NamedLabels(transform)
 
 
 def noticed(dataset) -> list[tuple[str, str]]:

@@ -38,7 +38,9 @@ def describe(dataset) -> dict:
         return said | dict(sides=[round(side, 1) for side in sides.tolist()])
     if 'seg_map_path' in info:
         base = _innermost(dataset)
-        load = next((t for t in base.pipeline.transforms if 'LoadAnnotations' in type(t).__name__), None)
+        # a training has them in `NamedLabels`
+        loads = (t for t in base.pipeline.transforms if 'LoadAnnotations' in type(getattr(t, 'load', t)).__name__)
+        load = next(loads, None)
         if load is None:
             raise ValueError('no LoadAnnotations in the pipeline reads the label images')
         chosen = spread(len(dataset), READ)

@@ -8,9 +8,9 @@ import cli
 import cv2
 import numpy as np
 import pytest
-from mmcv.transforms import LoadImageFromFile
+from mmcv.transforms import LoadAnnotations, LoadImageFromFile
 
-from mmsnn.engine.images import NamedImages, UnreadableImage
+from mmsnn.engine.images import NamedImages, NamedLabels, UnreadableImage
 from mmsnn.engine.unreadable import FILE
 
 
@@ -68,6 +68,22 @@ def test_is_named(tmp_path, kind):
     spoil(path, kind)
     with pytest.raises(UnreadableImage, match=BROKEN[kind][1]) as error:
         load.transform(dict(img_path=str(path)))
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
+@pytest.mark.parametrize('kind', [kind for kind in BROKEN if not kind.startswith(('one pixel', 'a PNG without'))])
+def test_label_images_are_named(tmp_path, kind, backend):
+    path = cli.image(tmp_path, 'label.png', 0)
+    cv2.imwrite(str(path), np.zeros((64, 64), np.uint8))
+    load = NamedLabels(LoadAnnotations(with_bbox=False, with_label=False, with_seg=True, imdecode_backend=backend))
+    sample = dict(seg_map_path=str(path), ori_shape=(64, 64))
+    assert load.transform(dict(sample))['gt_seg_map'].shape == (64, 64)
+    with pytest.raises(UnreadableImage, match='this label image is 64x64 pixels, its image 32x64'):
+        load.transform(dict(sample, ori_shape=(64, 32)))
+    spoil(path, kind)
+    with pytest.raises(UnreadableImage, match=BROKEN[kind][1]) as error:
+        load.transform(dict(sample))
     assert str(path) in str(error.value)
 
 

@@ -14,6 +14,7 @@ DROPPED = {
     'narrower or lower than a pixel': 'COCO boxes are [x, y, width, height] in pixels of the image',
     'of another category': '',
     'of an image that is not listed': "image_id must be the id of one of the file's images",
+    'marked iscrowd': 'these are regions to ignore: write iscrowd = 0 for single objects',
 }
 # Faults for which mmdet or pycocotools raise a bare KeyError or TypeError, with their remedies.
 FATAL = {
@@ -148,6 +149,8 @@ class Annotations:
                 return 'whose segmentation is no list of polygons'
             if isinstance(shape, dict) and list(shape.get('size', ())) != [height, width]:
                 return 'whose mask has another size than its image'
+        if annotation.get('iscrowd'):
+            return 'marked iscrowd'
         self.beyond += x < -1 or y < -1 or right > width + 1 or bottom > height + 1
         mark = hash((image, category, x, y, w, h))
         self.repeated += mark in self.seen
@@ -213,7 +216,7 @@ class Annotations:
         absent = [name for category, name in self.ids.items() if not self.kept[category]]
         if absent and total:
             text += f'; classes without a box: {some(absent)}'
-        expected = dropped.get('of another category', 0) + dropped.get('marked ignore', 0)
+        expected = sum(dropped.get(rule, 0) for rule in ('of another category', 'marked ignore', 'marked iscrowd'))
         many = sum(dropped.values()) - expected > 0.01 * total or 'of an area of 0 or less' in dropped
         if self.corners > 0.5 * total:
             many, text = True, f'{text}; most boxes leave their image: are they corners instead of sizes?'

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
-from PIL import Image
+from mmsnn.engine.images import image_size
 
 from .annotations import Annotations, Reader
 from .classes import check_categories
@@ -175,7 +175,7 @@ def _files(path: str, images: list, reader: Reader, used: set) -> Iterator[Findi
     for image in read:
         file, given = os.path.join(reader.folder, image['file_name']), (image['width'], image['height'])
         try:
-            size = _size(file)
+            size = image_size(file)
         except OSError:
             yield error(f'{reader.owner}.data_prefix.img', f'{file} is not an image that can be read')
             return
@@ -187,10 +187,3 @@ def _files(path: str, images: list, reader: Reader, used: set) -> Iterator[Findi
             f'{path} gives another width and height for {len(other)} of {len(read)} images that were looked at '
             f'({other[0]}): boxes are read in pixels of the actual images',
         )
-
-
-def _size(path: str) -> tuple[int, int]:
-    """Width and height of an image as mmcv loads it, with the rotation of its EXIF entry."""
-    with Image.open(path) as image:
-        turned = image.getexif().get(0x0112, 1) > 4
-        return image.size[::-1] if turned else image.size

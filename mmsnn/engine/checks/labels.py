@@ -4,6 +4,7 @@ import os
 import os.path as osp
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 import mmcv
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from mmsnn import listing
 from mmsnn.building import type_name
+from mmsnn.engine.images import image_size, other_size, why
 
 from .data import Data, evaluators, missing_files
 from .findings import Finding, error, note, some, unchecked, warning
@@ -117,12 +119,20 @@ class Labels:
     def _add(self, sample: dict) -> str | None:
         """Read a label image; return the fault of the image itself, if it has one."""
         path = sample['seg_map_path']
-        raw = mmcv.imread(path, flag='unchanged', backend=self.backend)
+        try:
+            raw = mmcv.imread(path, flag='unchanged', backend=self.backend)
+        # Decoders raise errors of many kinds.
+        except Exception as problem:
+            return f'{path} cannot be read: {why(path, problem)}'
         if raw is None:
             return f'{path} is not an image'
         raw = raw.squeeze()
         if raw.ndim > 2:
             return self._colours(path, raw)
+        with suppress(OSError):
+            width, height = image_size(sample['img_path'])
+            if raw.shape != (height, width):
+                return f'{path}: {other_size(raw.shape, (height, width))}; save it in the size of its image'
         if raw.dtype != np.uint8 and raw.dtype != bool and (raw.min() < 0 or raw.max() > 255):
             return (
                 f'{path} has values from {raw.min()} to {raw.max()}, of which mmseg keeps the lowest eight bits: '

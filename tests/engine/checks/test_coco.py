@@ -118,6 +118,16 @@ def test_double_categories(content, check, change, message):
     assert 'categories[1]' in check(content)['error'][0]
 
 
+def test_crowds_are_not_learned(content, check):
+    """mmdet keeps these boxes as regions to ignore."""
+    content['annotations'][0]['iscrowd'] = 1
+    assert '5 of 6 boxes; boxes dropped: 1 marked iscrowd' in the(check(content), 'note')
+    for annotation in content['annotations']:
+        annotation['iscrowd'] = 1
+    text = the(check(content), 'error')
+    assert 'none of the 6 boxes would be read: 6 marked iscrowd' in text and 'write iscrowd = 0' in text
+
+
 def every(key, value=None):
     """A change of every annotation."""
 

@@ -110,6 +110,26 @@ def test_more_than_eight_bits(check):
     assert 'from 0 to 257' in the(check([0, 1], image=deep), 'error')
 
 
+@pytest.mark.parametrize('content', [b'', b'no image', 'half'])
+def test_damaged_label_images(check, tmp_path, content):
+    check([0, 1])
+    path = tmp_path / 'ann' / '1.png'
+    damaged = path.read_bytes()[:45] if content == 'half' else content
+
+    class Damaged:
+        def save(self, place):
+            place.write_bytes(damaged)
+
+    text = the(check([0, 1], image=Damaged()), 'error')
+    assert 'train_dataloader.dataset.data_prefix.seg_map_path' in text and str(tmp_path / 'ann' / '0.png') in text
+    assert ('it is empty' if not damaged else 'damaged or not an image') in text
+
+
+def test_label_images_of_another_size(check, tmp_path):
+    text = the(check([0, 1], image=Image.new('L', (9, 4))), 'error')
+    assert 'this label image is 9x4 pixels, its image 9x8; save it in the size of its image' in text
+
+
 def test_files_that_are_not_there(check, tmp_path):
     check([0, 1])
     text = the(check([0, 1], count=0, img_suffix='.jpg'), 'error')
