@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from tiny import Noise, classifier, runner
 
 from mmsnn.checkpoints.reading import load_file
+from mmsnn.engine.resuming import newest_whole
 
 
 class SignalInValidation(Hook):
@@ -71,6 +72,80 @@ def test_averages(tmp_path, average, at):
     resumed.call_hook('before_run')
     resumed.load_or_resume()
     assert all(torch.equal(x, sender.weights[k]) for k, x in resumed.model.state_dict().items())
+
+
+class Validations(Hook):
+    """Where validations took place, and the learning rate after each."""
+
+    priority = 'LOWEST'
+
+    def __init__(self):
+        self.seen = []
+
+    def after_val_epoch(self, runner, metrics=None):
+        self.seen.append((runner.epoch, runner.iter, runner.optim_wrapper.get_lr()['lr'][0]))
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+@pytest.mark.parametrize('stop', ['in the validation', 'killed', 'in the last validation'])
+def test_a_validation_that_was_cut_off_is_made_up(tmp_path, by_epoch, stop):
+    """Schedules that wait for a plateau miss no value. A validation that took place is not repeated."""
+
+    def run(folder, sender=None, **kwargs):
+        loader = dict(dataset=Noise('mmpretrain'), batch_size=4, num_workers=0)
+        loop = dict(type='mmsnn.EpochBasedTrainLoop', max_epochs=6, val_interval=2)
+        if not by_epoch:
+            loop = dict(type='mmsnn.IterBasedTrainLoop', max_iters=12, val_interval=4)
+        training = runner(
+            classifier(True),
+            'mmpretrain',
+            folder,
+            train_cfg=loop,
+            val_dataloader=dict(loader, sampler=dict(type='DefaultSampler', shuffle=False)),
+            val_cfg=dict(),
+            val_evaluator=dict(type='mmpretrain.Accuracy', topk=(1,)),
+            # every value is worse than the threshold asks for
+            param_scheduler=dict(
+                type='ReduceOnPlateauLR', monitor='accuracy/top1', rule='greater', threshold=1e6, patience=0, factor=0.5
+            ),
+            default_hooks=dict(
+                checkpoint=dict(type='CheckpointHook', by_epoch=by_epoch, interval=2 if by_epoch else 4)
+            ),
+            custom_hooks=[dict(type='mmsnn.InterruptHook')],
+            **kwargs,
+        )
+        seen = Validations()
+        for hook in (seen, sender):
+            if hook is not None:
+                training.register_hook(hook)
+        if stop and sender:
+            with pytest.raises(KeyboardInterrupt if stop == 'killed' else SystemExit):
+                training.train()
+        else:
+            training.train()
+        return seen.seen
+
+    whole = run(tmp_path / 'whole')
+    assert len(whole) == 3 and whole[0][2] > whole[2][2]
+    batches = -(-len(Noise('mmpretrain')) // 4)
+    sender = Stops(stop, 2 * batches + 1 if 'last' in stop else 1)
+    first = run(tmp_path / 'parted', sender)
+    assert first == (whole[:2] if 'last' in stop else [])
+    second = run(tmp_path / 'parted', load_from=str(newest_whole(tmp_path / 'parted')[0]), resume=True)
+    assert second == whole[len(first) :]
+
+
+class Stops(SignalInValidation):
+    """Ends a training at an iteration of the validation, by a signal or without a chance to save anything."""
+
+    def __init__(self, how, at):
+        super().__init__(at)
+        self.how = how
+
+    def before_val_iter(self, runner, *args, **kwargs):
+        if self.how == 'killed':
+            raise KeyboardInterrupt
+        super().before_val_iter(runner)
 
 
 class Fails(Hook):

@@ -7,8 +7,9 @@ import tiny
 import torch
 from losses import Losses
 
-from mmsnn.engine.loops import EpochBasedTrainLoop, Place, PlacedBatches, SeededDataset
+from mmsnn.engine.loops import EpochBasedTrainLoop
 from mmsnn.engine.resuming import newest_whole
+from mmsnn.engine.seeding import Place, PlacedBatches, SeededDataset
 
 pytestmark = pytest.mark.row('R13')
 

@@ -75,10 +75,11 @@ class Noise(Dataset):
 
 
 def runner(model: dict, task: str, work_dir, iterations: int = 20, val_interval: int = 1000, **kwargs) -> Runner:
-    """A runner that trains ``model`` on noise, batches of 2, with checkpoints after every 10 iterations."""
-    return Runner(
-        model=model,
-        work_dir=str(work_dir),
+    """A runner that trains ``model`` on noise, batches of 2, with checkpoints after every 10 iterations.
+
+    ``kwargs`` replace its arguments.
+    """
+    usual = dict(
         train_dataloader=dict(
             dataset=Noise(task), batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False)
         ),
@@ -93,5 +94,5 @@ def runner(model: dict, task: str, work_dir, iterations: int = 20, val_interval:
         log_level='ERROR',
         # the name of a visualizer that exists only once
         experiment_name=f'{work_dir}',
-        **kwargs,
     )
+    return Runner(model=model, work_dir=str(work_dir), **{**usual, **kwargs})

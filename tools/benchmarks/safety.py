@@ -20,8 +20,8 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmsnn.analysis import pairing
 from mmsnn.engine.cli import build_runner, complete_loaders
 from mmsnn.engine.images import NamedImages
-from mmsnn.engine.loops import Place
 from mmsnn.engine.safety import make_safe
+from mmsnn.engine.seeding import Place
 
 ROOT = Path(__file__).resolve().parents[2]
 WITH, WITHOUT = 'with all parts', 'without'

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from mmsnn.registry import HOOKS
 
-from ..loops import patient
+from ..seeding import patient
 from .checkpoint_hook import INTERRUPTED
 
 # Signals of Ctrl-C, of schedulers, and of Slurm's warning (sbatch --signal=USR1@60).
