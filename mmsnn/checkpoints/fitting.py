@@ -11,7 +11,8 @@ from mmsnn.listing import some
 
 from .conversion import convert_state
 from .matching import Match, compare, is_wrapper, learned_by_neurons, misfit, plain_name
-from .reading import load_state
+from .origin import mention_origin
+from .reading import find_state, load_content
 
 # Prefixes of names in checkpoints of training scripts that wrap a network.
 LEADS = ('model.', 'net.', 'network.')
@@ -183,11 +184,15 @@ def _remedy(best: Match, source: str, door: str, key: str) -> str:
     return remedy
 
 
-def load_weights(model: nn.Module, source: str, key: str = '', door: str = 'test') -> None:
+def load_weights(model: nn.Module, source: str, key: str = '', door: str = 'test', cfg: Mapping | None = None) -> None:
     """Load a checkpoint, given as for `load_state`, into a whole model that is not going to be trained.
+
+    With the model's config ``cfg``, the log says if the file was trained with another network of equal shapes.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file could run code, or does not fit; see `fit`.
     """
-    model.load_state_dict(fit(model, load_state(source), str(source), door, key), strict=False)
+    content = load_content(source)
+    model.load_state_dict(fit(model, find_state(content, str(source)), str(source), door, key), strict=False)
+    mention_origin(content, cfg, str(source), key)

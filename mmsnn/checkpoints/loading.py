@@ -21,6 +21,7 @@ from mmsnn.shipped import is_remote
 from .claims import require_file
 from .fitting import below, fit, unwrapped
 from .matching import compare, is_spiking, is_wrapper, misfit, plain_name
+from .origin import mention_origin
 from .reading import download, find_state, load_file, safely
 
 # Whether the weights of ANNs are checked as well (the tools switch this on), and the file that mmengine read last.
@@ -55,6 +56,8 @@ class CheckMatch(Hook):
                     f'begin one from its weights, leave {key} out and set load_from={source}'
                 )
         checkpoint['state_dict'] = fit(runner.model, checkpoint['state_dict'], source, door, key, _whole(runner))
+        if door == 'test':
+            mention_origin(checkpoint, runner.cfg.get('model'), source)
 
 
 def _whole(runner) -> dict | None:

@@ -38,20 +38,23 @@ def load_state(source: str | Path, key: str | None = None) -> dict:
         ValueError: the file holds more than tensors and plain containers, is damaged, or has no state dict; or there
             are no weights of that name.
     """
+    return find_state(load_content(source), source, key)
+
+
+def load_content(source: str | Path) -> Mapping:
+    """All that a checkpoint holds, given and refused as for `load_state`."""
     source = local(source)
     scheme, there, name = source.partition('://')
     if scheme == 'timm' and there:
         return _timm_state(name)
     if scheme == 'torchvision' and there:
-        content = download(_torchvision_url(name))
-    elif scheme == 'mmpretrain' and there:
-        content = download(_mmpretrain_url(name))
-    elif scheme in ('http', 'https') and there:
-        content = download(source)
-    else:
-        require_file(source)
-        content = load_file(source)
-    return find_state(content, source, key)
+        return download(_torchvision_url(name))
+    if scheme == 'mmpretrain' and there:
+        return download(_mmpretrain_url(name))
+    if scheme in ('http', 'https') and there:
+        return download(source)
+    require_file(source)
+    return load_file(source)
 
 
 def load_file(path: str | Path) -> Mapping:

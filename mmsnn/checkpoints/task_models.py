@@ -10,6 +10,7 @@ from mmsnn.building import build_model, read, use_student
 
 from .claims import require_file
 from .fitting import fit
+from .origin import mention_origin
 from .reading import find_state, load_file
 
 
@@ -36,6 +37,7 @@ def load_model(config: str | Config, checkpoint: str | None, device: str = 'cpu'
         require_file(checkpoint)
         content = load_file(checkpoint)
         model.load_state_dict(fit(model, find_state(content, checkpoint), checkpoint), strict=False)
+        mention_origin(content, cfg.model, checkpoint)
         meta = content.get('meta', {}).get('dataset_meta') or meta
     model.cfg, model.classes = cfg, meta.get('classes')
     return model.to(device).eval()

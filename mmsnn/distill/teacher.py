@@ -63,7 +63,7 @@ class Teacher:
         # `train` of some detectors does not return the model, and `eval` calls it.
         self.model.eval()
         self.model.requires_grad_(False)
-        self.checkpoint = checkpoint
+        self.checkpoint, self.settings = checkpoint, settings
         self.loaded = False
 
     def __deepcopy__(self, memo) -> 'Teacher':
@@ -88,7 +88,7 @@ class Teacher:
         else:
             # No initialisation before loading: it would download the weights that the teacher itself started from.
             try:
-                load_weights(self.model, self.checkpoint, door='teacher')
+                load_weights(self.model, self.checkpoint, door='teacher', cfg=self.settings)
             except (ValueError, ImportError, OSError) as error:
                 kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
                 raise kind(

@@ -1,9 +1,8 @@
 """Choosing the checkpoint from which a training resumes, and comparing its config."""
 
-import ast
 import logging
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from mmengine.logging import print_log
 
 from mmsnn.checkpoints.claims import check_archive, stand_in
 from mmsnn.checkpoints.loading import check_source
+from mmsnn.checkpoints.origin import differences, read_text
 from mmsnn.checkpoints.reading import load_file
 
 # Keys that may differ without a warning, because they do not change the training.
@@ -125,7 +125,7 @@ def _checkpoint(source: str | None, folder: str) -> tuple[Path | None, Mapping]:
 
 def compare(before: Mapping, now: Mapping, source: str) -> None:
     """Log the differences of two configs; ValueError for another optimizer, whose state would not fit."""
-    lines = [f'{key}: {old} -> {new}' for key, old, new in _differences(before, now) if not key.startswith(FREE)]
+    lines = [f'{key}: {old} -> {new}' for key, old, new in differences(before, now) if not key.startswith(FREE)]
     for line in lines:
         if line.startswith('optim_wrapper.optimizer.type'):
             raise ValueError(
@@ -135,49 +135,3 @@ def compare(before: Mapping, now: Mapping, source: str) -> None:
     if lines:
         shown = '; '.join(lines[:12]) + (f' and {len(lines) - 12} more' if len(lines) > 12 else '')
         print_log(f'--resume: the config is not that of {source}: {shown}', logger='current', level=logging.WARNING)
-
-
-def _differences(before, now, key: str = '') -> Iterator[tuple[str, object, object]]:
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for name in {**before, **now}:
-            old, new = before.get(name, 'unset'), now.get(name, 'unset')
-            yield from _differences(old, new, f'{key}.{name}' if key else str(name))
-    elif _plain(before) != _plain(now):
-        yield key, _short(before), _short(now)
-
-
-def _plain(value):
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def _short(value) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f'{text[:57]}...'
-
-
-def read_text(text: str) -> dict:
-    """The values in the text of a config that mmengine writes into a checkpoint; nothing in it is executed."""
-    try:
-        lines = ast.parse(text).body
-    except (SyntaxError, ValueError, RecursionError):
-        return {}
-    return {
-        line.targets[0].id: _value(line.value)
-        for line in lines
-        if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)
-    }
-
-
-def _value(node: ast.expr):
-    if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'dict' and not node.args:
-        return {word.arg: _value(word.value) for word in node.keywords if word.arg}
-    if isinstance(node, ast.Dict):
-        return {_value(k): _value(v) for k, v in zip(node.keys, node.values) if k is not None}
-    if isinstance(node, ast.List | ast.Tuple):
-        return [_value(item) for item in node.elts]
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError):
-        return ast.unparse(node)

@@ -338,7 +338,7 @@ def main(argv=None) -> dict:
         aside.replace(args.out)
 
     ann = build_model(cfg)
-    load_weights(ann, args.checkpoint)
+    load_weights(ann, args.checkpoint, cfg=cfg.model)
     ann.to(args.device)
     result['ann'] = judge(ann, cfg, args, None)
     print(f'ANN: {result["ann"]["accuracy"]:.2f} % of {result["ann"]["images"]} images', flush=True)
@@ -367,7 +367,7 @@ def main(argv=None) -> dict:
         name, config, checkpoint = student.split('=')
         own = use_student(read(config))
         model = build_model(own)
-        load_weights(model, checkpoint)
+        load_weights(model, checkpoint, cfg=own.model)
         model.to(args.device)
         result['students'][name] = by_T = {str(T): judge(model, own, args, T) for T in args.student_T}
         reached = {

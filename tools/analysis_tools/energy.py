@@ -43,7 +43,7 @@ def build(cfg: Config, checkpoint: str | None) -> torch.nn.Module:
     """The model of a config, or the student of a distillation config, with the weights of ``checkpoint`` if given."""
     model = build_model(cfg)
     if checkpoint:
-        load_weights(model, checkpoint)
+        load_weights(model, checkpoint, cfg=cfg.model)
     return model
 
 

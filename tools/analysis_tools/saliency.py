@@ -100,7 +100,7 @@ def build(cfg: Config, checkpoint: str | None, key: str) -> torch.nn.Module:
             print_log(f'no {key}: the weights are those that training begins with', 'current', logging.WARNING)
             model.init_weights()
         else:
-            load_weights(model, checkpoint, key)
+            load_weights(model, checkpoint, key, cfg=cfg.model)
     return model
 
 
