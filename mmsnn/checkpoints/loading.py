@@ -23,6 +23,7 @@ from .fitting import below, fit, unwrapped
 from .matching import compare, is_spiking, is_wrapper, misfit, plain_name
 from .origin import mention_origin
 from .reading import download, find_state, load_file, safely
+from .resumable import check_resumable
 
 # Whether the weights of ANNs are checked as well (the tools switch this on), and the file that mmengine read last.
 _checks = SimpleNamespace(of_anns=False, read='')
@@ -46,15 +47,7 @@ class CheckMatch(Hook):
             door, key = 'start', 'load_from'
         if key and runner._resume:
             source, door, key = source or find_latest_checkpoint(runner.work_dir), 'resume', '--resume'
-            absent = [name for name in ('epoch', 'iter') if name not in (checkpoint.get('meta') or {})]
-            # an ordinary option of CheckpointHook leaves out schedules, which would begin anew
-            needed = ['optimizer', 'message_hub'] + ['param_schedulers'] * bool(runner.param_schedulers)
-            absent += [name for name in needed if not checkpoint.get(name)]
-            if absent:
-                raise ValueError(
-                    f'{key}: {source} holds no {" and no ".join(absent)}, so no training can continue from it. To '
-                    f'begin one from its weights, leave {key} out and set load_from={source}'
-                )
+            check_resumable(runner, checkpoint, source, key)
         checkpoint['state_dict'] = fit(runner.model, checkpoint['state_dict'], source, door, key, _whole(runner))
         if door == 'test':
             mention_origin(checkpoint, runner.cfg.get('model'), source)

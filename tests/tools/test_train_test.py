@@ -484,6 +484,22 @@ class TestWeightsOfOthers:
         with pytest.raises(ValueError, match=f'--resume: {tmp_path}/x.pth {message}.*load_from={tmp_path}/x.pth'):
             train('--resume', str(tmp_path / 'x.pth'), epochs=2)
 
+    @pytest.mark.parametrize('distilled', [True, False])
+    def test_resuming_with_the_parameters_of_another_optimizer(self, train, checkpoint, tmp_path, distilled):
+        """Such as connectors, which a plain training does not have."""
+        content = load_file(checkpoint)
+        parameters = content['optimizer']['param_groups'][0]['params']
+        count = len(parameters)
+        parameters.append(count)
+        content.update(connectors={'x.weight': torch.rand(1)} if distilled else {})
+        torch.save(content, tmp_path / 'x.pth')
+        which = r' \(those of a distillation, with its connectors\)' if distilled else ''
+        said = (
+            f'x.pth holds {count + 1} parameters in 1 groups{which}, that of this training {count} in 1: .*load_from='
+        )
+        with pytest.raises(ValueError, match=said):
+            train('--resume', str(tmp_path / 'x.pth'), epochs=2)
+
 
 @pytest.mark.parametrize(
     ('options', 'message'), [(['--out', '{}/x.pkl'], '--out: '), (['--work-dir', '{}'], 'work_dir: ')]
