@@ -14,7 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from mmsnn.layers.time import TimeAware
 from mmsnn.neurons import Neuron
 from mmsnn.ops import NeuronSettings, extension
-from mmsnn.ops.reference import is_transformed
+from mmsnn.ops.transforms import is_transformed
 
 from . import handlers
 from .choice import DENSE, Choice, pays

@@ -10,6 +10,7 @@ from .checks import DTYPES, check_flag, check_input, check_number, check_potenti
 from .extension import use
 from .layout import membrane_type
 from .neuron import NeuronSettings, gather, takes_settings
+from .transforms import runs_plain
 
 
 @takes_settings
@@ -62,7 +63,7 @@ def bn_lif(
     settings, tau = gather(settings, keywords, x.device)
     check_flag('return_v', return_v)
     check_potential(v_init, x, T)
-    if settings.encoded is None or reference.runs_plain(settings):
+    if settings.encoded is None or runs_plain(settings):
         if group is not None:
             raise NotImplementedError('statistics of several processes are not shared in plain PyTorch: set group=None')
         y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)

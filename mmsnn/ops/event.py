@@ -22,7 +22,7 @@ from .event_checks import (
 )
 from .extension import implement, use
 from .layout import dense
-from .reference import is_transformed
+from .transforms import is_transformed
 
 _GEOMETRY = 'int[] stride, int[] padding, int[] dilation, int groups'
 _KIND = 'int[] kind, float[] values, Tensor? tau'

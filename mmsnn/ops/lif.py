@@ -7,6 +7,7 @@ from . import reference
 from .checks import check_flag, check_input, check_potential
 from .extension import use
 from .neuron import NeuronSettings, gather, takes_settings
+from .transforms import runs_plain
 
 
 @takes_settings
@@ -48,7 +49,7 @@ def lif(
     settings, tau = gather(settings, keywords, x.device)
     check_flag('return_v', return_v)
     check_potential(v_init, x, T)
-    if settings.encoded is None or reference.runs_plain(settings):
+    if settings.encoded is None or runs_plain(settings):
         return reference.lif_forward(x, T, settings, tau, v_init, return_v)
     out, v = torch.ops.mmsnn.lif.default(x, T, *settings.encoded, tau, v_init, return_v)
     return (out, v) if return_v else out

@@ -9,7 +9,7 @@ from torch import Tensor
 from .extension import compiled
 from .layout import is_dense
 from .packed import check_bits
-from .reference import is_transformed
+from .transforms import is_transformed
 
 # A convolution on events takes less time than a dense one where at most this share of its inputs are spikes, in kernels
 # of at least so many elements, between at least so many channels (tools/benchmarks/results/event_training_avx2.json).

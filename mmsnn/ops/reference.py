@@ -31,6 +31,7 @@ from .neuron import NeuronSettings, gather, takes_settings
 # The names of the surrogates are part of the definition.
 from .surrogates import SURROGATES as SURROGATES
 from .surrogates import registered_derivative
+from .transforms import is_transformed
 
 
 def surrogate_gradient(u: Tensor, kind: str, alpha: float) -> Tensor:
@@ -38,7 +39,7 @@ def surrogate_gradient(u: Tensor, kind: str, alpha: float) -> Tensor:
     if (derivative := registered_derivative(kind)) is not None:
         return derivative(u, alpha)
     if kind == 'atan':
-        return (math.pi / 2 * alpha * u).square_().add_(1).reciprocal_().mul_(alpha / 2)
+        return (math.pi / 2 * alpha * u).square_().add_(1).reciprocal_().mul(alpha / 2)
     if kind == 'sigmoid':
         s = torch.sigmoid(alpha * u)
         return alpha * s * (1 - s)
@@ -100,30 +101,34 @@ class _Fire(torch.autograd.Function):
         return grad * _slope(ctx.saved_tensors[0], ctx.settings, ctx.smooth), None, None
 
 
-def is_transformed() -> bool:
-    """Whether `torch.func` or forward-mode differentiation runs, which know PyTorch's own functions alone."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0
+class _FireTransformed(torch.autograd.Function):
+    """`_Fire` for `torch.func` and forward mode, in a form that torch.compile does not read."""
 
+    generate_vmap_rule = True
 
-def runs_plain(settings: NeuronSettings) -> bool:
-    """Whether this module does the work: for registered surrogates, under transforms, and where ONNX is written."""
-    if settings.encoded is None or is_transformed():
-        return True
-    # The question about ONNX takes microseconds; only a network that is being traced can be on its way there.
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return traced and torch.onnx.is_in_onnx_export()
+    @staticmethod
+    def forward(h, settings, smooth):
+        return _spikes(h, settings, smooth)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        h, ctx.settings, ctx.smooth = inputs
+        ctx.save_for_backward(h)
+        ctx.save_for_forward(h)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * _slope(ctx.saved_tensors[0], ctx.settings, ctx.smooth), None, None
+
+    @staticmethod
+    def jvp(ctx, tangent, *_):
+        return tangent * _slope(ctx.saved_tensors[0], ctx.settings, ctx.smooth)
 
 
 def _fire(h: Tensor, settings: NeuronSettings, smooth: bool) -> Tensor:
     if torch.onnx.is_in_onnx_export():
         return _spikes(h, settings, smooth)
-    if not is_transformed():
-        return _Fire.apply(h, settings, smooth)
-    still = h.detach()
-    # The value of the first term and the derivative of the second, in operations that every transform knows.
-    return _spikes(still, settings, smooth) + _slope(still, settings, smooth) * (h - still)
+    return (_FireTransformed if is_transformed() else _Fire).apply(h, settings, smooth)
 
 
 def _first(x: Tensor, v_init: Tensor | None, settings: NeuronSettings, dtype: torch.dtype) -> Tensor:

@@ -9,6 +9,7 @@ from torch.func import functional_call, grad, jvp, vmap
 from mmsnn.layers import SpikeConv2d
 from mmsnn.models import SEWResNet
 from mmsnn.neurons import ILIF, LIF, PLIF
+from mmsnn.ops import lif, reference
 
 T, B = 2, 3
 NEURONS = [
@@ -68,6 +69,20 @@ def test_forward_mode(net):
     with forward_ad.dual_level():
         dual = forward_ad.unpack_dual(net(forward_ad.make_dual(x, tangent)))
     torch.testing.assert_close(dual.tangent, pushed)
+
+
+@pytest.mark.parametrize('surrogate', ['atan', 'sigmoid', 'triangle'])
+def test_second_derivatives(surrogate):
+    """Of one neuron of one step they are those of the surrogate's integral, for a loss that is linear in the spikes."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 4, dtype=torch.double), torch.randn(1, 4, dtype=torch.double)
+    keywords = dict(T=1, tau=1.7, surrogate=surrogate)
+    found = torch.func.hessian(lambda x: (lif(x, **keywords) * weight).sum())(x)
+    smooth = torch.autograd.functional.hessian(
+        lambda x: (reference.lif(x, **keywords, smooth=True) * weight).sum(), x, strict=True
+    )
+    assert found.any()
+    torch.testing.assert_close(found, smooth)
 
 
 def test_a_backbone(monkeypatch):
