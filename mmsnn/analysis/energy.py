@@ -220,7 +220,7 @@ def count_energy(model: nn.Module, inputs: Batch | Iterable[Batch]) -> EnergyRep
     Norms are assumed to be folded into convolutions, and biases to cost nothing.
 
     The ANN twin runs every layer once on dense inputs: the dense MACs of a call are divided by T if its first dimension
-    is T*B.
+    is T*B, or a linear layer's first two are T and B.
 
     Products of spikes in attention count as accumulations, as in papers (`Products`), and as MACs in the twin; they
     share one row. The report's ``comparison`` includes memory accesses and a quantised ANN.
@@ -244,7 +244,8 @@ def count_energy(model: nn.Module, inputs: Batch | Iterable[Batch]) -> EnergyRep
 
     def record(name, module, x, output):
         if x.numel():
-            in_time = x.shape[0] == T * batch_size and spiking
+            apart = isinstance(module, nn.Linear) and x.dim() > 2 and x.shape[:2] == (T, batch_size)
+            in_time = spiking and (x.shape[0] == T * batch_size or apart)
             tallies.setdefault(name, _Tally()).add(module, x, output, T if in_time else 1, in_time)
 
     flops, products = flop_counter(), Products(model)

@@ -52,6 +52,14 @@ def test_folded_time_is_counted_every_step_and_by_the_twin_once():
     assert (found.acs, found.twin_macs) == (12, 12)
 
 
+@pytest.mark.parametrize('images', [1, 3])
+def test_linear_layers_on_steps_and_images_apart(images):
+    """``[T, B, features]`` counts as ``[T*B, features]``, for any number of images."""
+    x = torch.tensor([[1.0, 0, 1], [0, 1, 0]])[:, None].repeat(1, images, 1)
+    found = only(nn.Linear(3, 4), x, T=2, images=images)
+    assert (found.rule, found.acs, found.twin_macs, found.inputs) == (SPIKE, 12, 12, 6)
+
+
 def test_spikes_of_another_height_are_spikes():
     # a constant factor belongs to the weights: expanded ILIF emits 0 and D
     assert only(nn.Linear(3, 4), torch.tensor([[2.5, 0, 2.5]])).acs == 8
