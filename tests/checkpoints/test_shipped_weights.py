@@ -11,7 +11,9 @@ from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint
 
 from mmsnn import shipped
 from mmsnn.building import build_model, read
-from mmsnn.checkpoints.reading import load_state
+from mmsnn.checkpoints import origin
+from mmsnn.checkpoints.origin import read_text
+from mmsnn.checkpoints.reading import load_file, load_state
 from mmsnn.checkpoints.task_models import load_model
 
 WEIGHTS = shipped.weights()
@@ -71,3 +73,18 @@ def test_publish(tmp_path):
     assert json.loads((tmp_path / 'index.json').read_text()) == dict(again=entry)
     content = torch.load(tmp_path / 'again.pth', weights_only=True)
     torch.testing.assert_close(dict(content['state_dict']), load_state(f'mmsnn://{name}'), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('name', WEIGHTS)
+def test_the_files_tell_their_network(name, monkeypatch):
+    """And not more of their config, which may name folders."""
+    said = []
+    monkeypatch.setattr(origin, 'print_log', lambda text, *_: said.append(text))
+    load_model(f'mmsnn::{WEIGHTS[name]["config"]}', f'mmsnn://{name}')
+    cfg = read_text(load_file(f'mmsnn://{name}')['meta']['cfg'])
+    assert list(cfg) == ['model'] and set(cfg['model']) == {'backbone', 'neck'} and not said
+    others = {other for other in WEIGHTS if 'digits' in other} - {name}
+    for other in others if 'digits' in name else ():
+        load_model(f'mmsnn::{WEIGHTS[other]["config"]}', f'mmsnn://{name}')
+        (text,) = said
+        assert text.startswith(f'mmsnn://{name} was trained with another network') and 'model.backbone.type' in text

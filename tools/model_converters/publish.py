@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 
 import torch
+from mmengine.config import Config
 
 from mmsnn.checkpoints.task_models import load_model
 from mmsnn.deploy.card import digest
@@ -71,7 +72,10 @@ def main(argv=None) -> dict:
     model = load_model(args.config, args.checkpoint)
     args.folder.mkdir(parents=True, exist_ok=True)
     file = args.folder / f'{args.name}.pth'
-    meta = dict(dataset_meta=dict(classes=model.classes)) if model.classes else {}
+    # so that a test warns of a twin with the same names and shapes
+    network = {part: model.cfg.model[part] for part in ('backbone', 'neck') if model.cfg.model.get(part)}
+    meta = dict(cfg=Config(dict(model=network)).pretty_text)
+    meta |= dict(dataset_meta=dict(classes=model.classes)) if model.classes else {}
     torch.save(dict(state_dict=model.state_dict(), meta=meta), file)
     if file.stat().st_size > LARGEST:
         size = file.stat().st_size / 1e6
