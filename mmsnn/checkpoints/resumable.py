@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
+from .fitting import unwrapped
+
 
 def check_resumable(runner, checkpoint: Mapping, source: str, key: str = '--resume') -> None:
     """Refuse to continue a runner's training from a checkpoint that is not one of this training.
@@ -28,8 +30,11 @@ def check_resumable(runner, checkpoint: Mapping, source: str, key: str = '--resu
     if not isinstance(runner, Runner) or not isinstance(runner.optim_wrapper, OptimWrapper) or saved is None:
         return
     own = _sizes(runner.optim_wrapper.optimizer.state_dict())
+    distilled = bool(checkpoint.get('connectors'))
+    # DistillHook says what a distillation's training lacks.
+    if getattr(unwrapped(runner.model), 'connectors', None) and not distilled:
+        return
     if own and saved != own:
-        distilled = bool(checkpoint.get('connectors'))
         why = ' (those of a distillation, with its connectors)' if distilled else ''
         raise ValueError(
             f'{key}: the optimizer of {source} holds {sum(saved)} parameters in {len(saved)} groups{why}, that of this '

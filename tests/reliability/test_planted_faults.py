@@ -55,7 +55,7 @@ FAULTS = {
         ('reference.py', 'v_init is None', 'True'),
     ),
     'wrong factor in a surrogate': (
-        ('lif.h', '(alpha / F(2)) / (w * w + F(1))', 'alpha / (w * w + F(1))'),
+        ('lif.h', 'quotient(alpha / F(2), w * w + F(1))', 'alpha / (w * w + F(1))'),
         ('reference.py', 'alpha / 2', 'alpha'),
     ),
     'wrong beyond sixteen steps': (
