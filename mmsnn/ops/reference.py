@@ -39,6 +39,7 @@ def surrogate_gradient(u: Tensor, kind: str, alpha: float) -> Tensor:
     if (derivative := registered_derivative(kind)) is not None:
         return derivative(u, alpha)
     if kind == 'atan':
+        # A second derivative needs what `reciprocal_` returns.
         return (math.pi / 2 * alpha * u).square_().add_(1).reciprocal_().mul(alpha / 2)
     if kind == 'sigmoid':
         s = torch.sigmoid(alpha * u)
@@ -101,7 +102,7 @@ class _Fire(torch.autograd.Function):
         return grad * _slope(ctx.saved_tensors[0], ctx.settings, ctx.smooth), None, None
 
 
-class _FireTransformed(torch.autograd.Function):
+class _FireTransformed(_Fire):
     """`_Fire` for `torch.func` and forward mode, in a form that torch.compile does not read."""
 
     generate_vmap_rule = True
@@ -115,10 +116,6 @@ class _FireTransformed(torch.autograd.Function):
         h, ctx.settings, ctx.smooth = inputs
         ctx.save_for_backward(h)
         ctx.save_for_forward(h)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad * _slope(ctx.saved_tensors[0], ctx.settings, ctx.smooth), None, None
 
     @staticmethod
     def jvp(ctx, tangent, *_):

@@ -4,7 +4,6 @@ import os
 import os.path as osp
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 
 import mmcv
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 
 from mmsnn import listing
 from mmsnn.building import type_name
-from mmsnn.engine.images import image_size, other_size, why
+from mmsnn.engine.images import UnreadableImage, image_size, other_size, why
 
 from .data import Data, evaluators, missing_files
 from .findings import Finding, error, note, some, unchecked, warning
@@ -100,7 +99,11 @@ class Labels:
         for many in (FEW, MANY):
             for index in sorted(set(np.linspace(0, len(self.samples) - 1, many).astype(int)) - known):
                 known.add(index)
-                problem = self._add(self.samples[index])
+                try:
+                    problem = self._add(self.samples[index])
+                except UnreadableImage as unreadable:
+                    yield error(f'{self.data.key}.data_prefix.img_path', str(unreadable))
+                    return
                 if problem:
                     yield error(f'{self.data.key}.data_prefix.seg_map_path', problem)
                     return
@@ -117,7 +120,7 @@ class Labels:
             yield note(self.data.key, self._found() + text)
 
     def _add(self, sample: dict) -> str | None:
-        """Read a label image; return the fault of the image itself, if it has one."""
+        """Read a label image; return its fault, if it has one. Raises UnreadableImage for the image that it labels."""
         path = sample['seg_map_path']
         try:
             raw = mmcv.imread(path, flag='unchanged', backend=self.backend)
@@ -129,10 +132,13 @@ class Labels:
         raw = raw.squeeze()
         if raw.ndim > 2:
             return self._colours(path, raw)
-        with suppress(OSError):
-            width, height = image_size(sample['img_path'])
-            if raw.shape != (height, width):
-                return f'{path}: {other_size(raw.shape, (height, width))}; save it in the size of its image'
+        image = sample['img_path']
+        try:
+            width, height = image_size(image)
+        except OSError as problem:
+            raise UnreadableImage(image, why(image, problem)) from problem
+        if raw.shape != (height, width):
+            return f'{path}: {other_size(raw.shape, (height, width))}; save it in the size of its image'
         if raw.dtype != np.uint8 and raw.dtype != bool and (raw.min() < 0 or raw.max() > 255):
             return (
                 f'{path} has values from {raw.min()} to {raw.max()}, of which mmseg keeps the lowest eight bits: '

@@ -125,6 +125,15 @@ def test_damaged_label_images(check, tmp_path, content):
     assert ('it is empty' if not damaged else 'damaged or not an image') in text
 
 
+def test_an_image_that_cannot_be_read(check, tmp_path):
+    check([0, 1])
+    suffix = dict(img_suffix='.jpg', seg_map_suffix='.png')
+    for i in range(3):
+        (tmp_path / 'img' / f'{i}.jpg').write_bytes(b'no image')
+    text = the(check([0, 1], **suffix), 'error')
+    assert 'train_dataloader.dataset.data_prefix.img_path' in text and f'{tmp_path}/img/0.jpg cannot be read' in text
+
+
 def test_label_images_of_another_size(check, tmp_path):
     text = the(check([0, 1], image=Image.new('L', (9, 4))), 'error')
     assert 'this label image is 9x4 pixels, its image 9x8; save it in the size of its image' in text
