@@ -6,7 +6,6 @@ import time
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from mmsnn.ops import event_reference
 
@@ -39,15 +38,21 @@ class Choice:
         """How the network of this thread runs at present."""
         return getattr(self._now, 'way', EVENT)
 
-    def begin(self, inputs, T: int) -> None:
-        """A call of the network of ``T`` time steps with ``inputs`` begins."""
-        timing = self._timings.setdefault((T, *size_of(inputs)), Timing())
+    def timing(self, leaves, T: int) -> 'Timing':
+        """Of calls of a network of ``T`` time steps with arguments as ``leaves``."""
+        key = T, *size_of(leaves)
+        found = self._timings.get(key)
+        return self._timings.setdefault(key, Timing()) if found is None else found
+
+    def begin(self, timing: 'Timing') -> None:
+        """A call begins."""
         self._now.timing, self._now.way, self._now.start = timing, timing.next(), time.perf_counter()
 
     def end(self) -> None:
         """It has ended."""
-        if getattr(self._now, 'timing', None) is not None:
-            self._now.timing.note(self._now.way, time.perf_counter() - self._now.start)
+        timing = getattr(self._now, 'timing', None)
+        if timing is not None:
+            timing.note(self._now.way, time.perf_counter() - self._now.start)
             self._now.timing, self._now.way = None, EVENT
 
     def summary(self) -> list['Timing']:
@@ -67,6 +72,11 @@ class Timing:
         self.calls = 0
         self.way: str | None = None
         self.seconds: dict[str, float] = {}
+
+    @property
+    def dense(self) -> bool:
+        """Whether the next call is certain to run densely."""
+        return self.way == DENSE and len(TRIALS) <= self.calls < AGAIN
 
     def next(self) -> str:
         """The way of the next call."""
@@ -89,9 +99,9 @@ class Timing:
                 self.way = min((EVENT, DENSE), key=self.seconds.get)
 
 
-def size_of(inputs) -> tuple:
+def size_of(leaves) -> tuple:
     """Inputs that share it take about the same time: elements of all tensors, by powers of two, images and threads."""
-    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     # numbers are tensors while torch.jit.trace runs
     elements = int(sum(t.numel() for t in tensors))
     images = int(tensors[0].shape[0]) if tensors and tensors[0].dim() == 4 else len(tensors)

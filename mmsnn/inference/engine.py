@@ -252,29 +252,42 @@ def event_driven(
 
 def begin(module: nn.Module, inputs: tuple, keywords: dict) -> None:
     """Hook of the outermost module: the way of this call is chosen."""
-    leaves = tree_leaves((inputs, keywords))
+    if module.training or torch.compiler.is_compiling():
+        return
+    part = _part(module)
+    # None where its parts were exchanged, or event-driven in another way, since.
+    if part is None or part.events.whole is None:
+        return
+    # On a small network the general way to look into arguments takes a percent of the time.
+    single = not keywords and len(inputs) == 1 and type(inputs[0]) is Tensor
+    leaves = inputs if single else tree_leaves((inputs, keywords))
+    timing = part.events.whole.timing(leaves, part.T)
     # Where no engine may run there is nothing to choose.
-    if not module.training and any(isinstance(x, Tensor) and x.is_floating_point() and serves(x) for x in leaves):
-        engine = engine_of(module)
-        # None where its parts were exchanged, or event-driven in another way, since.
-        if engine is not None and engine.whole is not None:
-            T = next((m.T for m in module.modules() if isinstance(m, Neuron)), 1)
-            engine.whole.begin((inputs, keywords), T)
+    if timing.dense or any(isinstance(x, Tensor) and x.is_floating_point() and serves(x) for x in leaves):
+        part.events.whole.begin(timing)
 
 
 def give_numbers(module: nn.Module, inputs: tuple, out):
     """Hook of the outermost module: plain tensors come out."""
-    out = tree_map_only(Lazy, Lazy.numbers, out)
     engine = engine_of(module)
-    if engine is not None and engine.whole is not None:
-        engine.whole.end()
+    whole = None if engine is None else engine.whole
+    if whole is None or whole.way != DENSE:
+        out = tree_map_only(Lazy, Lazy.numbers, out)
+    if whole is not None:
+        whole.end()
     return out
+
+
+def _part(model: nn.Module) -> nn.Module | None:
+    """The first part of ``model`` with an engine."""
+    # Convolutions have a switch of this name.
+    return next((m for m in model.modules() if isinstance(getattr(m, 'events', None), Engine)), None)
 
 
 def engine_of(model: nn.Module) -> Engine | None:
     """The engine that `event_driven` has put into ``model``."""
-    # Convolutions have a switch of this name.
-    return next((m.events for m in model.modules() if isinstance(getattr(m, 'events', None), Engine)), None)
+    part = _part(model)
+    return None if part is None else part.events
 
 
 def event_report(model: nn.Module) -> EventReport:

@@ -93,7 +93,7 @@ def test_it_is_asked_again(clock):
     x = torch.rand(1, 3, 8, 8)
 
     def call() -> str:
-        whole.begin(x, 1)
+        whole.begin(whole.timing([x], 1))
         way = whole.way
         clock.now += clock.costs[way]
         whole.end()
@@ -143,9 +143,9 @@ def test_copies_and_removal(clock):
 def test_threads_choose_for_themselves():
     """What one thread times does not send another one's call the other way."""
     whole, ways = Choice(), []
-    whole.begin(torch.rand(1, 3, 8, 8), 1)
+    whole.begin(whole.timing([torch.rand(1, 3, 8, 8)], 1))
     whole.end()
-    whole.begin(torch.rand(1, 3, 8, 8), 1)
+    whole.begin(whole.timing([torch.rand(1, 3, 8, 8)], 1))
     thread = threading.Thread(target=lambda: ways.append(whole.way))
     thread.start()
     thread.join()
