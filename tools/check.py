@@ -29,6 +29,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument(
         '--quick', action='store_true', help='check only config and files, as train.py does, without building the model'
     )
+    parser.add_argument('--all', action='store_true', help='read every file of the datasets, in their num_workers')
     return parser.parse_args(argv)
 
 
@@ -71,7 +72,10 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     cfg = read_config(args)
     report = Report()
-    report.section('Data, classes, heads, teachers, precision', checks.check_config(cfg))
+    report.section('Data, classes, heads, teachers, precision', checks.check_config(cfg, every=args.all))
+    if args.all:
+        known = [finding.key for finding in report.found if finding.level == checks.ERROR]
+        report.section('Every file', checks.check_files(cfg, known))
     report.section('Processes that load data', check_loaders(cfg))
     if args.quick:
         report.summary()

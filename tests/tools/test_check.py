@@ -1,6 +1,7 @@
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -170,6 +171,35 @@ def test_a_detection_set_without_a_box_of_its_classes(tmp_path, capsys):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='mixed precision is refused where there is no GPU')
+def test_every_file(home, capsys, tmp_path):
+    """Damage in an image that the first batch does not have shows with --all alone."""
+    data = tmp_path / 'data'
+    shutil.copytree(home / 'data', data)
+    (tmp_path / 'plain.py').write_text(CONFIG.format(root=str(data)))
+    code, lines = check(capsys, tmp_path / 'plain.py', '--quick', '--all')
+    assert code == 0
+    line(
+        lines,
+        'ok',
+        'train_dataloader.dataset, val_dataloader.dataset: ',
+        '6 samples can all be read (LoadImageFromFile)',
+    )
+    whole = (data / 'val' / 'dog' / '0.png').read_bytes()
+    (data / 'val' / 'dog' / '2.png').write_bytes(whole[: len(whole) // 2])
+    (data / 'train' / 'cat' / '2.png').write_bytes(b'')
+    assert check(capsys, tmp_path / 'plain.py', '--quick')[0] == 0
+    code, lines = check(capsys, tmp_path / 'plain.py', '--quick', '--all')
+    assert code == 1
+    line(lines, 'error', 'val_dataloader.dataset: 1 of 6 samples cannot be read')
+    line(lines, 'cat/2.png: it is empty')
+    line(lines, 'dog/2.png: ', 'damaged')
+    # training replaces up to a hundredth by other samples
+    for i in range(3, 150):
+        shutil.copy(data / 'train' / 'dog' / '0.png', data / 'train' / 'dog' / f'{i}.png')
+    _, lines = check(capsys, tmp_path / 'plain.py', '--quick', '--all')
+    line(lines, 'warning', 'train_dataloader.dataset: 1 of 153 samples cannot be read')
+
+
 def test_mixed_precision_needs_a_gpu(home, capsys):
     code, lines = check(capsys, home / 'plain.py', '--cfg-options', 'optim_wrapper.type=AmpOptimWrapper')
     assert code == 1

@@ -24,6 +24,7 @@ from .data import (
     gather,
     is_local,
 )
+from .files import check_files
 from .findings import ERROR, NOTE, UNCHECKED, WARNING, Finding, error, refuse, unchecked, warning
 from .folders import check_folders, check_list, is_list
 from .heads import Head, check_heads, find_heads, reads_text, student_config
@@ -40,6 +41,7 @@ __all__ = [
     'check_coco',
     'check_config',
     'check_data',
+    'check_files',
     'log',
     'refuse',
 ]
@@ -77,20 +79,23 @@ def log(findings: list[Finding], logger: logging.Logger) -> None:
             logger.info(str(finding))
 
 
-def check_config(cfg: Mapping, parts: tuple[str, ...] = PARTS, contents: bool = True) -> Iterator[Finding]:
+def check_config(
+    cfg: Mapping, parts: tuple[str, ...] = PARTS, contents: bool = True, every: bool = False
+) -> Iterator[Finding]:
     """All findings that need no building of models or datasets.
 
     Args:
         cfg: a whole config.
         parts: which of ``train``, ``val`` and ``test`` to check.
         contents: whether to read annotations; otherwise only the existence of files is checked.
+        every: whether to read all label images of segmentation, and not a sample.
     """
     data = gather(cfg, parts)
     key, model = student_config(cfg)
     heads = [] if reads_text(model) else find_heads(model, key, cfg.get('default_scope'))
     try:
         for one in data:
-            yield from _safely(_check_dataset, one.key, one, cfg, heads, contents)
+            yield from _safely(_check_dataset, one.key, one, cfg, heads, contents, every)
         for part in parts:
             for key, metric in evaluators(cfg, part):
                 yield from _safely(_check_metric, key, key, metric, [d for d in data if d.part == part], contents)
@@ -145,7 +150,7 @@ def _safely(check: Callable, key: str, *args) -> Iterator[Finding]:
         yield unchecked(key, f'{check.__name__.strip("_")} failed: {type(problem).__name__}: {problem}')
 
 
-def _check_dataset(data: Data, cfg: Mapping, heads: list[Head], contents: bool) -> Iterator[Finding]:
+def _check_dataset(data: Data, cfg: Mapping, heads: list[Head], contents: bool, every: bool) -> Iterator[Finding]:
     paths = list(check_paths(data))
     yield from paths
     yield from check_class_names(data)
@@ -161,7 +166,7 @@ def _check_dataset(data: Data, cfg: Mapping, heads: list[Head], contents: bool) 
         number = len(data.classes) if data.classes else heads[0].num_classes if heads else None
         yield from check_list(data, number)
     elif is_segmentation(data):
-        yield from check_labels(data, heads, cfg)
+        yield from check_labels(data, heads, cfg, every)
     elif hasattr(data.cls, 'COCOAPI'):
         if 'img' not in (data.cfg.get('data_prefix') or {}) and coco_reader(data).boxes:
             yield error(f'{data.key}.data_prefix', "the folder of the images is missing: write dict(img='FOLDER/')")

@@ -20,6 +20,8 @@ from .heads import Head
 
 # Number of label images that are read, and number if these contain only a single class.
 FEW, MANY = 16, 200
+# Faults after which no more are looked for.
+ENOUGH = 20
 
 
 def is_segmentation(data: Data) -> bool:
@@ -28,8 +30,8 @@ def is_segmentation(data: Data) -> bool:
     return base is not None and base.__module__.startswith('mmseg.')
 
 
-def check_labels(data: Data, heads: list[Head], cfg: Mapping) -> Iterator[Finding]:
-    """Findings about the files and the label images of a dataset of mmseg."""
+def check_labels(data: Data, heads: list[Head], cfg: Mapping, every: bool = False) -> Iterator[Finding]:
+    """Findings about the files of a dataset of mmseg, and about a sample of its label images, or all with ``every``."""
     arguments = {key: value for key, value in data.cfg.items() if key not in ('type', '_scope_')}
     samples = data.cls(**{**arguments, 'pipeline': [], 'lazy_init': True}).load_data_list()
     folder = data.path('data_prefix.img_path') or data.root
@@ -57,7 +59,7 @@ def check_labels(data: Data, heads: list[Head], cfg: Mapping) -> Iterator[Findin
         yield unchecked(data.key, 'its label images: the dataset has no classes')
         return
     labels = Labels(data, samples, step, _ignored(data, heads, cfg))
-    yield from labels.check()
+    yield from labels.check((len(samples),) if every else (FEW, MANY), ENOUGH if every else 1)
 
 
 def _endings(folder: str) -> str:
@@ -92,26 +94,39 @@ class Labels:
         with TRANSFORMS.switch_scope_and_registry(data.scope) as registry:
             self.loader = registry.build(step)
         self.pixels, self.mapped, self.read = Counter(), {}, 0
+        # the first file with each value
+        self.first: dict[int, str] = {}
 
-    def check(self) -> Iterator[Finding]:
-        """Findings, the errors first."""
+    def check(self, sizes: tuple[int, ...], enough: int) -> Iterator[Finding]:
+        """Findings, the errors first.
+
+        Args:
+            sizes: numbers of label images to read, the next one if those so far contain only a single class.
+            enough: number of damaged files after which the others are left.
+        """
         known: set = set()
-        for many in (FEW, MANY):
+        damaged = 0
+        for many in sizes:
             for index in sorted(set(np.linspace(0, len(self.samples) - 1, many).astype(int)) - known):
                 known.add(index)
+                key = 'seg_map_path'
                 try:
                     problem = self._add(self.samples[index])
                 except UnreadableImage as unreadable:
-                    yield error(f'{self.data.key}.data_prefix.img_path', str(unreadable))
-                    return
+                    key, problem = 'img_path', str(unreadable)
                 if problem:
-                    yield error(f'{self.data.key}.data_prefix.seg_map_path', problem)
-                    return
+                    yield error(f'{self.data.key}.data_prefix.{key}', problem)
+                    damaged += 1
+                    if damaged == enough:
+                        return
+            if damaged:
+                return
             if len(self._used()) > 1 or self._beyond():
                 break
         beyond = self._beyond()
         if beyond:
-            yield error(self.data.key, f'{self._found()}. {self._remedy(beyond)}')
+            first = self.first[beyond[0]]
+            yield error(self.data.key, f'{self._found()}. {self._remedy(beyond)} (the first with {beyond[0]}: {first})')
         elif len(self._used()) <= 1 and len(self.data.classes) > 1:
             yield from self._single()
         else:
@@ -148,6 +163,7 @@ class Labels:
         values, where, counts = np.unique(raw.astype(np.uint8), return_index=True, return_counts=True)
         for value, place, count in zip(values.tolist(), where.tolist(), counts.tolist()):
             self.pixels[value] += count
+            self.first.setdefault(value, path)
             self.mapped[value] = int(loaded.reshape(-1)[place])
         self.read += 1
         return None

@@ -12,7 +12,9 @@ STEPS = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type
 def check(tmp_path):
     """Findings about label images that hold these values, by level."""
 
-    def run(values, classes=('ground', 'person'), count=3, part='train', image=None, ignore=255, **changes):
+    def run(
+        values, classes=('ground', 'person'), count=3, part='train', image=None, ignore=255, every=False, **changes
+    ):
         for folder in ('img', 'ann'):
             (tmp_path / folder).mkdir(exist_ok=True)
         label = np.resize(np.array(values, np.uint8), (8, 9))
@@ -29,7 +31,7 @@ def check(tmp_path):
             f'{part}_dataloader': dict(dataset={**dataset, **changes}),
             'val_evaluator': [dict(type='IoUMetric', ignore_index=ignore)],
         }
-        found = [one for one in check_config(cfg) if 'num_classes' not in one.key]
+        found = [one for one in check_config(cfg, every=every) if 'num_classes' not in one.key]
         return {level: [str(one) for one in found if one.level == level] for level in ('error', 'warning', 'note')}
 
     return run
@@ -137,6 +139,26 @@ def test_an_image_that_cannot_be_read(check, tmp_path):
 def test_label_images_of_another_size(check, tmp_path):
     text = the(check([0, 1], image=Image.new('L', (9, 4))), 'error')
     assert 'this label image is 9x4 pixels, its image 9x8; save it in the size of its image' in text
+
+
+def test_all_are_read_on_demand(check, tmp_path):
+    """A sample passes over rare faults; with ``every`` each is named."""
+    check([0, 1], count=60)
+    labels = tmp_path / 'ann'
+    for i in (7, 41):
+        (labels / f'{i}.png').write_bytes(b'')
+    assert '16 of 60' in the(check([0, 1], count=0), 'note')
+    errors = check([0, 1], count=0, every=True)['error']
+    assert [f'ann/{i}.png' in error for i, error in zip((7, 41), sorted(errors, key=len))] == [True, True]
+    for i in (7, 41):
+        Image.fromarray(np.full((8, 9), 9, np.uint8)).save(labels / f'{i}.png')
+    assert '16 of 60' in the(check([0, 1], count=0), 'note')
+    text = the(check([0, 1], count=0, every=True), 'error')
+    assert '60 of 60' in text and 'the first with 9: ' in text
+    # not a line for each of thousands
+    for i in range(40):
+        (labels / f'{i}.png').write_bytes(b'')
+    assert len(check([0, 1], count=0, every=True)['error']) == 20
 
 
 def test_files_that_are_not_there(check, tmp_path):
