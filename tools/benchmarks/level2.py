@@ -58,18 +58,20 @@ CHANNELS = both('decode_head.conv_seg', type='ChannelWiseKL', weight=3.0)
 CORRELATION = both('decode_head.conv_seg', type='DIST', weight=1.0)
 # Weights are those of the papers where they suit networks of this width, and our guess elsewhere: with theirs, PKD (6)
 # and FGD (1) on the pyramid would be ten times the task's loss. The search multiplies all of a form by one factor.
+DETECTION = {
+    **FEATURES,
+    'pyramid, PKD': [both('neck', type='PKD', weight=1.0)],
+    'pyramid, FGD': [FOCAL],
+    'pyramid, MGD': [MASKED],
+    'pyramid, channels': [both('neck', type='ChannelWiseKL', tau=1.0, weight=1.0)],
+    'classes': [CLASSES],
+    'boxes': [BOXES],
+    'classes, boxes': [CLASSES, BOXES],
+    'classes, boxes, FGD': [CLASSES, BOXES, FOCAL],
+}
 FORMS = {
-    'bccd': {
-        **FEATURES,
-        'pyramid, PKD': [both('neck', type='PKD', weight=1.0)],
-        'pyramid, FGD': [FOCAL],
-        'pyramid, MGD': [MASKED],
-        'pyramid, channels': [both('neck', type='ChannelWiseKL', tau=1.0, weight=1.0)],
-        'classes': [CLASSES],
-        'boxes': [BOXES],
-        'classes, boxes': [CLASSES, BOXES],
-        'classes, boxes, FGD': [CLASSES, BOXES, FOCAL],
-    },
+    'bccd': DETECTION,
+    'penn_fudan': DETECTION,
     'camvid': {
         **FEATURES,
         'pixels': [PIXELS],

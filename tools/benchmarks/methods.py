@@ -70,6 +70,9 @@ TASKS = {
     'cifar10': Task('r18_cifar10_small', 'spiking_r18_cifar10_small', 'accuracy/top1', 1, 'CIFAR-10, top-1 (%)'),
     'bccd': Task('retinanet_r18_bccd', 'retinanet_sew18_bccd', 'coco/bbox_mAP', 100, 'BCCD, mAP (%)'),
     'camvid': Task('fcn_r18_camvid', 'fcn_sew18_camvid', 'mIoU', 1, 'CamVid, mIoU (%)'),
+    'penn_fudan': Task(
+        'retinanet_r18_penn_fudan', 'retinanet_sew18_penn_fudan', 'coco/bbox_mAP', 100, 'Penn-Fudan, mAP (%)'
+    ),
     'backbones': Task(None, 'spiking_r18_cifar10_small', 'accuracy/top1', 1, 'CIFAR-10, top-1 (%)'),
     'digits': Task('retinanet_r18_digits', 'retinanet_sew18_digits', 'coco/bbox_mAP', 100, 'DigitScenes, mAP (%)'),
     'r20': Task(
@@ -92,12 +95,12 @@ R56 = 'model.teacher=mmsnn::ann/r56_cifar10.py', 'model.teacher_checkpoint={data
 METHODS = {
     'undistilled': Method('spiking', taught=False, tasks=tuple(TASKS)),
     'TET': Method('tet', taught=False, tasks=CIFAR),
-    'SAKD level 1': Method('sakd', ('model.losses=None',), tasks=(*CIFAR, 'bccd', 'digits')),
-    'SAKD level 2': Method('sakd', ('model.transfer=False',), tasks=(*CIFAR, 'bccd', 'digits')),
+    'SAKD level 1': Method('sakd', ('model.losses=None',), tasks=(*CIFAR, 'bccd', 'penn_fudan', 'digits')),
+    'SAKD level 2': Method('sakd', ('model.transfer=False',), tasks=(*CIFAR, 'bccd', 'penn_fudan', 'digits')),
     # as in the authors' CIFAR script
     'SAKD, features alone': Method('sakd', ('model.transfer=False', 'model.losses.loss_response=None'), tasks=CIFAR),
     'SAKD, no response': Method('sakd', ('model.losses.loss_response=None',), tasks=CIFAR),
-    'SAKD': Method('sakd', tasks=(*CIFAR, *DENSE, 'digits')),
+    'SAKD': Method('sakd', tasks=(*CIFAR, *DENSE, 'penn_fudan', 'digits')),
     'BKD': Method('bkd', tasks=(*CIFAR, *DENSE)),
     'BKD, no blur': Method('bkd', ('model.losses.loss_blur.connector.ratio=0',), tasks=R20),
     'BKD, no blur, no restoration': Method('bkd', ('model.losses.loss_blur.connector=None',), tasks=R20),
