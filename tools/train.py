@@ -8,7 +8,8 @@ from mmsnn.building import is_distiller, type_name
 from mmsnn.engine import checks
 from mmsnn.engine.cli import add_arguments, build_runner, read_config
 from mmsnn.engine.resuming import prepare_resume
-from mmsnn.engine.safety import disk_errors_named, make_room, make_safe
+from mmsnn.engine.safety import disk_errors_named, make_safe
+from mmsnn.engine.work_dir import WorkDir
 from mmsnn.report import add_hook
 
 
@@ -81,11 +82,12 @@ def main(argv=None) -> None:
     cfg = prepare(read_config(args), args)
     prepare_resume(cfg)
     findings = checks.check_data(cfg, ('train', 'val'))
-    make_room(cfg)
-    runner = build_runner(cfg, args.verbose)
-    checks.log(findings, runner.logger)
-    with disk_errors_named(cfg):
-        runner.train()
+    with WorkDir(cfg) as work_dir:
+        runner = build_runner(cfg, args.verbose)
+        runner.register_hook(work_dir)
+        checks.log(findings, runner.logger)
+        with disk_errors_named(cfg):
+            runner.train()
 
 
 if __name__ == '__main__':

@@ -114,8 +114,11 @@ def _checkpoint(source: str | None, folder: str) -> tuple[Path | None, Mapping]:
         return path, load_file(path)
     newest = newest_whole(folder)
     if newest is None:
+        aside = [path for earlier in sorted(Path(folder).glob('earlier_*')) for path in checkpoints(earlier)[:1]]
+        newest_aside = max(aside, key=lambda path: path.stat().st_mtime, default=None)
+        other = f'; that of an earlier one is {newest_aside}: --resume FILE continues it' if newest_aside else ''
         print_log(
-            f'--resume: there is no checkpoint in {folder}, the training begins',
+            f'--resume: there is no checkpoint in {folder}, the training begins{other}',
             logger='current',
             level=logging.WARNING,
         )

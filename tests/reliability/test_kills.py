@@ -9,10 +9,13 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import zipfile
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import cli
 import pytest
@@ -27,7 +30,8 @@ from torch.utils.data import Dataset
 from mmsnn.engine import resuming
 from mmsnn.engine.hooks import checkpoint_hook
 from mmsnn.engine.resuming import newest_whole, prepare_resume
-from mmsnn.engine.safety import make_room, make_safe
+from mmsnn.engine.safety import make_safe
+from mmsnn.engine.work_dir import WorkDir
 
 pytestmark = [pytest.mark.row('R16'), pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')]
 TRIES = int(os.environ.get('MMSNN_TRIES', 1))
@@ -348,13 +352,65 @@ def test_the_pointer_finds_what_a_hook_named_otherwise(tmp_path, where):
     assert newest_whole(tmp_path / 'run')[1]['meta']['iter'] == STEPS
 
 
+def begin(cfg):
+    """What a training does in its work dir before its first iteration."""
+    with WorkDir(cfg) as work_dir:
+        work_dir.before_train(SimpleNamespace(timestamp='20260101_000000'))
+
+
+def test_a_training_that_is_refused_moves_nothing(folder):
+    """Files are set aside when the training begins, and not when its config is read."""
+    before = sorted(path.name for path in folder.iterdir())
+    with pytest.raises(TypeError), WorkDir(config(folder)):
+        raise TypeError('a key of the model is misspelt')
+    assert sorted(path.name for path in folder.iterdir()) == before
+    begin(config(folder))
+    assert not resuming.checkpoints(folder)
+    said = []
+    resuming_log = resuming.print_log
+    resuming.print_log = lambda text, **_: said.append(text)
+    try:
+        cfg = config(folder)
+        cfg.resume = True
+        assert not resuming.prepare_resume(cfg).resume
+    finally:
+        resuming.print_log = resuming_log
+    assert len(said) == 1 and str(folder / 'earlier_1') in said[0] and '--resume FILE' in said[0]
+
+
+def test_one_training_at_a_time(folder):
+    """A second one in the folder is refused, until the first has ended in any way."""
+    with WorkDir(config(folder)):
+        for change in ({}, dict(resume=True)):
+            other = config(folder)
+            other.merge_from_dict(change)
+            with pytest.raises(ValueError, match='work_dir: another training runs in .*--work-dir FOLDER'):
+                WorkDir(other)
+        assert resuming.checkpoints(folder)
+    script = 'import sys, time; from mmengine.config import Config; from mmsnn.engine.work_dir import WorkDir;'
+    script += 'held = WorkDir(Config(dict(work_dir=sys.argv[1]))); import os; child = os.fork();'
+    script += 'print("held", flush=True) if child else None; time.sleep(20)'
+    process = subprocess.Popen([sys.executable, '-c', script, folder], stdout=subprocess.PIPE, text=True)
+    try:
+        assert 'held\n' in process.stdout
+        with pytest.raises(ValueError, match='another training runs'):
+            begin(config(folder))
+        process.kill()
+        process.wait()
+        # its worker is still there
+        begin(config(folder))
+    finally:
+        process.kill()
+        process.stdout.close()
+
+
 def test_numbers_of_folders_set_aside(folder):
     """A gap is filled, and nothing is overwritten."""
     (folder / 'earlier_2').mkdir()
     measured = 'benchmark.json', 'time_steps.json', 'early_exit.json', 'report.html'
     for name in measured:
         (folder / name).touch()
-    make_room(config(folder))
+    begin(config(folder))
     # what was measured of the other network does not stand in the new one's report
     assert all((folder / 'earlier_1' / name).exists() and not (folder / name).exists() for name in measured)
     assert resuming.checkpoints(folder / 'earlier_1') and not resuming.checkpoints(folder / 'earlier_2')
@@ -387,13 +443,13 @@ def test_another_training_in_the_folder(folder):
         other = config(folder)
         other.merge_from_dict(change)
         with pytest.raises(ValueError, match='work_dir: .* holds another training'):
-            make_room(other)
+            begin(other)
     cfg.resume = True
-    make_room(cfg)
+    begin(cfg)
     assert len(resuming.checkpoints(folder)) == 2
     cfg.resume = False
     for number in (1, 2):
-        make_room(cfg)
+        begin(cfg)
         assert not resuming.checkpoints(folder) and not (folder / 'last_checkpoint').exists()
         assert {path.name for path in resuming.checkpoints(folder / f'earlier_{number}')} == files
         train(folder)
