@@ -3,13 +3,14 @@
 import math
 import os
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from .shipped import find_config
+from .shipped import configs_of, find_config
 
 # Heights and widths of data sets whose pipelines may leave them out.
 SIZES = {
@@ -36,11 +37,23 @@ def read(name: str) -> Config:
     """
     shipped = find_config(name)
     if '::' in name and shipped is None:
-        raise FileNotFoundError(f'there is no config {name!r}: the part before :: must be an installed package')
+        raise FileNotFoundError(f'there is no config {name!r}: {_missing(*name.split("::", 1))}')
     if shipped is None:
         # custom_imports may name modules beside it, or in the working directory, as the imports of a script.
         sys.path += [path for path in (str(Path(name).resolve().parent), os.getcwd()) if path not in sys.path]
     return Config.fromfile(shipped or name)
+
+
+def _missing(package: str, path: str) -> str:
+    """What is wrong with the name of a config of a package, and what is near."""
+    folder = configs_of(package)
+    if folder is None:
+        return f'{package!r} is not an installed package'
+    names = [str(found.relative_to(folder)) for found in folder.rglob('*.py')]
+    near = [name for name in names if name == f'{path}.py'] or get_close_matches(path, names, 3)
+    listed = f"; 'mmsnn list configs' lists those of {package}" if package == 'mmsnn' else ''
+    meant = f'; did you mean {" or ".join(f"{package}::{name}" for name in near)}?' if near else listed
+    return f'{package} comes without such a file{meant}'
 
 
 def is_distiller(model: dict) -> bool:

@@ -7,15 +7,22 @@ import subprocess
 from pathlib import Path
 
 
+def configs_of(package: str) -> Path | None:
+    """The folder of the configs of an installed package; None where there is no such package."""
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        return None
+    return (home() if package == 'mmsnn' else Path(spec.origin).parent / '.mim') / 'configs'
+
+
 def find_config(name: str) -> Path | None:
     """The file of the config ``PACKAGE::PATH``; None if there is none, or if ``name`` has another form."""
     package, there, path = name.partition('::')
-    spec = importlib.util.find_spec(package) if there and package.isidentifier() else None
+    folder = configs_of(package) if there else None
     # A path that leaves the folder of the package is refused.
-    if spec is None or spec.origin is None or Path(path).is_absolute() or '..' in Path(path).parts:
+    if folder is None or Path(path).is_absolute() or '..' in Path(path).parts:
         return None
-    folder = home() if package == 'mmsnn' else Path(spec.origin).parent / '.mim'
-    file = folder / 'configs' / path
+    file = folder / path
     return file if file.is_file() else None
 
 

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.hub import get_model
 from mmengine.registry import DefaultScope
 
-from mmsnn import compat, shipped
+from mmsnn import building, compat, shipped
 
 DETECTOR = 'mmsnn::sakd/retinanet_sew18_bccd.py'
 SEGMENTOR = 'mmsnn::sakd/fcn_sew18_camvid.py'
@@ -89,6 +89,20 @@ def test_inherited_visualizer():
 @pytest.mark.parametrize('name', ['mmdet::nothing.py', 'mmsnn::nothing.py', 'nothing::a/b.py', 'a/b.py', '../x::y'])
 def test_no_such_config(name):
     assert shipped.find_config(name) is None
+
+
+@pytest.mark.parametrize(
+    'name, said',
+    [
+        ('mmsnn::spiking/retinanet_sew18_bccd', r'did you mean mmsnn::spiking/retinanet_sew18_bccd\.py\?'),
+        ('mmsnn::spiking/retinanet_sew18_bcd.py', r'did you mean .*mmsnn::spiking/retinanet_sew18_bccd\.py'),
+        ('mmsnn::zzz.py', "'mmsnn list configs' lists those of mmsnn"),
+        ('nothing::a/b.py', "'nothing' is not an installed package"),
+    ],
+)
+def test_the_name_of_a_config_that_does_not_exist(name, said):
+    with pytest.raises(FileNotFoundError, match=said):
+        building.read(name)
 
 
 @pytest.mark.parametrize('given', [True, False])

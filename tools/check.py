@@ -40,8 +40,8 @@ class Report:
         self.console = Console()
         self.found: list[checks.Finding] = []
 
-    def section(self, title: str, findings: Iterable[checks.Finding]) -> None:
-        """Print findings under a heading."""
+    def section(self, title: str, findings: Iterable[checks.Finding], without: str = 'nothing to report') -> None:
+        """Print findings under a heading; ``without`` any, another line."""
         self.console.print(Text(title, style='bold'))
         new, known = {}, {(finding.key, finding.text) for finding in self.found}
         for finding in findings:
@@ -53,7 +53,7 @@ class Report:
             line = Text.assemble((f'  {word:<12}', style), f'{", ".join(dict.fromkeys(keys))}: {text}')
             self.console.print(line, soft_wrap=True)
         if not new:
-            self.console.print('  nothing to report')
+            self.console.print(f'  {without}')
 
     @property
     def errors(self) -> int:
@@ -83,7 +83,8 @@ def main(argv=None) -> int:
     known = [finding.key for finding in report.found if finding.level == checks.ERROR]
     # building a dataset without its files fails, but that error has been printed already
     trial = (found for found in Trial(cfg, build_runner).run() if not any(_is_about(key, found.key) for key in known))
-    report.section('Building, one step, one prediction', trial)
+    without = 'not done: errors above stand in the way' if known else 'nothing to report'
+    report.section('Building, one step, one prediction', trial, without)
     report.summary()
     return int(report.errors > 0)
 

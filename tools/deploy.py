@@ -117,6 +117,11 @@ class Deployment:
         start = time.monotonic()
         args = self.args
         if args.to == 'nir':
+            if not any(neurons_of(self.model)):
+                raise SystemExit(
+                    f'--to nir: {args.config} has no spiking neuron, and NIR describes spiking networks; write it as '
+                    '--to onnx or --to pt2'
+                )
             files = self.nir()
         elif args.streaming:
             files = self.streaming()
@@ -135,7 +140,7 @@ class Deployment:
             | facts
         )
         facts |= self.found | dict(files={path.name: digest(path) for path in files}, seconds=time.monotonic() - start)
-        path = args.out.with_suffix('.card.json')
+        path = args.out.with_name(f'{args.out.name}.card.json')
         path.write_text(json.dumps(facts, indent=1, default=float))
         for file in files:
             self.say(f'wrote {file} ({file.stat().st_size / 2**20:.2f} MiB)')

@@ -15,6 +15,7 @@ import mmsnn
 from mmsnn.analysis import firing_rates
 from mmsnn.checkpoints.task_models import load_batch, load_model
 from mmsnn.engine.cli import read_config
+from mmsnn.engine.images import fault
 from mmsnn.engine.options import add_cfg_options, positive
 from mmsnn.neurons import Neuron
 from mmsnn.visualize import draw_rates, draw_result, membrane, raster, rate_map, rate_over_time
@@ -56,6 +57,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error(f'--out: the file must end with .png or .html, got {str(args.out)!r}')
     if not args.image.is_file():
         parser.error(f'there is no image {str(args.image)!r}')
+    if wrong := fault(str(args.image)):
+        parser.error(f'{args.image} cannot be read: {wrong}')
     return args
 
 

@@ -100,7 +100,9 @@ class Distiller(Transparent, BaseModel):
         if data_preprocessor is not None:
             student.setdefault('data_preprocessor', data_preprocessor)
         self.student = ROOT_MODELS.build(student)
-        self.transfer = without_scope(transfer) if isinstance(transfer, dict) else {} if transfer is True else None
+        if not isinstance(transfer, (bool, dict, type(None))):
+            raise TypeError(f'model.transfer must be True, False or a dict, got {transfer!r}')
+        self.transfer = without_scope(transfer) if isinstance(transfer, dict) else {} if transfer else None
         self.progress = Progress()
         self.hooked = False
         self._step: int | None = None

@@ -17,9 +17,12 @@ from mmsnn.building import read
 from mmsnn.checkpoints.loading import CheckMatch, check_source, install_safe_loading
 
 from . import console
-from .options import add_cfg_options, apply_options
+from .options import add_cfg_options, apply_options, unregistered, warn_of_misspelt_names
 from .reading import read_annotations_safely
 from .unreadable import NamesImages
+
+# what is said before the run of the last config that was read has a log file
+_early: console.Early | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,8 +45,13 @@ def read_config(args: argparse.Namespace) -> Config:
         ValueError: FSDP is set without FlexibleRunner, or ``sync_bn`` with a FlexibleRunner, which does not read it.
         RuntimeError: this machine does not support the launcher.
     """
+    global _early
     read_annotations_safely()
+    if _early is not None:
+        _early.write_to(None)
+    _early = console.Early()
     cfg = read(args.config)
+    warn_of_misspelt_names(cfg)
     if args.cfg_options:
         apply_options(cfg, args.cfg_options)
     if args.work_dir:
@@ -84,7 +92,12 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
         time.sleep(0.05)
     read_annotations_safely()
     install_safe_loading()
-    runner = console.build(cfg, verbose)
+    try:
+        runner = console.build(cfg, verbose)
+    except KeyError as problem:
+        raise (unregistered(problem, cfg) or problem) from None
+    if _early is not None:
+        _early.write_to(runner.logger)
     runner.register_hook(CheckMatch())
     runner.register_hook(NamesImages())
     return runner

@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import IterBasedTrainLoop, Runner
@@ -43,6 +44,29 @@ class Quiet(logging.Filter):
         for handler in logger.handlers:
             if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
                 handler.addFilter(self)
+
+
+class Early(logging.Handler):
+    """Keeps what is said before a run has its log file, and then writes it there."""
+
+    def __init__(self):
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+        self.logger = MMLogger.get_current_instance()
+        self.logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep ``record``."""
+        self.records.append(record)
+
+    def write_to(self, logger: logging.Logger | None) -> None:
+        """Write all records into the files of ``logger``, and keep no more."""
+        self.logger.removeHandler(self)
+        for handler in logger.handlers if logger else ():
+            if isinstance(handler, logging.FileHandler):
+                for record in self.records:
+                    handler.handle(record)
+        self.records = []
 
 
 class QuietRunner:

@@ -102,7 +102,7 @@ class NamedLabels(Named):
             loaded = self.load.transform(results)
         # Other annotations may be at fault; then the label image can be read.
         except Exception as error:
-            if isinstance(path, str) and not readable(path):
+            if isinstance(path, str) and fault(path):
                 raise UnreadableImage(path, why(path, error)) from error
             raise
         if isinstance(path, str) and isinstance(loaded, dict) and 'gt_seg_map' in loaded and 'ori_shape' in loaded:
@@ -112,12 +112,13 @@ class NamedLabels(Named):
         return loaded
 
 
-def readable(path: str) -> bool:
-    """Whether an image file can be decoded."""
+def fault(path: str) -> str | None:
+    """What keeps an image file from being decoded; None if nothing does."""
     try:
-        return mmcv.imread(path, flag='unchanged', backend='pillow') is not None
-    except Exception:
-        return False
+        return 'it is not an image' if mmcv.imread(path, flag='unchanged', backend='pillow') is None else None
+    # Decoders and file systems raise errors of many kinds.
+    except Exception as error:
+        return why(path, error)
 
 
 def image_size(path: str) -> tuple[int, int]:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
+from mmengine.registry import Registry
 from mmengine.runner import FlexibleRunner, Runner
 
+from mmsnn import registry
 from mmsnn.building import is_distiller
 
 from .trust import check_options
@@ -91,6 +93,54 @@ def unread(cfg: Config, key: str) -> str | None:
             return f'nothing reads {unknown}' if unknown else None
         above = f'{above}.{name}'
     return None
+
+
+def warn_of_misspelt_names(cfg: Config) -> None:
+    """Warn of top-level names of a config file that nothing reads and that are close to one that would be read.
+
+    Files may have variables of any name, so a name counts as misspelt only if its letters are those of the other one in
+    another order, or one letter is missing or too many, and if the value was used nowhere.
+    """
+    known = read_by_runners()
+    for name in cfg.keys() - known:
+        near = sorted(other for other in known if _misspelt(name, other))
+        if near and not _places(cfg, name):
+            text = f'{cfg.filename}: nothing reads {name}; did you mean {near[0]}?'
+            print_log(text, logger='current', level=logging.WARNING)
+
+
+def _misspelt(name: str, other: str) -> bool:
+    if sorted(name) == sorted(other):
+        return True
+    short, long = sorted((name, other), key=len)
+    return len(long) == len(short) + 1 and any(long[:i] + long[i + 1 :] == short for i in range(len(long)))
+
+
+def unregistered(problem: KeyError, cfg: Config) -> ValueError | None:
+    """What to say of a type that no registry knows, with its key and near names; None for another problem."""
+    found = re.search(r'(\S+) is not in the (\S+) registry', str(problem))
+    if found is None:
+        return None
+    name, registry = found[1].strip('\'"'), found[2]
+    key = next((path for path, last, node in _nodes(cfg.to_dict(), '') if last == 'type' and node == name), '.type')[1:]
+    ours = {f'mmsnn.{each}' for each in registered_names()}
+    plain = {each.rpartition('.')[2].lower(): each for each in ours}
+    bare = name.rpartition('.')[2].lower()
+    close = [bare] if bare in plain else difflib.get_close_matches(bare, plain, 2, 0.8)
+    hint = (
+        f'did you mean {" or ".join(plain[one] for one in close)}?'
+        if close
+        else ("is its module imported (custom_imports), and its package named (type='mmdet.NAME')?")
+    )
+    return ValueError(f'{key}: {name!r} is not in the registry {registry}; {hint}')
+
+
+def registered_names() -> set[str]:
+    """The names of all that mmsnn registers."""
+    registries = [each for each in vars(registry).values() if isinstance(each, Registry)]
+    for each in registries:
+        each.import_from_location()
+    return {name for each in registries for name in each.module_dict}
 
 
 def _meant_for_student(cfg: Config, options: dict) -> dict:

@@ -109,7 +109,8 @@ def resolve_surrogate(name: str) -> str:
             f'surrogate {name!r} of SpikingJelly has no counterpart here: take one of {", ".join(known)}, or register '
             'its derivative with mmsnn.register_surrogate'
         )
-    near = {each.lower(): each for each in (*known, *ALIASES)}
+    # our names last, so that they win where another library's differs in its case alone
+    near = {each.lower(): each for each in (*ALIASES, *known)}
     match = get_close_matches(name.lower(), near, n=1)
     hint = f', did you mean {near[match[0]]!r}?' if match else ''
     raise ValueError(

@@ -312,6 +312,20 @@ def run_tool(*arguments):
     return runpy.run_path(str(home() / 'tools' / 'deploy.py'))['main']([str(a) for a in arguments])
 
 
+def test_nir_is_for_spiking_networks(config, tmp_path):
+    pytest.importorskip('nir')
+    ann = tmp_path / 'ann.py'
+    ann.write_text(
+        f"_base_ = {str(config)!r}\nmodel = dict(backbone=dict(_delete_=True, type='ResNet_CIFAR', depth=18), "
+        'head=dict(in_channels=512))\n'
+    )
+    from mmsnn.building import build_model, read
+
+    torch.save(dict(state_dict=build_model(read(str(ann))).state_dict()), tmp_path / 'ann.pth')
+    with pytest.raises(SystemExit, match='--to nir: .*ann.py has no spiking neuron'):
+        run_tool(ann, tmp_path / 'ann.pth', '--to', 'nir', '--out', tmp_path / 'ann.nir')
+
+
 @pytest.mark.parametrize('options', [['--to', 'pt2'], ['--to', 'onnx', '--streaming'], ['--to', 'nir']])
 def test_the_tool_writes_a_file_and_a_card(config, tmp_path, options):
     pytest.importorskip('onnxruntime')
@@ -321,7 +335,8 @@ def test_the_tool_writes_a_file_and_a_card(config, tmp_path, options):
     assert out.is_file()
     assert found['T'] == 2
     assert found['files'].keys() == {out.name}
-    assert out.with_suffix('.card.json').is_file()
+    # each export has its own, also beside another of the same name
+    assert out.with_name(f'{out.name}.card.json').is_file()
     assert found['inputs']['mean']
     if 'nir' in options:
         assert found['whole']

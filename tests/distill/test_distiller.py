@@ -437,6 +437,9 @@ class TestTeacher:
         state = teacher.state_dict()
         assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
         assert model.teacher is None and set(model.loss(*inputs(model))) == {'loss'}
+        for odd in (1, 'yes'):
+            with pytest.raises(TypeError, match='model.transfer must be True, False or a dict'):
+                build(transfer=odd)
         assert build(dict(loss_kl=LOGITS), transfer=dict(scope='backbone')).teacher is not None
 
     def test_level_1_of_another_architecture(self):

@@ -7,6 +7,7 @@ import mmengine.runner
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch.utils.data import DataLoader
 
@@ -79,3 +80,13 @@ class TestSummary:
         assert console.data_line(loader) == '10 samples in batches of 4'
         monkeypatch.setattr(console, 'get_world_size', lambda: 2)
         assert console.data_line(loader) == '10 samples in batches of 4 on each of 2 processes'
+
+
+def test_what_is_said_before_the_log_file_exists_stands_in_it(tmp_path):
+    early = console.Early()
+    print_log('an option is ignored', logger='current', level=logging.WARNING)
+    logger = logging.Logger('run')
+    logger.addHandler(logging.FileHandler(tmp_path / 'run.log'))
+    early.write_to(logger)
+    print_log('not this', logger='current')
+    assert (tmp_path / 'run.log').read_text() == 'an option is ignored\n'

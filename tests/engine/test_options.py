@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from mmsnn.engine import options
-from mmsnn.engine.options import apply_options
+from mmsnn.engine.options import apply_options, unregistered, warn_of_misspelt_names
 
 STUDENT = dict(
     type='RetinaNet',
@@ -135,3 +135,33 @@ class TestUnread:
     def test_what_is_read_is_not(self, said, key):
         apply_options(Config(PLAIN), {key: 1})
         assert not said
+
+
+def test_misspelt_names_of_a_file(said, tmp_path):
+    """Also beside the right name, which a base config has; variables may be called anything."""
+    path = tmp_path / 'mine.py'
+    base = Config(PLAIN).pretty_text
+    path.write_text(f"{base}\nmodle = dict(backbone=dict(T=8))\nload_form = 'x.pth'\nresmue = True\nmodels = [1]\n")
+    cfg = Config.fromfile(path)
+    cfg.train_cfg.x = cfg.models
+    warn_of_misspelt_names(cfg)
+    assert sorted(said) == [
+        f'{path}: nothing reads {name}; did you mean {meant}?'
+        for name, meant in (('load_form', 'load_from'), ('modle', 'model'), ('resmue', 'resume'))
+    ]
+
+
+@pytest.mark.parametrize(
+    'name, hint',
+    [
+        ('SEWResNet', 'did you mean mmsnn.SEWResNet?'),
+        ('mmsnn.SEWResnet', 'did you mean mmsnn.SEWResNet'),
+        ('Nothing', 'custom_imports'),
+    ],
+)
+def test_types_that_are_not_registered(name, hint):
+    cfg = Config(dict(model=dict(type='A', backbone=dict(type=name))))
+    said = f'{name} is not in the mmdet::model registry. Please check whether the value of `{name}` is correct'
+    text = str(unregistered(KeyError(said), cfg))
+    assert text.startswith(f'model.backbone.type: {name!r} is not in the registry mmdet::model') and hint in text
+    assert unregistered(KeyError('data_samples'), cfg) is None

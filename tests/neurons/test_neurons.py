@@ -299,7 +299,7 @@ class TestErrors:
             (lambda: LIF(tau=0.5), ValueError, 'tau must be at least 1.*0.5'),
             (lambda: LIF(v_threshold=-1.0), ValueError, 'v_threshold.*above 0'),
             (lambda: LIF(v_reset=2.0), ValueError, 'v_reset must lie below'),
-            (lambda: LIF(surrogate='Atan'), ValueError, "surrogate must be one of .*did you mean 'ATan'"),
+            (lambda: LIF(surrogate='Atan'), ValueError, "surrogate must be one of .*did you mean 'atan'"),
             (lambda: LIF(alpha=-1.0), ValueError, 'alpha.*above 0'),
             (lambda: LIF(levels=4), ValueError, 'levels=4 needs the soft reset'),
             (lambda: LIF(taau=2.0), TypeError, 'taau'),

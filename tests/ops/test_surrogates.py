@@ -58,7 +58,7 @@ class TestAliases:
         'name, match',
         [
             ('SuperSpike', "'SuperSpike' of SpikingJelly has no counterpart here: take one of triangle, atan"),
-            ('Atan', "got 'Atan', did you mean 'ATan'"),
+            ('Atan', "got 'Atan', did you mean 'atan'"),
             ('fast_sigmoid', 'registered with mmsnn.register_surrogate'),
         ],
     )

@@ -110,7 +110,7 @@ def test_all_that_is_wrong_at_once(home, capsys):
 
 def test_what_building_and_running_raise_is_named(home, capsys):
     code, lines = check(capsys, home / 'plain.py', '--cfg-options', 'model.backbone.type=Gone')
-    assert code == 1 and 'Gone' in line(lines, 'error', 'model: ')
+    assert code == 1 and 'Gone' in line(lines, 'error', 'model.backbone.type: ')
     # the head has another width than the neck
     code, lines = check(capsys, home / 'plain.py', '--cfg-options', 'model.head.in_channels=7')
     assert code == 1 and 'RuntimeError' in line(lines, 'error', 'model: ')

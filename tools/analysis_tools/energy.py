@@ -18,6 +18,7 @@ from mmsnn.analysis.energy import EnergyReport
 from mmsnn.building import build_model, image_size
 from mmsnn.checkpoints.fitting import load_weights
 from mmsnn.engine.cli import read_config
+from mmsnn.engine.images import fault
 from mmsnn.engine.options import add_cfg_options, positive
 from mmsnn.layers import get_time_steps, image_channels
 from mmsnn.models import EventDataPreprocessor
@@ -53,12 +54,15 @@ def batch(model: torch.nn.Module, scope: str, images: list[str] | None, shape: t
     Without ``images`` it is noise: uniform pixels, or event frames with Poisson counts of one event per pixel.
 
     Raises:
-        ValueError: ``images`` are given for a network that takes event frames.
+        ValueError: an image cannot be read, or ``images`` are given for a network that takes event frames.
     """
     events = isinstance(model.data_preprocessor, EventDataPreprocessor)
     if images and events:
         raise ValueError('--images: this network takes event frames; leave the option out to use noise of events')
     if images:
+        for path in images:
+            if wrong := fault(path):
+                raise ValueError(f'--images: {path} cannot be read: {wrong}')
         inputs = [torch.from_numpy(mmcv.imresize(mmcv.imread(f), shape[::-1])).permute(2, 0, 1) for f in images]
     elif events:
         inputs = [torch.poisson(torch.ones(get_time_steps(model), image_channels(model), *shape))]

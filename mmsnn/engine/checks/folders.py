@@ -3,11 +3,19 @@
 import json
 import os
 import os.path as osp
+from collections import Counter
 from collections.abc import Iterator
+
+from PIL import Image
 
 from .classes import as_metainfo
 from .data import Data, missing_files
 from .findings import Finding, error, note, some, warning
+
+# Endings of files that are images, for any reader.
+IMAGES = frozenset(Image.registered_extensions())
+# Stands for the endings that the dataset reads.
+READ = 'read'
 
 
 def is_list(data: Data) -> bool:
@@ -30,11 +38,21 @@ def check_folders(data: Data) -> Iterator[Finding]:
     odd = [name for name in names if name.startswith(('.', '__'))]
     if odd:
         yield warning(key, f'{some(odd)} in {folder} counts as a class and shifts the labels of others: delete it')
-    extensions = tuple(data.argument('extensions', ('.jpg', '.jpeg', '.png')))
-    empty = [name for name in names if not _has_image(osp.join(folder, name), extensions)]
+    extensions = tuple(str(e).lower() for e in data.argument('extensions', ('.jpg', '.jpeg', '.png')))
+    found = {name: _endings(osp.join(folder, name), extensions) for name in names}
+    empty = [name for name in names if not found[name][READ]]
     if empty:
         finding = error if len(empty) == len(names) else warning
         yield finding(f'{data.key}.extensions', f'no file in {some(empty)} of {folder} ends in {", ".join(extensions)}')
+    total = sum(found.values(), Counter())
+    left = Counter({ending: n for ending, n in total.items() if ending in IMAGES})
+    if left and total[READ]:
+        endings = ', '.join(f'{n} in {ending}' for ending, n in left.most_common(3))
+        yield warning(
+            f'{data.key}.extensions',
+            f'{left.total()} of {left.total() + total[READ]} images in {folder} are left out ({endings}). To read '
+            f'them, set extensions={(*extensions, *sorted(left))}',
+        )
     yield from _check_names(data, folder, names)
     if len(empty) < len(names):
         yield note(key, f'{len(names)} classes by folder in {folder}: {some(names)}')
@@ -61,16 +79,17 @@ def _check_names(data: Data, folder: str, names: tuple) -> Iterator[Finding]:
         )
 
 
-def _has_image(folder: str, extensions: tuple) -> bool:
-    """Whether a folder or one of its subfolders contains an image; the search ends at the first one."""
-    below = []
+def _endings(folder: str, extensions: tuple) -> Counter:
+    """Of the files in a folder and its subfolders, how many are `READ`, and how many others have each ending."""
+    found = Counter()
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.lower().endswith(extensions):
-                return True
+            name = entry.name.lower()
             if entry.is_dir():
-                below.append(entry.path)
-    return any(_has_image(path, extensions) for path in below)
+                found += _endings(entry.path, extensions)
+            else:
+                found[READ if name.endswith(extensions) else osp.splitext(name)[1]] += 1
+    return found
 
 
 def check_list(data: Data, number: int | None) -> Iterator[Finding]:

@@ -77,6 +77,17 @@ def test_folders_that_are_no_classes(root):
     assert '.extensions' in check(root, extensions=('.webp',))['error'][0]
 
 
+def test_images_with_other_endings(root):
+    """They are left out of the data set, which mmpretrain does without a word."""
+    for name in ('a.WEBP', 'b.webp', 'c.bmp', 'notes.txt'):
+        (root / 'train' / 'cat' / name).touch()
+    extensions = '.JPG', '.png'
+    said = [text for text in check(root, extensions=extensions)['warning'] if 'left out' in text]
+    assert len(said) == 1 and said[0].startswith('train_dataloader.dataset.extensions: 3 of ')
+    assert '(2 in .webp, 1 in .bmp)' in said[0] and "extensions=('.jpg', '.png', '.bmp', '.webp')" in said[0]
+    assert not check(root, extensions=('.jpg', '.png', '.bmp', '.webp'))['warning']
+
+
 def write(root, lines):
     (root / 'list.txt').write_text('\n'.join(lines))
     return dict(ann_file='list.txt')
