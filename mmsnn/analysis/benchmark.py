@@ -15,7 +15,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import nn
 
-from mmsnn.inference.engine import engine_of, event_driven
+from mmsnn.inference.switch import engine_of, event_driven
 from mmsnn.neurons import FiringRates
 
 from .energy import EnergyReport, count_energy

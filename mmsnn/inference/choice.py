@@ -42,7 +42,10 @@ class Choice:
         """Of calls of a network of ``T`` time steps with arguments as ``leaves``."""
         key = T, *size_of(leaves)
         found = self._timings.get(key)
-        return self._timings.setdefault(key, Timing()) if found is None else found
+        if found is None:
+            shapes = ' and '.join(str(list(leaf.shape)) for leaf in leaves if isinstance(leaf, Tensor))
+            found = self._timings.setdefault(key, Timing(f'inputs like {shapes} with T={T}'))
+        return found
 
     def begin(self, timing: 'Timing') -> None:
         """A call begins."""
@@ -63,12 +66,16 @@ class Choice:
 class Timing:
     """Seconds of both ways for one size of input.
 
+    Args:
+        inputs: which inputs these are, in words.
+
     Attributes:
         seconds: the least of each way.
         way: the faster one; None until both are timed.
     """
 
-    def __init__(self):
+    def __init__(self, inputs: str = 'inputs'):
+        self.inputs = inputs
         self.calls = 0
         self.way: str | None = None
         self.seconds: dict[str, float] = {}

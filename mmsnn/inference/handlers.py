@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from .lazy import HANDLERS, Current, Lazy, Plan, Spikes, Value, snapshot
-from .strides import is_last, lies_last
+from .strides import FLOAT32, is_last, lies_last
 
 # what an uint8 map can hold
 MOST = 255
@@ -53,7 +53,7 @@ def _convolve(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=
     plan = x.plan if isinstance(x, Lazy) else None
     if plan is None or type(weight) not in (Tensor, torch.nn.Parameter) or weight.dtype != torch.float32:
         return NotImplemented
-    if isinstance(padding, str) or not weight.is_cpu:
+    if isinstance(padding, str) or not weight.is_cpu or not _fits(bias, len(weight)):
         return NotImplemented
     pairs = tuple(map(_pair, (stride, padding, dilation)))
     sizes = _sizes(x.shape, weight.shape, pairs, groups)
@@ -67,6 +67,11 @@ def _convolve(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=
     return Lazy.like(x, made, (x.shape[0], weight.shape[0], *sizes), lies_last(weight.shape, weight.stride()))
 
 
+def _fits(x, number: int) -> bool:
+    """Whether ``x`` is None or holds a number for each of so many channels."""
+    return x is None or (not isinstance(x, Lazy) and x.dtype == torch.float32 and x.shape == (number,) and x.is_cpu)
+
+
 def _pair(n) -> tuple[int, int]:
     """Height and width from one number or a sequence of one or two."""
     numbers = tuple(map(operator.index, n if isinstance(n, (tuple, list)) else (n,)))
@@ -76,7 +81,10 @@ def _pair(n) -> tuple[int, int]:
 @functools.lru_cache(maxsize=4096)
 def _sizes(shape, weight, pairs: tuple, groups: int) -> tuple[int, ...] | None:
     """Height and width of a convolution's output; None where PyTorch has to say what is wrong."""
-    if len(shape) != 4 or shape[1] != weight[1] * groups or 0 in shape:
+    (strides, paddings, dilations), wrong = pairs, len(shape) != 4 or groups < 1
+    if wrong or shape[1] != weight[1] * groups or weight[0] % groups or 0 in shape:
+        return None
+    if min(*strides, *dilations) < 1 or min(paddings) < 0:
         return None
     sizes = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(shape[2:], weight[2:], *pairs))
     return None if min(sizes) < 1 else sizes
@@ -97,9 +105,10 @@ def normed(x, mean, var, weight, bias, eps) -> Current | None:
     plan = x.plan if isinstance(x, Lazy) else None
     if not isinstance(plan, Current) or plan.add is not None or mean is None:
         return None
-    tensors = mean, var, weight, bias
-    if any(t is not None and (isinstance(t, Lazy) or t.dtype != torch.float32) for t in tensors):
+    # PyTorch says what is wrong with other statistics
+    if not eps > 0 or not all(_fits(t, x.shape[1]) for t in (mean, var, weight, bias)):
         return None
+    tensors = mean, var, weight, bias
     return plan.then(steps=(*plan.steps, ('norm', *tensors, eps)))
 
 
@@ -166,9 +175,15 @@ def _max_pool(func, args, kwargs):
     x, spikes = given['input'], spikes_of(given['input'])
     if spikes is None or given['ceil_mode'] or given.get('return_indices') or x.dim() != 4:
         return NotImplemented
-    given['stride'] = given['stride'] or given['kernel_size']
-    pairs = [list(_pair(n)) for n in map(given.get, names[1:5])]
-    values = torch.ops.mmsnn.event_max_pool(spikes.values, *pairs)
+    stride = given['stride']
+    if stride is None or (isinstance(stride, (list, tuple)) and not stride):
+        given['stride'] = given['kernel_size']
+    kernel, stride, padding, dilation = pairs = tuple(map(_pair, map(given.get, names[1:5])))
+    sizes = _sizes(x.shape, (1, x.shape[1], *kernel), (stride, padding, dilation), 1)
+    # PyTorch says what is wrong
+    if sizes is None or any(2 * p > k for p, k in zip(padding, kernel)):
+        return NotImplemented
+    values = torch.ops.mmsnn.event_max_pool(spikes.values, *map(list, pairs))
     return Lazy.like(x, Spikes(values, spikes.most), values.shape)
 
 
@@ -186,7 +201,7 @@ def _reduce(func, args, kwargs):
         for step in x[1:]:
             total = total + step
         size, stride = args[0].shape, args[0].stride()
-        out = torch.empty_strided(size[1:], _without_first(size, stride)).copy_(total)
+        out = torch.empty_strided(size[1:], _without_first(size, stride), **FLOAT32).copy_(total)
         return out.div_(len(x)) if func.__name__ == 'mean' else out
     out = func(x, *args[1:], **{'dtype': torch.float32, **kwargs})
     # bytes may lie channels last where the dense network's numbers do not
@@ -227,7 +242,7 @@ def _dropout(func, args, kwargs):
 
 @handles(
     *('view', 'reshape', 'flatten', 'unflatten', 'permute', 'transpose', 'contiguous', 'detach', 'unsqueeze'),
-    *('squeeze', 'movedim', 'expand', 'repeat', 'narrow', 'select', 'chunk', 'split', 'unbind', 'roll', 'flip'),
+    *('squeeze', 'movedim', 'expand', 'repeat', 'narrow', 'select', 'chunk', 'split', 'unbind', 'flip'),
     *('swapaxes', '__getitem__', 'index_select'),
 )
 def _move(func, args, kwargs):
@@ -272,4 +287,4 @@ def _join(func, args, kwargs):
 
 @handles('float')
 def _float(func, args, kwargs):
-    return args[0]
+    return NotImplemented if kwargs or len(args) > 1 else args[0]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from .strides import lies_last, strides
+from .strides import FLOAT32, lies_last, strides
 
 
 def snapshot(x: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ class Memory:
             if source.stride() == self.stride:
                 kept = self.plan.dense()
             else:
-                kept = torch.empty_strided(self.size, self.stride).copy_(source)
+                kept = torch.empty_strided(self.size, self.stride, **FLOAT32).copy_(source)
             self.give(kept, snapshot(kept))
         return self.numbers
 

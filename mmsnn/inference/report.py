@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from .choice import DENSE, EVENT, Timing
@@ -36,15 +36,23 @@ class ConvCounts:
         return 'event' if self.on_events == self.calls else 'both' if self.on_events else 'dense'
 
 
+# Stands for convolutions whose weights are made anew in every call, by parametrizations, pruning or weight norm.
+COMPUTED = 'computed weights'
+
+
 class LayerCounts:
-    """`ConvCounts` of every convolution, found by its weight."""
+    """`ConvCounts` of every convolution, found by its weight.
+
+    Attributes:
+        computed: of all whose weights are no parameters.
+    """
 
     def __init__(self):
-        self._counts = WeakIdKeyDictionary()
+        self._counts, self.computed = WeakIdKeyDictionary(), ConvCounts()
 
     def note(self, weight: Tensor, events: int | None, elements: int | None, on_events: bool) -> None:
         """One call of the convolution of ``weight``; ``events`` is None where its input was no spikes."""
-        counts = self._counts.get(weight)
+        counts = self._counts.get(weight) if isinstance(weight, nn.Parameter) else self.computed
         if counts is None:
             counts = self._counts[weight] = ConvCounts()
         counts.events += events or 0
@@ -54,7 +62,7 @@ class LayerCounts:
 
     def clear(self) -> None:
         """Forget what was counted."""
-        self._counts = WeakIdKeyDictionary()
+        self._counts, self.computed = WeakIdKeyDictionary(), ConvCounts()
 
     def of(self, weight: Tensor) -> ConvCounts | None:
         """The counts of one convolution."""
@@ -63,6 +71,8 @@ class LayerCounts:
 
 class EventReport(dict):
     """`ConvCounts` of the convolutions that ran since `event_driven` or the last report, by name.
+
+    Those whose weights are made anew in every call are together, as ``computed weights``.
 
     Calls in which ``engine='auto'`` ran the whole network densely count nothing.
 
@@ -84,8 +94,10 @@ class EventReport(dict):
         caption = f'mean density of spiking inputs {self.density:.1%}'
         for timing in self.timings:
             event, dense = (timing.seconds[way] * 1e3 for way in (EVENT, DENSE))
-            chosen = 'densely as a whole' if timing.way == DENSE else 'on events'
-            caption += f'; runs {chosen}, since that was faster: {event:.1f} ms on events, {dense:.1f} ms densely'
+            chosen = 'run densely as a whole' if timing.way == DENSE else 'run on events'
+            caption += (
+                f'; {timing.inputs} {chosen}, since that was faster: {event:.1f} ms on events, {dense:.1f} ms densely'
+            )
         table = Table(title='Event-driven', caption=caption)
         table.add_column('convolution', overflow='fold', min_width=20)
         table.add_column('runs')

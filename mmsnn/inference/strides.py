@@ -1,21 +1,35 @@
-"""Strides of maps, contiguous or channels last."""
+"""Types and strides of maps, contiguous or channels last."""
 
 import functools
 
 import torch
 from torch import Tensor
 
+# what every map is, whatever the defaults of the process are
+FLOAT32 = dict(dtype=torch.float32, device='cpu')
+
 
 def is_last(x: Tensor) -> bool:
-    """Whether the memory format is channels last, and not contiguous."""
-    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    """Whether PyTorch takes the memory format of ``x`` for channels last."""
+    return lies_last(x.shape, x.stride())
 
 
-# these are asked for at every layer, and PyTorch takes up to a tenth of a millisecond for a few numbers
+# these are asked for at every layer
 @functools.lru_cache(maxsize=4096)
 def lies_last(size, stride) -> bool:
-    """Whether a tensor with this ``size`` and ``stride`` is in channels-last memory format, and not contiguous."""
-    return is_last(torch.empty_strided(size, stride, device='meta'))
+    """Whether PyTorch takes a tensor with this ``size`` and ``stride`` for channels last.
+
+    It goes by strides alone, which tell also where the memory of both formats is the same, as in maps of one pixel.
+    """
+    if len(size) != 4 or stride[1] == 0 or 0 in size:
+        return False
+    least = 0
+    for i in (1, 3, 2, 0):
+        # maps of one pixel and one channel are of both formats
+        if stride[i] < least or (i == 0 and least == stride[1]):
+            return False
+        least = stride[i] * max(1, size[i])
+    return True
 
 
 @functools.lru_cache(maxsize=4096)

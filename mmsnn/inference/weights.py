@@ -36,6 +36,9 @@ class Folded:
         groups: of the convolution.
         steps: ``('norm', running_mean, running_var, weight, bias, eps)`` and ``('factor', number)``, in their order.
         half: whether the events' weights are 16-bit.
+
+    Attributes:
+        finite: whether all weights are finite numbers.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, groups: int, steps: tuple, half: bool):
@@ -49,10 +52,12 @@ class Folded:
                 scale = scale if gamma is None else scale * gamma.double()
                 shift = (shift - mean.double()) * scale + (0 if beta is None else beta.double())
             else:
-                scale = torch.as_tensor(rest[0], dtype=torch.float64)
+                scale = torch.as_tensor(rest[0], dtype=torch.float64, device=wide.device)
                 shift = shift * scale
             wide = wide * scale.view(-1, 1, 1, 1)
         self.weight = wide.float().contiguous(memory_format=torch.channels_last)
+        # a product of 0 and infinity is NaN, which a kernel that leaves out zeros does not see
+        self.finite = bool(self.weight.isfinite().all())
         self.shift = None if bias is None and not steps else shift.float()
         self._rows = None
 

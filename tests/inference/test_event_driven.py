@@ -1,8 +1,11 @@
 """A network on events gives the dense network's spikes, and stays a network as any other."""
 
+import collections
 import copy
 import pickle
+import re
 import threading
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,12 +17,14 @@ from mmengine.registry import DefaultScope
 from tiny import classifier, detector
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 import mmsnn
+from mmsnn.inference.choice import TRIALS
 from mmsnn.inference.lazy import Lazy
 from mmsnn.layers import Readout
 from mmsnn.models import SEWResNet, SpikeFPN, SpikeFPNHead, SpikeRetinaHead, Spikify
-from mmsnn.neurons import Neuron, expand_levels
+from mmsnn.neurons import LIF, Neuron, expand_levels
 from mmsnn.ops import event_reference
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
@@ -540,6 +545,138 @@ class TestWhatUsersDo:
             expected = model(CHAIN_IMAGES)
             found = mmsnn.event_driven(model, engine='event')(CHAIN_IMAGES)
         torch.testing.assert_close(found, expected)
+
+    @pytest.mark.parametrize(
+        'function',
+        [
+            lambda y: F.max_pool2d(y, 100),
+            lambda y: F.max_pool2d(y, 2, 0),
+            lambda y: F.max_pool2d(y, 2, padding=2),
+            lambda y: F.max_pool2d(y, 2, dilation=0),
+            lambda y: F.conv2d(y, torch.ones(8, 64, 3, 3), stride=0),
+            lambda y: F.conv2d(y, torch.ones(8, 64, 3, 3), padding=-1),
+            lambda y: F.conv2d(y, torch.ones(8, 64, 3, 3), dilation=0),
+            lambda y: F.conv2d(y, torch.ones(8, 64, 3, 3), torch.ones(1)),
+            lambda y: F.conv2d(y, torch.ones(8, 64, 3, 3), torch.ones(8, dtype=torch.float64)),
+            lambda y: F.conv2d(y, torch.ones(9, 32, 3, 3), groups=2),
+            lambda y: nn.BatchNorm2d(1).eval()(F.conv2d(y, torch.ones(8, 64, 3, 3))),
+            lambda y: F.batch_norm(F.conv2d(y, torch.ones(8, 64, 3, 3)), torch.ones(8), torch.ones(8), torch.ones(1)),
+            lambda y: LIF(T=2)(nn.BatchNorm2d(1).eval()(F.conv2d(y, torch.ones(8, 64, 3, 3)))),
+        ],
+    )
+    def test_what_pytorch_refuses(self, function):
+        """The same error as in the dense network."""
+        model = Then(function).eval()
+        with torch.no_grad():
+            with pytest.raises((RuntimeError, ValueError)) as expected:
+                model(CHAIN_IMAGES)
+            with pytest.raises(expected.type, match=re.escape(str(expected.value).splitlines()[0][:60])):
+                mmsnn.event_driven(model, engine='event')(CHAIN_IMAGES)
+
+    @pytest.mark.parametrize('change', ['float64', 'bfloat16', 'meta'])
+    def test_defaults_of_the_process(self, change):
+        """Types and devices are those of the network, whatever new tensors have elsewhere."""
+        model = Then(lambda y: (y.mean(0), F.conv2d(y, torch.ones(8, 64, 3, 3, dtype=torch.float32, device='cpu'))))
+        with torch.no_grad():
+            expected = model.eval()(CHAIN_IMAGES)
+            events = mmsnn.event_driven(model, engine='event')
+            before = torch.get_default_dtype()
+            try:
+                if change == 'meta':
+                    torch.set_default_device('meta')
+                else:
+                    torch.set_default_dtype(getattr(torch, change))
+                found = events(CHAIN_IMAGES)
+            finally:
+                torch.set_default_dtype(before)
+                torch.set_default_device(None)
+        torch.testing.assert_close(found, expected)
+
+    @pytest.mark.parametrize('number', [float('inf'), float('nan')])
+    @pytest.mark.parametrize('engine', ['event', 'auto'])
+    def test_weights_that_are_not_finite(self, number, engine):
+        """A product with a zero is NaN, so such a layer runs densely, and its spikes are the dense network's."""
+        dense = chain()
+        next(m for m in list(dense.modules())[::-1] if isinstance(m, nn.Conv2d)).weight.data[0, 0, 0, 0] = number
+        events = mmsnn.event_driven(copy.deepcopy(dense), engine=engine)
+        with torch.no_grad():
+            torch.testing.assert_close(events(CHAIN_IMAGES), dense(CHAIN_IMAGES), equal_nan=True)
+
+    @pytest.mark.parametrize(
+        'kind', [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm, 'pruned']
+    )
+    def test_computed_weights_are_reported(self, kind):
+        model = chain()
+        for conv in [m for m in model.modules() if isinstance(m, nn.Conv2d)]:
+            prune.random_unstructured(conv, 'weight', 0.1) if kind == 'pruned' else kind(conv)
+        with torch.no_grad():
+            mmsnn.event_driven(model.eval(), engine='event')(CHAIN_IMAGES)
+        report = mmsnn.event_report(model)
+        assert report['computed weights'].on_events and report.density > 0
+        assert not mmsnn.event_report(model)
+
+    def test_outputs_in_containers(self):
+        """Plain tensors come out, also in a dataclass, a subclass of dict or list, or kept from the call before."""
+
+        @dataclass(frozen=True)
+        class Out:
+            map: torch.Tensor
+            more: collections.UserDict
+
+        class Maps(list):
+            pass
+
+        kept = []
+
+        def function(y):
+            kept.append(y)
+            return Out(y, collections.UserDict(a=y)), Maps([y, Maps([y])]), kept[0]
+
+        for engine in ('event', 'auto'):
+            kept.clear()
+            model = mmsnn.event_driven(Then(function).eval(), engine=engine)
+            with torch.no_grad():
+                for _ in range(9):
+                    out, maps, before = model(CHAIN_IMAGES)
+                    found = out.map, out.more['a'], maps[0], maps[1][0], before
+                    assert [type(x) for x in found] == [torch.Tensor] * 5
+
+    def test_the_report_tells_sizes_apart(self):
+        model = mmsnn.event_driven(chain())
+        with torch.no_grad():
+            for _ in TRIALS:
+                model(CHAIN_IMAGES)
+        said = mmsnn.event_report(model).table().caption
+        assert f'inputs like {list(CHAIN_IMAGES.shape)} with T=' in said
+
+    @pytest.mark.parametrize('last', [True, False])
+    @pytest.mark.parametrize(
+        'function',
+        [
+            lambda y: y.roll(1, 3),
+            lambda y: F.max_pool2d(y, y.shape[2:]),
+            lambda y: F.interpolate(F.max_pool2d(y, y.shape[2:]), scale_factor=2),
+            lambda y: F.conv2d(F.max_pool2d(y, y.shape[2:]), torch.ones(8, 64, 1, 1)),
+            lambda y: y[:, :1],
+            lambda y: y.contiguous().float(memory_format=torch.channels_last),
+            lambda y: F.conv2d(y, torch.ones(1, 64, 3, 3)),
+        ],
+    )
+    def test_aliases_are_those_of_the_dense_network(self, function, last):
+        """Whether a copy is made follows from strides, and is seen by who writes to the original."""
+
+        def then(y):
+            y = function(y)
+            z = y.contiguous(memory_format=torch.channels_last)
+            y.zero_()
+            return z, torch.tensor(y.stride())
+
+        model = Then(then).eval()
+        x = CHAIN_IMAGES.to(memory_format=torch.channels_last) if last else CHAIN_IMAGES
+        model = model.to(memory_format=torch.channels_last) if last else model
+        with torch.no_grad():
+            expected = model(x)
+            torch.testing.assert_close(mmsnn.event_driven(model, engine='event')(x), expected)
 
     @pytest.mark.parametrize('engine', ['event', 'auto'])
     def test_jit_trace(self, engine):

@@ -202,3 +202,15 @@ class TestModule:
         conv = nn.Conv2d(3, 5, 3, **padding)
         x = torch.rand(2, 3, 8, 8)
         assert torch.equal(SpikeConv2d.like(conv, bits=1)(x), conv(x))
+
+
+@pytest.mark.parametrize('events', [True, False])
+def test_an_image_without_a_batch(events):
+    """As for `torch.nn.Conv2d`."""
+    conv = SpikeConv2d(3, 4, 3, events=events)
+    plain = torch.nn.Conv2d(3, 4, 3)
+    plain.load_state_dict(conv.state_dict())
+    x = (torch.rand(3, 8, 8) < 0.3).float()
+    for each in (conv, plain):
+        each(x).sum().backward()
+    torch.testing.assert_close(conv.weight.grad, plain.weight.grad)
