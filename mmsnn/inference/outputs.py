@@ -13,7 +13,7 @@ from .lazy import Lazy
 def numbers_of(out):
     """``out`` with the numbers of lazy tensors, also in containers and dataclasses, which are changed in place."""
     # the general way takes a percent of a small network's time
-    if type(out) is Tensor or (type(out) in (tuple, list) and all(type(x) is Tensor for x in out)):
+    if _is_plain(out):
         return out
     out = tree_map_only(Lazy, Lazy.numbers, out)
     for leaf in tree_leaves(out):
@@ -31,3 +31,7 @@ def numbers_of(out):
             if new is not value:
                 put(place, new)
     return out
+
+
+def _is_plain(out) -> bool:
+    return type(out) is Tensor or (type(out) in (tuple, list) and all(map(_is_plain, out)))
