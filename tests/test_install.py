@@ -377,6 +377,27 @@ class TestCommands:
         with pytest.raises(SystemExit, match="no command 'trian'"):
             cli.main(['trian'])
 
+    def test_a_refusal_comes_without_a_traceback(self, tmp_path, monkeypatch):
+        """Faults of the program, and of others' code, keep theirs, and --verbose shows all."""
+        (tmp_path / 'tools').mkdir()
+        (tmp_path / 'demo').mkdir()
+        lines = "raise ValueError('model.T: must be 1 or more')", 'int("x")', "raise RuntimeError('a fault')"
+        for name, line in zip(('refuse', 'slip', 'fault'), lines):
+            (tmp_path / 'tools' / f'{name}.py').write_text(f'"""A tool."""\nif __name__ == "__main__":\n    {line}\n')
+        monkeypatch.setattr(cli, 'home', lambda: tmp_path)
+        monkeypatch.setattr(sys, 'argv', sys.argv)
+        monkeypatch.setattr(sys, 'path', [*sys.path])
+        with pytest.raises(SystemExit) as refused:
+            cli.main(['refuse'])
+        assert refused.value.code == 'mmsnn refuse: ValueError: model.T: must be 1 or more'
+        for arguments, kind in (
+            (['refuse', '--verbose'], ValueError),
+            (['slip'], ValueError),
+            (['fault'], RuntimeError),
+        ):
+            with pytest.raises(kind):
+                cli.main(arguments)
+
     def test_environment(self, capsys):
         cli.main(['env'])
         rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())

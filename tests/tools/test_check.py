@@ -120,6 +120,17 @@ def test_what_building_and_running_raise_is_named(home, capsys):
     line(lines, 'ok', 'one prediction')
 
 
+def test_what_is_wrong_with_the_test_alone(home, capsys):
+    """It would show after the training."""
+    test = '\ntest_cfg = dict()\ntest_dataloader = {**val_dataloader}\ntest_evaluator = {**val_evaluator}\n'
+    (home / 'tested.py').write_text((home / 'plain.py').read_text() + test)
+    assert check(capsys, home / 'tested.py')[0] == 0
+    code, lines = check(capsys, home / 'tested.py', '--cfg-options', 'test_evaluator.topkk=1')
+    assert code == 1 and 'topkk' in line(lines, 'error', 'test_evaluator: ')
+    code, lines = check(capsys, home / 'tested.py', '--cfg-options', 'test_dataloader.dataset.data_rot=x')
+    assert code == 1 and 'data_rot' in line(lines, 'error', 'test_dataloader.dataset: ')
+
+
 def test_silent_neurons_are_named(home, capsys):
     code, lines = check(capsys, home / 'plain.py', '--cfg-options', 'model.backbone.neuron.v_threshold=500.0')
     said = line(lines, 'warning', 'neuron layers are silent')

@@ -50,8 +50,9 @@ class Trial:
         with tempfile.TemporaryDirectory() as folder:
             self.cfg.update(work_dir=folder, log_level='ERROR', custom_hooks=[], resume=False)
             loaders = {}
-            for part in ('train', 'val'):
-                if self.cfg.get(f'{part}_dataloader'):
+            for part in ('train', 'val', 'test'):
+                same = part == 'test' and self.cfg.get('test_dataloader') == self.cfg.get('val_dataloader')
+                if self.cfg.get(f'{part}_dataloader') and not same:
                     yield from self._load(part, loaders)
             runner = None
             with self._tried('model'):
@@ -64,6 +65,10 @@ class Trial:
                 yield from self._train(runner, *loaders['train'])
             if 'val' in loaders:
                 yield from self._predict(runner, *loaders['val'])
+            if self.cfg.get('test_evaluator') and self.cfg.test_evaluator != self.cfg.get('val_evaluator'):
+                with self._tried('test_evaluator'):
+                    runner.build_evaluator(self.cfg.test_evaluator)
+                yield from self._said()
 
     @contextmanager
     def _tried(self, key: str):
