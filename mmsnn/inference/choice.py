@@ -1,4 +1,4 @@
-"""What runs on events and what densely: a convolution by its density, a whole network by the time of both ways."""
+"""What runs on events and what densely: a convolution by its density, a whole network by the time of each way."""
 
 import math
 import threading
@@ -11,10 +11,11 @@ from mmsnn.ops import event_reference
 
 from .lazy import Current
 
-EVENT, DENSE = 'event', 'dense'
+# each convolution on events whose density promises to pay; every convolution that can; none
+EVENT, ALL, DENSE = WAYS = 'event', 'all', 'dense'
 # The first run of each way folds weights and prepares convolutions, and does not count.
-TRIALS = (EVENT, DENSE, EVENT, DENSE, EVENT, DENSE)
-# After so many calls both ways are timed again, because images and weights change.
+TRIALS = WAYS * 3
+# After so many calls the ways are timed again, because images and weights change.
 AGAIN = 1000
 # Both are set by hand, for ``auto``; tools/benchmarks/event.py times its choice against the dense path at several
 # densities. The share of events up to which a large convolution is taken to be faster on events:
@@ -64,14 +65,14 @@ class Choice:
 
 
 class Timing:
-    """Seconds of both ways for one size of input.
+    """Seconds of all ways for one size of input.
 
     Args:
         inputs: which inputs these are, in words.
 
     Attributes:
         seconds: the least of each way.
-        way: the faster one; None until both are timed.
+        way: the fastest one; None until all are timed.
     """
 
     def __init__(self, inputs: str = 'inputs'):
@@ -93,17 +94,18 @@ class Timing:
 
     def note(self, way: str, seconds: float) -> None:
         """One call took ``seconds``."""
-        if 2 <= self.calls < len(TRIALS):
-            least = self.seconds.get(way, math.inf) if self.calls >= 4 else math.inf
+        ways = len(WAYS)
+        if ways <= self.calls < len(TRIALS):
+            least = self.seconds.get(way, math.inf) if self.calls >= 2 * ways else math.inf
             self.seconds[way] = min(least, seconds)
         self.calls += 1
         if self.calls == len(TRIALS):
             # threads that call at once may all have taken the same way
-            missing = [place for place in (4, 5) if TRIALS[place] not in self.seconds]
+            missing = [place for place in range(2 * ways, 3 * ways) if TRIALS[place] not in self.seconds]
             if missing:
                 self.calls = missing[0]
             else:
-                self.way = min((EVENT, DENSE), key=self.seconds.get)
+                self.way = min(WAYS, key=self.seconds.__getitem__)
 
 
 def size_of(leaves) -> tuple:

@@ -15,7 +15,7 @@ from mmsnn.ops import NeuronSettings
 from mmsnn.ops.transforms import is_transformed
 
 from . import handlers
-from .choice import DENSE, Choice, pays
+from .choice import ALL, DENSE, Choice, pays
 from .lazy import Current, Lazy, Spikes
 from .report import LayerCounts
 from .weights import Folded, Watched
@@ -107,7 +107,8 @@ class Engine:
         on_events = False
         if isinstance(source, Spikes) and plan.repeat == 1:
             events = int(torch.ops.mmsnn.event_count.default(source.values))
-            on_events = folded.finite and (self.choice == 'event' or pays(plan, events))
+            all_of_them = self.whole is None or self.whole.way == ALL
+            on_events = folded.finite and (all_of_them or pays(plan, events))
             self.counts.note(plan.weight, events, source.values.numel(), on_events)
         else:
             self.counts.note(plan.weight, None, None, False)

@@ -34,10 +34,10 @@ def event_driven(
     Args:
         model: a backbone, detector, segmentor or classifier with mmsnn's neurons, or any other network of them.
         enabled: False takes the engine out again.
-        engine: ``auto`` chooses layer by layer, by density and width, and times the first calls of ``model`` for each
-            size of input both so and densely, to keep to the faster way: like ``torch.backends.cudnn.benchmark``, two
-            calls may then differ by rounding. ``event``: every convolution behind neurons on events, whatever its
-            density, in every call.
+        engine: ``auto`` times the first calls of ``model`` for each size of input in three ways, with all convolutions
+            on events, with those whose density and width promise to pay, and densely, and keeps to the fastest: like
+            ``torch.backends.cudnn.benchmark``, two calls may then differ by rounding. ``event``: every convolution
+            behind neurons on events, whatever its density, in every call.
         weights: ``float32``, or ``bfloat16``: convolutions on events read weights of 16 bits, rounded, which halves
             what they read and changes spikes; ``tools/benchmarks/event.py`` times both.
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import mmsnn
 from mmsnn.inference import choice
-from mmsnn.inference.choice import DENSE, EVENT, Timing
+from mmsnn.inference.choice import ALL, DENSE, EVENT, Timing
 from mmsnn.inference.weights import samples
 from mmsnn.models import SEWResNet
 from mmsnn.neurons import IF
@@ -119,8 +119,9 @@ def test_one_way_alone_decides_nothing():
     timing = Timing()
     for _ in range(len(choice.TRIALS)):
         timing.note(EVENT, 1.0)
-    assert timing.way is None and timing.next() == DENSE
-    timing.note(DENSE, 0.5)
+    for other in (ALL, DENSE):
+        assert timing.way is None and timing.next() == other
+        timing.note(other, 0.5 if other == DENSE else 2.0)
     assert timing.way == timing.next() == DENSE
 
 

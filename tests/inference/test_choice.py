@@ -1,4 +1,4 @@
-"""engine='auto' keeps a network to the faster way: on events, or densely as a whole."""
+"""engine='auto' keeps a network to the fastest way: all on events, those that promise to pay, or densely."""
 
 import copy
 import pickle
@@ -9,7 +9,8 @@ import torch
 
 import mmsnn
 from mmsnn.inference import choice
-from mmsnn.inference.choice import AGAIN, DENSE, EVENT, TRIALS, Choice
+from mmsnn.inference.choice import AGAIN, ALL, DENSE, EVENT, TRIALS, WAYS, Choice
+from mmsnn.inference.switch import engine_of
 from mmsnn.models import SEWResNet
 
 
@@ -29,7 +30,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    clock = Clock(event=1.0, dense=2.0)
+    clock = Clock(event=1.0, all=3.0, dense=2.0)
     monkeypatch.setattr(choice, 'time', clock)
     return clock
 
@@ -38,10 +39,13 @@ def network(clock, **settings):
     torch.manual_seed(0)
     net = SEWResNet(18, T=2, base_channels=4, stem_channels=4).eval()
     mmsnn.event_driven(net, **settings)
-    # it runs on events if the engine makes the spikes
-    net.neuron1.register_forward_hook(
-        lambda module, args, out: clock.ran(EVENT if type(out) is not torch.Tensor else DENSE)
-    )
+
+    def ran(module, args, out):
+        # it runs on events if the engine makes the spikes
+        whole = engine_of(net).whole
+        clock.ran(DENSE if type(out) is torch.Tensor else whole.way if whole else EVENT)
+
+    net.neuron1.register_forward_hook(ran)
     return net
 
 
@@ -53,17 +57,17 @@ def test_other_time_steps_are_timed_anew(clock):
             clock.costs[EVENT] = T / 2
             clock.costs[DENSE] = 0.75
             mmsnn.set_time_steps(net, T)
-            for _ in range(8):
+            for _ in range(len(TRIALS) + 2):
                 net(x)
-    assert clock.ways == [*TRIALS, DENSE, DENSE, *TRIALS, EVENT, EVENT, *[DENSE] * 8]
+    assert clock.ways == [*TRIALS, DENSE, DENSE, *TRIALS, EVENT, EVENT, *[DENSE] * (len(TRIALS) + 2)]
 
 
-@pytest.mark.parametrize('faster', [EVENT, DENSE])
-def test_the_faster_way_stays(clock, faster):
+@pytest.mark.parametrize('faster', WAYS)
+def test_the_fastest_way_stays(clock, faster):
     clock.costs[faster] = 0.5
     net, x = network(clock), torch.rand(2, 3, 32, 32)
     with torch.no_grad():
-        outs = [net(x) for _ in range(12)]
+        outs = [net(x) for _ in range(len(TRIALS) + 6)]
     assert clock.ways == [*TRIALS, *[faster] * 6]
     for out in outs[1:]:
         for a, b in zip(out, outs[0]):
@@ -76,10 +80,10 @@ def test_the_faster_way_stays(clock, faster):
 def test_each_size_has_its_own(clock):
     net = network(clock)
     with torch.no_grad():
-        for _ in range(7):
+        for _ in range(len(TRIALS) + 1):
             net(torch.rand(1, 3, 32, 32))
         clock.costs[DENSE] = 0.1
-        for _ in range(7):
+        for _ in range(len(TRIALS) + 1):
             net(torch.rand(1, 3, 64, 64))
             net(torch.rand(8, 3, 32, 32))
         assert [t.way for t in mmsnn.event_report(net).timings] == [EVENT, DENSE, DENSE]
@@ -99,7 +103,7 @@ def test_it_is_asked_again(clock):
         whole.end()
         return way
 
-    assert {call() for _ in range(AGAIN)} == {EVENT, DENSE}
+    assert {call() for _ in range(AGAIN)} == {*WAYS}
     clock.costs[EVENT] = 3.0
     assert [call() for _ in TRIALS] == list(TRIALS)
     assert call() == DENSE
@@ -109,23 +113,23 @@ def test_no_choice_elsewhere(clock):
     """All on events if the user says so; and nothing is timed in training or with gradients."""
     net, x = network(clock, engine='event'), torch.rand(1, 3, 32, 32)
     with torch.no_grad():
-        for _ in range(8):
+        for _ in TRIALS:
             net(x)
     assert set(clock.ways) == {EVENT} and not mmsnn.event_report(net).timings
     net = network(clock)
-    for _ in range(8):
+    for _ in TRIALS:
         net(x)
     with torch.no_grad():
-        for _ in range(8):
+        for _ in TRIALS:
             net.train()(x)
     assert not mmsnn.event_report(net).timings
-    assert set(clock.ways[8:]) == {DENSE}
+    assert set(clock.ways[len(TRIALS) :]) == {DENSE}
 
 
 def test_copies_and_removal(clock):
     net, x = network(clock), torch.rand(1, 3, 32, 32)
     with torch.no_grad():
-        for _ in range(7):
+        for _ in TRIALS:
             net(x)
     mmsnn.event_driven(net, enabled=False)
     assert not net._forward_pre_hooks and not net._forward_pre_hooks_with_kwargs
@@ -134,7 +138,7 @@ def test_copies_and_removal(clock):
     assert len(fresh._forward_pre_hooks) == len(fresh._forward_hooks) == 1
     for other in (copy.deepcopy(fresh), pickle.loads(pickle.dumps(fresh))):
         with torch.no_grad():
-            for _ in range(7):
+            for _ in TRIALS:
                 other(x)
         assert len(mmsnn.event_report(other).timings) == 1
     assert not mmsnn.event_report(fresh).timings
@@ -149,4 +153,16 @@ def test_threads_choose_for_themselves():
     thread = threading.Thread(target=lambda: ways.append(whole.way))
     thread.start()
     thread.join()
-    assert whole.way == DENSE and ways == [EVENT]
+    assert whole.way == TRIALS[1] and ways == [EVENT]
+
+
+def test_all_means_all(monkeypatch):
+    """Also where the density does not promise to pay."""
+    net = mmsnn.event_driven(SEWResNet(18, T=2, base_channels=4, stem_channels=4).eval())
+    monkeypatch.setattr('mmsnn.inference.engine.pays', lambda plan, events: False)
+    x = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        net(x)
+        assert not any(counts.on_events for counts in mmsnn.event_report(net).values())
+        net(x)
+        assert TRIALS[1] == ALL and any(counts.on_events for counts in mmsnn.event_report(net).values())
