@@ -15,7 +15,7 @@ from mmsnn.ops import NeuronSettings
 from mmsnn.ops.transforms import is_transformed
 
 from . import handlers
-from .choice import ALL, DENSE, Choice, pays
+from .choice import ALL, DENSE, EVENT, Choice, pays
 from .lazy import Current, Lazy, Spikes
 from .report import LayerCounts
 from .weights import Folded, Watched
@@ -104,14 +104,13 @@ class Engine:
         stride, padding, dilation, groups = plan.geometry
         add = None if plan.add is None else _addend(plan.add)
         source, outputs = plan.source, len(folded.weight)
-        on_events = False
+        on_events, way = False, EVENT if self.whole is None else self.whole.way
         if isinstance(source, Spikes) and plan.repeat == 1:
             events = int(torch.ops.mmsnn.event_count.default(source.values))
-            all_of_them = self.whole is None or self.whole.way == ALL
-            on_events = folded.finite and (all_of_them or pays(plan, events))
-            self.counts.note(plan.weight, events, source.values.numel(), on_events)
+            on_events = folded.finite and (self.whole is None or way == ALL or pays(plan, events))
+            self.counts.note(plan.weight, way, events, source.values.numel(), on_events)
         else:
-            self.counts.note(plan.weight, None, None, False)
+            self.counts.note(plan.weight, way, None, None, False)
         if on_events:
             kernel = folded.weight.shape[2:]
             # a sum of currents is read again: by its own neuron, and by the next shortcut

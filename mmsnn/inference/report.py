@@ -42,20 +42,20 @@ COMPUTED = 'computed weights'
 
 
 class LayerCounts:
-    """`ConvCounts` of every convolution, found by its weight.
+    """`ConvCounts` of every convolution, found by its weight, for each way in which ``engine='auto'`` runs.
 
-    Attributes:
-        computed: of all whose weights are no parameters.
+    Those of convolutions whose weights are no parameters are together, under the key None.
     """
 
     def __init__(self):
-        self._counts, self.computed = WeakIdKeyDictionary(), ConvCounts()
+        self.clear()
 
-    def note(self, weight: Tensor, events: int | None, elements: int | None, on_events: bool) -> None:
+    def note(self, weight: Tensor, way: str, events: int | None, elements: int | None, on_events: bool) -> None:
         """One call of the convolution of ``weight``; ``events`` is None where its input was no spikes."""
-        counts = self._counts.get(weight) if isinstance(weight, nn.Parameter) else self.computed
+        kept, key = (self._counts[way], weight) if isinstance(weight, nn.Parameter) else (self._computed, way)
+        counts = kept.get(key)
         if counts is None:
-            counts = self._counts[weight] = ConvCounts()
+            counts = kept[key] = ConvCounts()
         counts.events += events or 0
         counts.elements += elements or 0
         counts.calls += 1
@@ -63,17 +63,20 @@ class LayerCounts:
 
     def clear(self) -> None:
         """Forget what was counted."""
-        self._counts, self.computed = WeakIdKeyDictionary(), ConvCounts()
+        self._counts, self._computed = {way: WeakIdKeyDictionary() for way in (EVENT, ALL)}, {}
 
-    def of(self, weight: Tensor) -> ConvCounts | None:
-        """The counts of one convolution."""
-        return self._counts.get(weight)
+    def of(self, weight: Tensor | None, ways: set[str]) -> ConvCounts | None:
+        """The counts of one convolution in some ways; None if it did not run."""
+        found = [self._computed.get(way) if weight is None else self._counts[way].get(weight) for way in ways]
+        each = [(c.events, c.elements, c.calls, c.on_events) for c in found if c is not None]
+        return ConvCounts(*map(sum, zip(*each))) if each else None
 
 
 class EventReport(dict):
     """`ConvCounts` of the convolutions that ran since `event_driven` or the last report, by name.
 
-    Those whose weights are made anew in every call are together, as ``computed weights``.
+    Those whose weights are made anew in every call are together, as ``computed weights``. Where ``engine='auto'`` has
+    decided for a way, its calls in that way count, and not those in which it tried the others.
 
     Calls in which ``engine='auto'`` ran the whole network densely count nothing.
 

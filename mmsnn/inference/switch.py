@@ -8,6 +8,7 @@ from mmsnn.layers.time import TimeAware
 from mmsnn.neurons import Neuron
 from mmsnn.ops import extension
 
+from .choice import ALL, EVENT
 from .engine import Engine, serves
 from .outputs import numbers_of
 from .report import COMPUTED, EventReport
@@ -118,11 +119,11 @@ def event_report(model: nn.Module) -> EventReport:
     engine = engine_of(model)
     if engine is None:
         raise ValueError(f'{type(model).__name__} does not run on events: call mmsnn.event_driven first')
-    names = {}
-    for name, weight in model.named_parameters(remove_duplicate=True):
-        names[name.removesuffix('.weight')] = engine.counts.of(weight)
-    names[COMPUTED] = engine.counts.computed if engine.counts.computed.calls else None
-    report = EventReport((name, counts) for name, counts in names.items() if counts is not None)
-    report.timings = tuple(engine.whole.summary()) if engine.whole is not None else ()
+    timings = tuple(engine.whole.summary()) if engine.whole is not None else ()
+    ways = {timing.way for timing in timings} & {EVENT, ALL} or {EVENT}
+    weights = {name.removesuffix('.weight'): p for name, p in model.named_parameters(remove_duplicate=True)}
+    counts = {name: engine.counts.of(weight, ways) for name, weight in {**weights, COMPUTED: None}.items()}
+    report = EventReport((name, found) for name, found in counts.items() if found is not None)
+    report.timings = timings
     engine.counts.clear()
     return report

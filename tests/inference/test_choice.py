@@ -156,13 +156,19 @@ def test_threads_choose_for_themselves():
     assert whole.way == TRIALS[1] and ways == [EVENT]
 
 
-def test_all_means_all(monkeypatch):
-    """Also where the density does not promise to pay."""
-    net = mmsnn.event_driven(SEWResNet(18, T=2, base_channels=4, stem_channels=4).eval())
+@pytest.mark.parametrize('fastest', WAYS)
+def test_the_report_is_of_the_way_that_was_chosen(clock, fastest, monkeypatch):
+    """What the other ways do in their trials does not mix with it; all on events means all, promising or not."""
     monkeypatch.setattr('mmsnn.inference.engine.pays', lambda plan, events: False)
-    x = torch.rand(1, 3, 32, 32)
+    clock.costs[fastest] = 0.1
+    net, x = network(clock), torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         net(x)
-        assert not any(counts.on_events for counts in mmsnn.event_report(net).values())
-        net(x)
-        assert TRIALS[1] == ALL and any(counts.on_events for counts in mmsnn.event_report(net).values())
+        before = mmsnn.event_report(net)
+        assert before and not any(counts.on_events for counts in before.values())
+        for _ in TRIALS[1:]:
+            net(x)
+    report = mmsnn.event_report(net)
+    assert report.timings[0].way == fastest
+    spiking = [counts for counts in report.values() if counts.density is not None]
+    assert spiking and {counts.how for counts in spiking} == {'event' if fastest == ALL else 'dense'}
