@@ -29,7 +29,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument(
         '--quick', action='store_true', help='check only config and files, as train.py does, without building the model'
     )
-    parser.add_argument('--all', action='store_true', help='read every file of the datasets, in their num_workers')
+    parser.add_argument(
+        '--all', action='store_true', help='read every file of the datasets, by their num_workers processes'
+    )
     return parser.parse_args(argv)
 
 

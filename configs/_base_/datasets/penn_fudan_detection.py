@@ -4,19 +4,14 @@ data_root = '{{$MMSNN_DATA_ROOT:../shared/data}}/penn_fudan/'
 metainfo = dict(classes=('person',), palette=[(220, 20, 60)])
 scale = (320, 256)
 
+# as BCCD's, but in this size, and people have an upright
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=scale, keep_ratio=True),
+    *_base_.train_pipeline[:2],
+    dict(_base_.train_pipeline[2], scale=scale),
     dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs'),
+    _base_.train_pipeline[4],
 ]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=scale, keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
-]
+test_pipeline = [_base_.test_pipeline[0], dict(_base_.test_pipeline[1], scale=scale), *_base_.test_pipeline[2:]]
 train_dataloader = dict(
     dataset=dict(
         data_root=data_root, metainfo=metainfo, ann_file='annotations/instances_train.json', pipeline=train_pipeline

@@ -79,6 +79,9 @@ def _read(data: Data, workers: int) -> Iterator[Finding]:
     except Exception as problem:
         yield unchecked(data.key, f'its files: {type(problem).__name__}: {" ".join(str(problem).split())}')
         return
+    if not hasattr(dataset, 'get_data_info'):
+        yield unchecked(data.key, f'its files: a {type(dataset).__name__} does not tell what its samples are')
+        return
     # label images have a check of their own
     loads = Loads(dataset, labels=not is_segmentation(data))
     if not loads.steps:

@@ -1,9 +1,11 @@
 import json
 
 import pytest
+from mmengine.config import Config
+from mmengine.registry import DATASETS
 
 import mmsnn  # noqa: F401  before mmdet: it supplies mmcv's compiled ops where they are missing
-from mmsnn.engine.checks import check_config, check_data
+from mmsnn.engine.checks import UNCHECKED, check_config, check_data, check_files
 
 CONTENT = dict(
     images=[dict(id=1, file_name='a.png', width=8, height=8)],
@@ -158,3 +160,18 @@ def test_one_process_of_a_machine_reads_the_files(root, monkeypatch):
     check_data(config(dataset(root, metainfo=dict(classes=('dgo',)))))
     with pytest.raises(FileNotFoundError):
         check_data(config(dataset(root, ann_file='gone.json')))
+
+
+def test_files_of_a_dataset_that_does_not_tell_its_samples():
+    """It is said that they were not read, and that they are good is not."""
+
+    @DATASETS.register_module(force=True)
+    class Numbers:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return index
+
+    found = list(check_files(Config(dict(train_dataloader=dict(dataset=dict(type='Numbers')))), []))
+    assert [one.level for one in found] == [UNCHECKED] and 'Numbers' in found[0].text
