@@ -66,6 +66,8 @@ class Method:
     student: str | None = None
 
 
+R56_WEIGHTS = 'cifar_resnets/resnet56-4bfd9763.th'
+BY_R56 = 'accuracy/top1', 1, 'CIFAR-10, by ResNet-56, top-1 (%)', R56_WEIGHTS
 TASKS = {
     'cifar10': Task('r18_cifar10_small', 'spiking_r18_cifar10_small', 'accuracy/top1', 1, 'CIFAR-10, top-1 (%)'),
     'bccd': Task('retinanet_r18_bccd', 'retinanet_sew18_bccd', 'coco/bbox_mAP', 100, 'BCCD, mAP (%)'),
@@ -84,6 +86,8 @@ TASKS = {
         'cifar_resnets/resnet20-12fca82f.th',
     ),
     'r20_cifar100': Task('r20_cifar100', 'spiking_r20_cifar100', 'accuracy/top1', 1, 'CIFAR-100, ResNet-20, top-1 (%)'),
+    'vgg9': Task('r56_cifar10', 'spiking_vgg9_cifar10_small', *BY_R56),
+    'spikformer': Task('r56_cifar10', 'spikformer_2-128_cifar10_small', *BY_R56),
 }
 DENSE = 'bccd', 'camvid'
 R20 = 'r20', 'r20_cifar100'
@@ -91,7 +95,7 @@ CIFAR = 'cifar10', *R20
 BETA = 'model.losses.loss_attention.weight={}'
 ALL_STEPS = 'model.losses.loss_steps.right_only=False'
 # these follow the options of the task's own teacher and replace it
-R56 = 'model.teacher=mmsnn::ann/r56_cifar10.py', 'model.teacher_checkpoint={data}/cifar_resnets/resnet56-4bfd9763.th'
+R56 = 'model.teacher=mmsnn::ann/r56_cifar10.py', f'model.teacher_checkpoint={{data}}/{R56_WEIGHTS}'
 METHODS = {
     'undistilled': Method('spiking', taught=False, tasks=tuple(TASKS)),
     'TET': Method('tet', taught=False, tasks=CIFAR),
@@ -108,7 +112,7 @@ METHODS = {
     'LaSNN, beta 1000, no level 1': Method('lasnn', (BETA.format(1000), 'model.transfer=False')),
     'LaSNN, beta 100': Method('lasnn', (BETA.format(100),), tasks=CIFAR),
     'TSSD': Method('tssd', taught=False, tasks=CIFAR),
-    'affine, spikes': Method('affine', tasks=(*CIFAR, *DENSE)),
+    'affine, spikes': Method('affine', tasks=(*CIFAR, *DENSE, 'vgg9', 'spikformer')),
     'affine, membrane': Method('affine', ('model.losses.loss_affine.student=backbone.layer4@v|neck',)),
     'affine, membrane of stage 3': Method(
         'affine', ('model.losses.loss_affine.student=backbone.layer3@v|neck',), tasks=R20
