@@ -17,6 +17,7 @@ from mmsnn.engine import checks
 from mmsnn.engine.cli import add_arguments, build_runner, read_config
 from mmsnn.engine.early_exit import check
 from mmsnn.engine.options import positive
+from mmsnn.engine.parts import parts_named
 from mmsnn.engine.testing import ProgressBar, draw_results, use_tta
 from mmsnn.engine.time_steps import sweep_exits, sweep_time_steps
 from mmsnn.engine.work_dir import try_writing
@@ -163,12 +164,13 @@ def main(argv=None) -> dict | list[dict]:
     if args.out:
         add_dump(runner, args.out, cfg.get('default_scope'))
     try:
-        if len(args.T or ()) > 1:
-            metrics = sweep_time_steps(runner, model, args.T)
-        elif args.exit_confidence:
-            metrics = sweep_exits(runner, model, args.exit_confidence)
-        else:
-            metrics = runner.test()
+        with parts_named(cfg):
+            if len(args.T or ()) > 1:
+                metrics = sweep_time_steps(runner, model, args.T)
+            elif args.exit_confidence:
+                metrics = sweep_exits(runner, model, args.exit_confidence)
+            else:
+                metrics = runner.test()
     finally:
         bar.close()
     if args.engine != 'dense' and not several(args):

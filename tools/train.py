@@ -3,10 +3,12 @@
 import argparse
 
 from mmengine.device import get_device
+from mmengine.hooks import Hook
 
 from mmsnn.building import is_distiller, type_name
 from mmsnn.engine import checks
 from mmsnn.engine.cli import add_arguments, build_runner, read_config
+from mmsnn.engine.parts import parts_named
 from mmsnn.engine.resuming import prepare_resume
 from mmsnn.engine.safety import disk_errors_named, make_safe
 from mmsnn.engine.work_dir import WorkDir
@@ -53,7 +55,7 @@ def prepare(cfg, args: argparse.Namespace):
     """Apply the options to ``cfg``, add mmsnn's hooks, and return it.
 
     Raises:
-        ValueError: an option does not fit the config.
+        ValueError: an option does not fit the config, or ``custom_hooks`` is no list.
     """
     if args.seed is not None:
         cfg.randomness = {**cfg.get('randomness', {}), 'seed': args.seed}
@@ -68,7 +70,10 @@ def prepare(cfg, args: argparse.Namespace):
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ValueError('--auto-scale-lr needs auto_scale_lr = dict(base_batch_size=...) in the config')
         cfg.auto_scale_lr.enable = True
-    hooks = list(cfg.get('custom_hooks') or [])
+    hooks = cfg.get('custom_hooks') or []
+    if not isinstance(hooks, (list, tuple)) or not all(isinstance(hook, (dict, Hook)) for hook in hooks):
+        raise ValueError(f'custom_hooks: must be a list of dicts, got {hooks}')
+    hooks = list(hooks)
     wanted = ['TimeFoldingHook', 'FiringRateHook'] + ['DistillHook'] * is_distiller(cfg.model)
     missing = [name for name in wanted if not any(name in str(hook.get('type')) for hook in hooks)]
     cfg.custom_hooks = hooks + [dict(type=f'mmsnn.{name}') for name in missing]
@@ -86,7 +91,7 @@ def main(argv=None) -> None:
         runner = build_runner(cfg, args.verbose)
         runner.register_hook(work_dir)
         checks.log(findings, runner.logger)
-        with disk_errors_named(cfg):
+        with disk_errors_named(cfg), parts_named(cfg):
             runner.train()
 
 

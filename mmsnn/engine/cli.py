@@ -17,7 +17,8 @@ from mmsnn.building import read
 from mmsnn.checkpoints.loading import CheckMatch, check_source, install_safe_loading
 
 from . import console
-from .options import add_cfg_options, apply_options, unregistered, warn_of_misspelt_names
+from .options import add_cfg_options, apply_options, warn_of_misspelt_names
+from .parts import parts_named
 from .reading import read_annotations_safely
 from .unreadable import NamesImages
 
@@ -81,6 +82,7 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
 
     Raises:
         FileNotFoundError: there is no file at ``load_from``.
+        ValueError, TypeError: see `parts_named`.
     """
     check_source(cfg)
     drawing = cfg.get('visualizer') or {}
@@ -92,10 +94,8 @@ def build_runner(cfg: Config, verbose: bool = False) -> Runner:
         time.sleep(0.05)
     read_annotations_safely()
     install_safe_loading()
-    try:
+    with parts_named(cfg):
         runner = console.build(cfg, verbose)
-    except KeyError as problem:
-        raise (unregistered(problem, cfg) or problem) from None
     if _early is not None:
         _early.write_to(runner.logger)
     runner.register_hook(CheckMatch())

@@ -36,7 +36,7 @@ class _Seeded:
 
     def run(self) -> torch.nn.Module:
         """Train; a resumed training begins with the validation that came after its checkpoint, if one was due."""
-        self.runner.register_hook(_Validates(self), 'LOWEST')
+        self.runner.register_hook(_Begins(self), 'LOWEST')
         return super().run()
 
     def validation_is_due(self) -> bool:
@@ -53,17 +53,19 @@ class _Seeded:
         seed_everything(self.runner.seed, get_rank(), MODEL, self._iter)
 
 
-class _Validates(Hook):
-    """Runs the validation that a training was not alive for, or whose outcome its checkpoint does not know.
+class _Begins(Hook):
+    """Clears the list of unreadable images, and runs the validation that a resumed training was not alive for.
 
-    Checkpoints are saved before the validation of their place. Without it the best checkpoint, schedules that wait for
-    a plateau and early stopping would miss a value.
+    Checkpoints are saved before the validation of their place, and may not know its outcome. Without it the best
+    checkpoint, schedules that wait for a plateau and early stopping would miss a value.
     """
 
     def __init__(self, loop: _Seeded):
         self.loop = loop
 
     def before_train(self, runner) -> None:
+        if self.loop.unreadable is not None:
+            self.loop.unreadable.clear()
         if runner.val_loop is not None and self.loop.validation_is_due():
             runner.val_loop.run()
 

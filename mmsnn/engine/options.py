@@ -11,12 +11,11 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
-from mmengine.registry import Registry
 from mmengine.runner import FlexibleRunner, Runner
 
-from mmsnn import registry
 from mmsnn.building import is_distiller
 
+from .parts import nodes
 from .trust import check_options
 
 # Top-level keys of a config that tools read, besides those that runners read.
@@ -32,12 +31,23 @@ def positive(text: str) -> int:
     return int(text)
 
 
+class KeyValues(DictAction):
+    """mmengine's reading of KEY=VALUE, which refuses anything else."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Read the values of the option."""
+        for value in values:
+            if not value.partition('=')[0] or '=' not in value:
+                raise argparse.ArgumentError(self, f'{value!r} is not of the form KEY=VALUE')
+        super().__call__(parser, namespace, values, option_string)
+
+
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     """Add the option ``--cfg-options``, which every tool that reads a config has."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=KeyValues,
         metavar='KEY=VALUE',
         help='override the config, e.g. model.backbone.T=2 or key="[(a,b),(c,d)]"; in a distillation config, '
         'model.KEY means the student unless the Distiller has this key',
@@ -116,33 +126,6 @@ def _misspelt(name: str, other: str) -> bool:
     return len(long) == len(short) + 1 and any(long[:i] + long[i + 1 :] == short for i in range(len(long)))
 
 
-def unregistered(problem: KeyError, cfg: Config) -> ValueError | None:
-    """What to say of a type that no registry knows, with its key and near names; None for another problem."""
-    found = re.search(r'(\S+) is not in the (\S+) registry', str(problem))
-    if found is None:
-        return None
-    name, registry = found[1].strip('\'"'), found[2]
-    key = next((path for path, last, node in _nodes(cfg.to_dict(), '') if last == 'type' and node == name), '.type')[1:]
-    ours = {f'mmsnn.{each}' for each in registered_names()}
-    plain = {each.rpartition('.')[2].lower(): each for each in ours}
-    bare = name.rpartition('.')[2].lower()
-    close = [bare] if bare in plain else difflib.get_close_matches(bare, plain, 2, 0.8)
-    hint = (
-        f'did you mean {" or ".join(plain[one] for one in close)}?'
-        if close
-        else ("is its module imported (custom_imports), and its package named (type='mmdet.NAME')?")
-    )
-    return ValueError(f'{key}: {name!r} is not in the registry {registry}; {hint}')
-
-
-def registered_names() -> set[str]:
-    """The names of all that mmsnn registers."""
-    registries = [each for each in vars(registry).values() if isinstance(each, Registry)]
-    for each in registries:
-        each.import_from_location()
-    return {name for each in registries for name in each.module_dict}
-
-
 def _meant_for_student(cfg: Config, options: dict) -> dict:
     """``options`` in which keys that a Distiller does not have are moved to its student."""
     if not is_distiller(cfg.get('model') or {}):
@@ -183,19 +166,11 @@ def _places(cfg: Config, variable: str) -> list[str]:
     telling = isinstance(value, (str, list, tuple, dict)) and bool(value)
     paths = []
     for key in read_by_runners() & cfg.keys():
-        for path, name, node in _nodes(cfg[key], key):
+        for path, node in [(key, cfg[key]), *nodes(cfg[key], key)]:
             begins = isinstance(value, str) and isinstance(node, str) and value and node.startswith(value)
-            if (name == variable and node == value) or (telling and (node == value or begins)):
+            if (path.rpartition('.')[2] == variable and node == value) or (telling and (node == value or begins)):
                 paths.append(path)
     return [*sorted(paths, key=lambda path: (path.count('.'), path))[:3], *['...'] * (len(paths) > 3)]
-
-
-def _nodes(node, path: str) -> Iterator[tuple[str, str, object]]:
-    """Yield ``node`` and everything inside of it, outer nodes first, each with its path and its last name."""
-    yield path, path.rpartition('.')[2], node
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
-    for name, child in items:
-        yield from _nodes(child, f'{path}.{name}')
 
 
 def _occurs(name: str, cfg: Config) -> bool:

@@ -25,13 +25,15 @@ class Unreadable:
 
     def __init__(self, folder: str | Path, size: int):
         self.path, self.size = Path(folder, FILE), size
-        # Images in the list of an earlier training may have been repaired.
-        if is_main_process():
-            self.path.unlink(missing_ok=True)
-        barrier()
         self.read = 0
         self.replaced: set[str] = set()
         self.kept: set[str] = set()
+
+    def clear(self) -> None:
+        """Begin a list; images in that of an earlier training may have been repaired."""
+        if is_main_process():
+            self.path.unlink(missing_ok=True)
+        barrier()
 
     def add(self, path: str, reason: str, kept: bool = False) -> None:
         """Add an image to the list; any process may call this."""

@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from mmsnn.engine import options
-from mmsnn.engine.options import apply_options, unregistered, warn_of_misspelt_names
+from mmsnn.engine.options import apply_options, warn_of_misspelt_names
 
 STUDENT = dict(
     type='RetinaNet',
@@ -149,19 +149,3 @@ def test_misspelt_names_of_a_file(said, tmp_path):
         f'{path}: nothing reads {name}; did you mean {meant}?'
         for name, meant in (('load_form', 'load_from'), ('modle', 'model'), ('resmue', 'resume'))
     ]
-
-
-@pytest.mark.parametrize(
-    'name, hint',
-    [
-        ('SEWResNet', 'did you mean mmsnn.SEWResNet?'),
-        ('mmsnn.SEWResnet', 'did you mean mmsnn.SEWResNet'),
-        ('Nothing', 'custom_imports'),
-    ],
-)
-def test_types_that_are_not_registered(name, hint):
-    cfg = Config(dict(model=dict(type='A', backbone=dict(type=name))))
-    said = f'{name} is not in the mmdet::model registry. Please check whether the value of `{name}` is correct'
-    text = str(unregistered(KeyError(said), cfg))
-    assert text.startswith(f'model.backbone.type: {name!r} is not in the registry mmdet::model') and hint in text
-    assert unregistered(KeyError('data_samples'), cfg) is None

@@ -134,6 +134,18 @@ def test_few_are_replaced(many, spoilt, tmp_path, workers):
     assert (tmp_path / 'epoch_1.pth').is_file()
 
 
+def test_the_list_of_another_training(many, spoilt, tmp_path):
+    """A start that fails leaves it, and the training that sets the other one's files aside takes it along."""
+    path = spoilt(1)[0]
+    train(many, tmp_path)
+    with pytest.raises(TypeError, match='optim_wrapper.optimizer.lrr'):
+        train(many, tmp_path, 'optim_wrapper.optimizer.lrr=1')
+    assert str(path) in (tmp_path / FILE).read_text()
+    path.write_bytes(some(many, 2)[1].read_bytes())
+    train(many, tmp_path)
+    assert not (tmp_path / FILE).exists() and str(path) in (tmp_path / 'earlier_1' / FILE).read_text()
+
+
 @pytest.mark.parametrize('workers', [0, 2])
 def test_more_than_a_hundredth_end_it(many, spoilt, tmp_path, workers):
     paths = spoilt(3)

@@ -18,6 +18,7 @@ from torch import nn
 
 from mmsnn.building import type_name
 from mmsnn.checkpoints.fitting import load_weights
+from mmsnn.engine.parts import explain
 from mmsnn.neurons import SpikeCounter
 from mmsnn.shipped import is_remote, local
 
@@ -77,7 +78,8 @@ class Trial:
             with redirect_stdout(io.StringIO()), warnings.catch_warnings():
                 warnings.simplefilter('ignore')
                 yield
-        except Exception as problem:
+        except Exception as failure:
+            problem = explain(failure, self.cfg) or failure
             text = ' '.join(str(problem).split())
             # Many messages begin with their config key, some of them with its value.
             named, _, rest = text.partition(': ')
