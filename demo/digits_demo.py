@@ -24,6 +24,7 @@ from mmengine.config import Config
 
 from mmsnn.datasets import make_digit_scenes
 from mmsnn.engine.options import positive
+from mmsnn.refusals import run_main
 
 ROOT = Path(__file__).resolve().parents[1]
 # the folder in which the configs look for the data set
@@ -239,4 +240,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

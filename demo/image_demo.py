@@ -19,6 +19,7 @@ from mmsnn.checkpoints.task_models import load_batch, load_model
 from mmsnn.engine.cli import read_config
 from mmsnn.engine.options import add_cfg_options, positive
 from mmsnn.neurons import Neuron
+from mmsnn.refusals import run_main
 from mmsnn.visualize import draw_rates, draw_result
 
 # this backend needs no display
@@ -76,4 +77,4 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-    print(f'saved {main(parse_args())}')
+    print(f'saved {run_main(lambda: main(parse_args()))}')

@@ -25,6 +25,7 @@ from torchvision.transforms.functional import to_tensor
 import mmsnn
 from mmsnn.layers import DirectEncoder, Readout
 from mmsnn.neurons import LIF
+from mmsnn.refusals import run_main
 
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 
@@ -154,4 +155,4 @@ def main(argv: list[str] | None = None) -> float:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

@@ -4,7 +4,6 @@ import ast
 import re
 import runpy
 import sys
-import traceback
 from pathlib import Path
 
 from .shipped import home
@@ -124,20 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
     # As with `python FILE`, scripts may import modules of their own folder.
     sys.path.insert(0, str(path.parent))
     sys.argv = [str(path), *rest]
-    try:
-        runpy.run_path(str(path), run_name='__main__')
-    except (ValueError, TypeError, OSError, KeyError, ArithmeticError) as problem:
-        if '--verbose' in rest or not is_refusal(problem):
-            raise
-        sys.stdout.flush()
-        raise SystemExit(f'mmsnn {command}: {type(problem).__name__}: {problem}') from None
-
-
-def is_refusal(problem: Exception) -> bool:
-    """Whether mmsnn's tools raised ``problem`` themselves, with words for a user, who needs no traceback."""
-    frame = traceback.extract_tb(problem.__traceback__)[-1]
-    ours = any(Path(frame.filename).is_relative_to(folder) for folder in (Path(__file__).parent, home() / 'tools'))
-    return ours and (frame.line or '').startswith('raise')
+    runpy.run_path(str(path), run_name='__main__')
 
 
 if __name__ == '__main__':

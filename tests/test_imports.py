@@ -16,6 +16,7 @@ ROOMS = (
     'listing',
     'registry',
     'shipped',
+    'refusals',
     'building',
     'compat',
     'mmcv_ops',

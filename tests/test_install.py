@@ -18,6 +18,7 @@ from mmengine.config import Config
 
 import mmsnn
 from mmsnn import __main__ as cli
+from mmsnn import refusals
 
 REPO = Path(__file__).parents[1]
 PARTS = (
@@ -381,15 +382,19 @@ class TestCommands:
         """Faults of the program, and of others' code, keep theirs, and --verbose shows all."""
         (tmp_path / 'tools').mkdir()
         (tmp_path / 'demo').mkdir()
+        tool = (
+            'from mmsnn.refusals import run_main\ndef main():\n    {}\nif __name__ == "__main__":\n    run_main(main)'
+        )
         lines = "raise ValueError('model.T: must be 1 or more')", 'int("x")', "raise RuntimeError('a fault')"
         for name, line in zip(('refuse', 'slip', 'fault'), lines):
-            (tmp_path / 'tools' / f'{name}.py').write_text(f'"""A tool."""\nif __name__ == "__main__":\n    {line}\n')
+            (tmp_path / 'tools' / f'{name}.py').write_text(tool.format(line))
         monkeypatch.setattr(cli, 'home', lambda: tmp_path)
+        monkeypatch.setattr(refusals, 'home', lambda: tmp_path)
         monkeypatch.setattr(sys, 'argv', sys.argv)
         monkeypatch.setattr(sys, 'path', [*sys.path])
         with pytest.raises(SystemExit) as refused:
             cli.main(['refuse'])
-        assert refused.value.code == 'mmsnn refuse: ValueError: model.T: must be 1 or more'
+        assert refused.value.code == 'refuse.py: ValueError: model.T: must be 1 or more'
         for arguments, kind in (
             (['refuse', '--verbose'], ValueError),
             (['slip'], ValueError),

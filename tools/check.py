@@ -12,6 +12,7 @@ from mmsnn.engine import checks
 from mmsnn.engine.checks.findings import number
 from mmsnn.engine.checks.running import Trial, check_loaders
 from mmsnn.engine.cli import add_arguments, build_runner, read_config
+from mmsnn.refusals import run_main
 
 STYLES = {
     checks.ERROR: ('error', 'bold red'),
@@ -97,4 +98,4 @@ def _is_about(known: str, key: str) -> bool:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_main(main))

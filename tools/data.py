@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from mmsnn.refusals import run_main
+
 
 def parse_args(argv=None) -> argparse.Namespace:
     """The command line."""
@@ -65,4 +67,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == '__main__':
-    raise SystemExit(main())
+    raise SystemExit(run_main(main))

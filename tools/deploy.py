@@ -26,6 +26,7 @@ from mmsnn.engine.cli import read_config
 from mmsnn.engine.noise import channels
 from mmsnn.engine.options import add_cfg_options, positive
 from mmsnn.layers import image_channels
+from mmsnn.refusals import run_main
 from mmsnn.shipped import local
 
 SUFFIXES = dict(pt2='.pt2', onnx='.onnx', nir='.nir')
@@ -274,4 +275,4 @@ def main(argv=None) -> dict:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

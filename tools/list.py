@@ -8,6 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from mmsnn.refusals import run_main
+
 # the rest of mmsnn takes seconds to import, so names and docstrings are read from the sources
 from mmsnn.shipped import home, weights
 
@@ -104,4 +106,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

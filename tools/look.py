@@ -18,6 +18,7 @@ from mmsnn.engine.cli import read_config
 from mmsnn.engine.images import fault
 from mmsnn.engine.options import add_cfg_options, positive
 from mmsnn.neurons import Neuron
+from mmsnn.refusals import run_main
 from mmsnn.visualize import draw_rates, draw_result, membrane, raster, rate_map, rate_over_time
 
 # number of layers, spread over the network, whose firing rates are drawn as maps and over time
@@ -128,4 +129,4 @@ def main(argv=None) -> Path:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

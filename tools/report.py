@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from mmsnn.refusals import run_main
+
 
 def parse_args(argv=None) -> argparse.Namespace:
     """The command line."""
@@ -37,4 +39,4 @@ def main(argv=None) -> Path:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from mmsnn.refusals import run_main
 from mmsnn.shipped import commit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -194,4 +195,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

@@ -21,6 +21,7 @@ from mmsnn.engine.parts import parts_named
 from mmsnn.engine.testing import ProgressBar, draw_results, use_tta
 from mmsnn.engine.time_steps import sweep_exits, sweep_time_steps
 from mmsnn.engine.work_dir import try_writing
+from mmsnn.refusals import run_main
 from mmsnn.report import add_hook, rewrite
 from mmsnn.shipped import is_remote
 
@@ -184,4 +185,4 @@ def main(argv=None) -> dict | list[dict]:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

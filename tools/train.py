@@ -12,6 +12,7 @@ from mmsnn.engine.parts import parts_named
 from mmsnn.engine.resuming import prepare_resume
 from mmsnn.engine.safety import disk_errors_named, make_safe
 from mmsnn.engine.work_dir import WorkDir
+from mmsnn.refusals import run_main
 from mmsnn.report import add_hook
 
 
@@ -96,4 +97,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

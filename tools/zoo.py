@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from mmsnn.engine.zoo import KINDS, LIBRARIES, folders, survey, trial
+from mmsnn.refusals import run_main
 from mmsnn.shipped import commit
 
 # number of configs of a backbone type that are tried until one runs as an ANN
@@ -318,4 +319,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

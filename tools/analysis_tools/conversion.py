@@ -28,6 +28,7 @@ from mmsnn.engine.options import positive
 from mmsnn.layers import evaluating, set_time_steps
 from mmsnn.layers.fan_out import accumulations, dense_macs
 from mmsnn.models.backbones.cifar_resnet import ShortcutA
+from mmsnn.refusals import run_main
 from mmsnn.shipped import commit
 
 RECIPES = {
@@ -386,4 +387,4 @@ def main(argv=None) -> dict:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

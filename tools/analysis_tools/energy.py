@@ -22,6 +22,7 @@ from mmsnn.engine.images import fault
 from mmsnn.engine.options import add_cfg_options, positive
 from mmsnn.layers import get_time_steps, image_channels
 from mmsnn.models import EventDataPreprocessor
+from mmsnn.refusals import run_main
 
 SAMPLES = dict(mmdet='DetDataSample', mmseg='SegDataSample', mmpretrain='DataSample')
 
@@ -112,4 +113,4 @@ def main(argv=None) -> EnergyReport:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

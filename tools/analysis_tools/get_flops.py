@@ -13,6 +13,7 @@ from mmsnn.analysis.macs import MacReport
 from mmsnn.building import build_model, image_size
 from mmsnn.engine.cli import read_config
 from mmsnn.engine.options import add_cfg_options, positive
+from mmsnn.refusals import run_main
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -56,4 +57,4 @@ def main(argv=None) -> MacReport:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

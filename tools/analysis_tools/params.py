@@ -11,6 +11,7 @@ from mmsnn.analysis.parameters import ParameterReport
 from mmsnn.building import build_model
 from mmsnn.engine.cli import read_config
 from mmsnn.engine.options import add_cfg_options
+from mmsnn.refusals import run_main
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -35,4 +36,4 @@ def main(argv=None) -> ParameterReport:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

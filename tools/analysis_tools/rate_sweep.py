@@ -16,6 +16,7 @@ from mmengine.config import Config, ConfigDict
 from mmsnn.building import is_distiller
 from mmsnn.engine.cli import read_config
 from mmsnn.engine.options import add_cfg_options, positive
+from mmsnn.refusals import run_main
 from mmsnn.shipped import home
 
 TOOLS = home() / 'tools'
@@ -165,4 +166,4 @@ def main(argv=None) -> list[dict]:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

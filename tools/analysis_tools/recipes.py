@@ -20,6 +20,7 @@ from torch import nn
 from mmsnn.analysis import count_macs
 from mmsnn.building import build_model, image_size, read, use_student
 from mmsnn.layers import image_channels
+from mmsnn.refusals import run_main
 from mmsnn.shipped import home
 
 CONFIGS = (home() / 'configs').resolve()
@@ -157,4 +158,4 @@ def main(argv=None) -> list[Recipe]:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

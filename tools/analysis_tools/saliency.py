@@ -25,6 +25,7 @@ from mmsnn.checkpoints.fitting import load_weights
 from mmsnn.engine.checks import check_data
 from mmsnn.engine.cli import read_config
 from mmsnn.engine.options import add_cfg_options, positive
+from mmsnn.refusals import run_main
 from mmsnn.shipped import is_remote, local
 
 # this backend needs no display
@@ -226,4 +227,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

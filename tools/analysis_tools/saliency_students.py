@@ -21,6 +21,7 @@ from rich.progress import track
 import mmsnn
 from mmsnn.analysis.saliency import KINDS, compare
 from mmsnn.engine.options import positive
+from mmsnn.refusals import run_main
 from mmsnn.shipped import commit
 
 # this backend needs no display
@@ -140,4 +141,4 @@ def main(argv=None) -> dict:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

@@ -17,7 +17,6 @@ import io
 import itertools
 import json
 import logging
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -30,6 +29,7 @@ from torch import nn
 import mmsnn
 from mmsnn.analysis import pairing
 from mmsnn.inference.choice import TRIALS
+from mmsnn.refusals import run_main
 from mmsnn.registry import MODELS
 
 PEER = Path(__file__).with_name('spikingjelly_peer.py')
@@ -297,4 +297,4 @@ def main(argv=None) -> list[dict]:
 
 
 if __name__ == '__main__':
-    main(sys.argv[1:])
+    run_main(main)

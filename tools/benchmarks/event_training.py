@@ -15,6 +15,7 @@ import torch
 
 from mmsnn.analysis import pairing
 from mmsnn.ops import packed_conv
+from mmsnn.refusals import run_main
 
 # inputs, outputs, kernel, side of the maps, images: the convolutions of CIFAR's and ImageNet's ResNets
 SHAPES = [
@@ -74,4 +75,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

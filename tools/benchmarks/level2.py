@@ -24,6 +24,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 import mmsnn
+from mmsnn.refusals import run_main
 from mmsnn.shipped import commit
 
 STAGES = [f'backbone.layer{i}' for i in range(1, 5)]
@@ -272,4 +273,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

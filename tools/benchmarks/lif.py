@@ -12,6 +12,7 @@ from rich.progress import track
 
 from mmsnn.analysis import pairing
 from mmsnn.ops import bn_lif, lif, reference
+from mmsnn.refusals import run_main
 
 PEER = Path(__file__).with_name('spikingjelly_peer.py')
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
@@ -211,4 +212,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

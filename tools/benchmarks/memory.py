@@ -11,6 +11,7 @@ from torch import nn
 from mmsnn.analysis import pairing
 from mmsnn.layers import SpikeConv2d
 from mmsnn.neurons import LIF
+from mmsnn.refusals import run_main
 
 PEER = Path(__file__).with_name('spikingjelly_peer.py')
 
@@ -84,4 +85,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

@@ -22,6 +22,7 @@ from mmengine.config import Config
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 import mmsnn
+from mmsnn.refusals import run_main
 from mmsnn.shipped import commit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -404,4 +405,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

@@ -22,6 +22,7 @@ from mmsnn.distill import Distiller
 from mmsnn.engine.cli import complete_loaders
 from mmsnn.engine.options import add_cfg_options, apply_options
 from mmsnn.neurons import SpikeCounter
+from mmsnn.refusals import run_main
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = 'sakd', 'bkd', 'lasnn', 'affine', 'step_kd', 'tet', 'tssd'
@@ -119,4 +120,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

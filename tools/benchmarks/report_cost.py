@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from mmsnn.analysis.benchmark import peak_memory
+from mmsnn.refusals import run_main
 from mmsnn.report.evaluation import summarise
 
 BOXES, CPU = 7, torch.device('cpu')
@@ -66,4 +67,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

@@ -22,6 +22,7 @@ from mmsnn.engine.cli import build_runner, complete_loaders
 from mmsnn.engine.images import NamedImages
 from mmsnn.engine.safety import make_safe
 from mmsnn.engine.seeding import Place
+from mmsnn.refusals import run_main
 
 ROOT = Path(__file__).resolve().parents[2]
 WITH, WITHOUT = 'with all parts', 'without'
@@ -140,4 +141,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

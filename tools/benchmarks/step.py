@@ -13,6 +13,7 @@ from torch import nn
 from mmsnn.analysis import pairing
 from mmsnn.models import SEWResNet, SpikingResNet
 from mmsnn.neurons import Neuron
+from mmsnn.refusals import run_main
 
 PEER = Path(__file__).with_name('spikingjelly_peer.py')
 OURS = 'mmsnn'
@@ -172,4 +173,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

@@ -28,6 +28,7 @@ from mmsnn.building import read, use_student
 from mmsnn.checkpoints.task_models import load_model
 from mmsnn.engine.cli import build_runner, complete_loaders
 from mmsnn.inference.choice import TRIALS
+from mmsnn.refusals import run_main
 
 OURS = 'SNN, events'
 
@@ -130,4 +131,4 @@ def main(argv=None) -> list[dict]:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

@@ -13,6 +13,7 @@ from mmsnn.checkpoints.layouts import LAYOUTS
 from mmsnn.checkpoints.reading import load_state
 from mmsnn.engine.cli import read_config
 from mmsnn.engine.options import add_cfg_options
+from mmsnn.refusals import run_main
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -60,4 +61,4 @@ def main(argv=None) -> ConversionReport:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)

@@ -19,6 +19,7 @@ from mmengine.config import Config
 
 from mmsnn.checkpoints.task_models import load_model
 from mmsnn.deploy.card import digest
+from mmsnn.refusals import run_main
 from mmsnn.shipped import commit, home
 
 LARGEST = 5_000_000
@@ -103,4 +104,4 @@ def main(argv=None) -> dict:
 
 
 if __name__ == '__main__':
-    main()
+    run_main(main)
