@@ -81,9 +81,14 @@ class _PackedConv(torch.autograd.Function):
         ctx.save_for_backward(packed, weight)
         return (torch.ops.mmsnn.event_conv if on_events else F.conv2d)(x, weight, bias, *geometry)
 
+    # no once_differentiable: where `grad` is constant, it lets a second derivative pass without this layer's part
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise NotImplementedError(
+                'a convolution that keeps its input packed has no second derivative: build the network with '
+                'packed_spikes=False'
+            )
         packed, weight = ctx.saved_tensors
         size, stride, dtype = ctx.layout
         if ctx.needs_input_grad[1]:

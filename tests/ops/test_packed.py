@@ -117,6 +117,14 @@ class TestConv:
         with pytest.raises(ValueError, match='bits must be 1'):
             packed_conv2d(torch.ones(1, 2, 5, 5), torch.randn(3, 2, 3, 3), bits=2)
 
+    @pytest.mark.parametrize('loss', [lambda y: y.sum(), lambda y: y.square().sum()], ids=['constant', 'not'])
+    def test_second_derivatives_are_refused(self, loss):
+        """Also where the gradient of the output is constant, and the layer's part alone would be missing."""
+        x, weight = spikes(1, 2, 5, 5).requires_grad_(), torch.randn(3, 2, 3, 3, requires_grad=True)
+        with pytest.raises(NotImplementedError, match='packed_spikes=False'):
+            torch.autograd.grad(loss(packed_conv2d(x, weight)), x, create_graph=True)
+        assert torch.autograd.grad(loss(packed_conv2d(x, weight)), x)[0].any()
+
 
 def on_events(monkeypatch):
     """A list that gets an entry for each convolution that runs on events."""
