@@ -13,6 +13,7 @@ from mmsnn.building import type_name
 from mmsnn.shipped import is_remote, local
 
 from ..reading import SafePickleHandler, SafeYamlHandler
+from .classes import as_metainfo
 from .findings import Finding, error, some, unchecked, warning
 
 # Arguments of datasets that name files.
@@ -96,6 +97,11 @@ class Data:
     def folder(self) -> str:
         """The folder of the images of a classification dataset."""
         return self.path('data_prefix.img_path') or self.path('data_prefix') or self.path('split') or self.root
+
+    @property
+    def as_many_as_folders(self) -> bool:
+        """Whether there is no doubt about the number of classes: it is that of the folders, if these are classes."""
+        return len(self.folders or self.classes or ()) == len(self.classes or ())
 
     @cached_property
     def folders(self) -> tuple | None:
@@ -234,7 +240,7 @@ def check_class_names(data: Data) -> Iterator[Finding]:
 
 def check_same_classes(data: list[Data]) -> Iterator[Finding]:
     """Check that validation and test number the classes in the same way as training."""
-    train = next((one for one in data if one.part == 'train' and one.classes), None)
+    train = next((one for one in data if one.part == 'train' and one.classes and one.as_many_as_folders), None)
     for one in data if train is not None else ():
         if one.part == 'train' or one.classes is None or one.classes == train.classes:
             continue
@@ -243,8 +249,11 @@ def check_same_classes(data: list[Data]) -> Iterator[Finding]:
         i = next((i for i, (a, b) in enumerate(zip(train.classes, one.classes)) if a != b), None)
         if i is not None:
             text += f'Label {i} is {train.classes[i]!r} in training and {one.classes[i]!r} here. '
-        if one.given_classes is None and one.folders == one.classes:
+        by_folder = [d.given_classes is None and d.folders == d.classes for d in (one, train)]
+        if all(by_folder):
             text += f'Put the same folders into {one.folder} and {train.folder}'
+        elif by_folder[0] and one.folders == train.folders:
+            text += f'Give it those of the training: {as_metainfo(train.classes)}'
         else:
             text += 'Give both the same metainfo.classes in the same order'
         reduced = any(d.argument('reduce_zero_label', False) for d in (one, train))

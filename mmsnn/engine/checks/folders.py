@@ -64,11 +64,12 @@ def _check_names(data: Data, folder: str, names: tuple) -> Iterator[Finding]:
     if classes is None or classes == names:
         return
     if len(classes) != len(names):
-        whose = '' if data.given_classes else f', those of {data.cls.__name__}; for your own data, use CustomDataset'
-        yield error(
-            key,
-            f'{len(classes)} classes ({some(classes)}){whose}, but {folder} has {len(names)} folders ({some(names)})',
-        )
+        text = f'{len(classes)} classes ({some(classes)})'
+        if data.given_classes:
+            remedy = f'. Write {as_metainfo(names)} and num_classes={len(names)} in the head, or move folders away'
+        else:
+            text, remedy = f'{text}, those of {data.cls.__name__}', '; for your own data, use CustomDataset'
+        yield error(key, f'{text}, but {folder} has {len(names)} folders ({some(names)}){remedy}')
         return
     moved = next((i for i, name in enumerate(names) if name in classes and classes[i] != name), None)
     if moved is not None:

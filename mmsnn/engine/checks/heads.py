@@ -78,7 +78,7 @@ def check_heads(cfg: Mapping, heads: list[Head], data: list[Data]) -> Iterator[F
     key, model = student_config(cfg)
     if reads_text(model):
         return
-    known = [one for one in data if one.classes and 'BaseVideoDataset' not in one.bases]
+    known = [one for one in data if one.classes and 'BaseVideoDataset' not in one.bases and one.as_many_as_folders]
     if known:
         for head in heads:
             yield from _check_number(head, known[0])

@@ -67,6 +67,19 @@ def test_folders_of_validation_differ(root):
     assert "Label 0 is 'cat' in training and 'dog' here" in text and 'Put the same folders into' in text
 
 
+def test_remedies_do_not_contradict(root):
+    """Where classes or folders may be wrong, heads and other data sets are not told to follow either."""
+    for name in ('cat', 'dog', 'emu'):
+        (root / 'val' / name).mkdir(parents=True)
+        (root / 'val' / name / 'a.png').touch()
+    other = dict(data_prefix='val')
+    text = the({**check(root, other=other, metainfo=dict(classes=('cat', 'dog'))), 'note': []}, 'error')
+    assert "Write metainfo=dict(classes=('cat', 'dog', 'emu')) and num_classes=3" in text
+    text = the({**check(root, other=other, metainfo=dict(classes=('Felis', 'Canis', 'Dromaius'))), 'note': []}, 'error')
+    assert text.startswith('val_dataloader.dataset')
+    assert text.endswith("Give it those of the training: metainfo=dict(classes=('Felis', 'Canis', 'Dromaius'))")
+
+
 def test_folders_that_are_no_classes(root):
     (root / 'train' / '.checkpoints').mkdir()
     found = check(root)['warning']
