@@ -19,7 +19,7 @@ def level2(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module
-    sys.modules.pop('methods', None)
+    sys.modules.pop('trainings', None)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def trained(level2, monkeypatch):
         log.write_text(json.dumps({'coco/bbox_mAP': value + 0.002 * self.seed, 'step': self.epochs}) + '\n')
         (self.folder / 'finished').touch()
 
-    monkeypatch.setattr(level2.methods.Run, 'train', train)
+    monkeypatch.setattr(level2.trainings.Run, 'train', train)
     return folders
 
 
@@ -75,7 +75,7 @@ def test_search(level2, trained, tmp_path, capsys):
 
 def test_interrupted(level2, trained, tmp_path, monkeypatch):
     """A trial that was cut off is trained after all."""
-    whole = level2.methods.Run.train
+    whole = level2.trainings.Run.train
 
     def stop(self, threads):
         if len(trained) == 3:
@@ -100,10 +100,10 @@ def test_interrupted(level2, trained, tmp_path, monkeypatch):
         '--work-dir',
         str(tmp_path),
     ]
-    monkeypatch.setattr(level2.methods.Run, 'train', stop)
+    monkeypatch.setattr(level2.trainings.Run, 'train', stop)
     with pytest.raises(KeyboardInterrupt):
         level2.main(argv)
-    monkeypatch.setattr(level2.methods.Run, 'train', whole)
+    monkeypatch.setattr(level2.trainings.Run, 'train', whole)
     level2.main(argv)
     names = [folder.split('/')[0] for folder in trained[1:]]
     assert names == [f'{form}_1_kept' for form in ('stages', 'stages_PKD', 'classes', 'boxes')] + [

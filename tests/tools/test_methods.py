@@ -2,16 +2,24 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / 'tools/benchmarks/methods.py'
+FOLDER = Path(__file__).parents[2] / 'tools/benchmarks'
 
 
-@pytest.fixture(scope='module')
-def methods():
-    spec = importlib.util.spec_from_file_location('methods', SCRIPT)
+@pytest.fixture
+def trainings(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield importlib.import_module('trainings')
+    sys.modules.pop('trainings')
+
+
+@pytest.fixture
+def methods(trainings):
+    spec = importlib.util.spec_from_file_location('methods', FOLDER / 'methods.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -26,9 +34,9 @@ def write(run, curve, metric='coco/bbox_mAP', finished=True):
         (run.folder / 'finished').touch()
 
 
-def test_plan(methods, tmp_path):
-    runs = methods.plan('cifar10', 2, list(methods.METHODS), tmp_path)
-    names = [name for name, method in methods.METHODS.items() if 'cifar10' in method.tasks]
+def test_plan(trainings, tmp_path):
+    runs = trainings.plan('cifar10', 2, list(trainings.METHODS), tmp_path)
+    names = [name for name, method in trainings.METHODS.items() if 'cifar10' in method.tasks]
     assert set(runs) == {'teacher', *names}
     assert runs['SAKD level 1'][1].options[1:] == ['model.losses=None'] and runs['SAKD level 1'][1].seed == 1
     # no teacher, no checkpoint of one
@@ -36,19 +44,19 @@ def test_plan(methods, tmp_path):
     assert all(run.config.exists() for group in runs.values() for run in group)
     assert len({run.folder for group in runs.values() for run in group}) == 1 + 2 * len(names)
     for task in ('bccd', 'camvid'):
-        dense = methods.plan(task, 1, list(methods.METHODS), tmp_path)
+        dense = trainings.plan(task, 1, list(trainings.METHODS), tmp_path)
         assert {'teacher', 'undistilled', 'SAKD', 'BKD', 'LaSNN, beta 1000', 'affine, spikes'} <= set(dense)
         assert all(run.config.exists() for group in dense.values() for run in group)
 
 
-def test_longer(methods, tmp_path):
+def test_longer(trainings, tmp_path):
     """A training of another length has its own folder, beside the same teacher; its rate falls over all of it."""
-    runs = methods.plan('cifar10', 1, ['SAKD', 'TET'], tmp_path, epochs=15)
+    runs = trainings.plan('cifar10', 1, ['SAKD', 'TET'], tmp_path, epochs=15)
     assert runs['teacher'][0].folder == tmp_path / 'cifar10/teacher'
     run = runs['SAKD'][0]
     assert run.folder == tmp_path / 'cifar10_15epochs/SAKD/seed0' and run.epochs == 15
     assert run.options[0].endswith('cifar10/teacher/teacher.pth')
-    cfg = methods.Config.fromfile(run.config)
+    cfg = trainings.Config.fromfile(run.config)
     cfg.merge_from_dict(dict(option.split('=') for option in run.options[1:]))
     assert cfg.train_cfg.max_epochs == cfg.param_scheduler[-1].T_max == '15'
     assert cfg.param_scheduler[-1].type == 'CosineAnnealingLR'
@@ -57,14 +65,14 @@ def test_longer(methods, tmp_path):
 R56 = 'affine, by ResNet-56'
 
 
-def test_given_teacher(methods, tmp_path, monkeypatch):
+def test_given_teacher(methods, trainings, tmp_path, monkeypatch):
     """Published weights are tested, once, and taught with; nothing is trained."""
     monkeypatch.setenv('MMSNN_DATA_ROOT', str(tmp_path))
-    runs = methods.plan('r20', 1, ['undistilled', 'SAKD', 'BKD, no blur', R56], tmp_path / 'work', epochs=5)
+    runs = trainings.plan('r20', 1, ['undistilled', 'SAKD', 'BKD, no blur', R56], tmp_path / 'work', epochs=5)
     (teacher,) = runs['teacher']
     assert teacher.weights == tmp_path / 'cifar_resnets/resnet20-12fca82f.th'
     commands = []
-    monkeypatch.setattr(methods.subprocess, 'run', lambda command, **_: (commands.append(command), teacher)[1])
+    monkeypatch.setattr(trainings.subprocess, 'run', lambda command, **_: (commands.append(command), teacher)[1])
     monkeypatch.setattr(teacher, 'returncode', 0, raising=False)
     teacher.train(1)
     assert commands[0][1].endswith('tools/test.py') and commands[0][-1] == str(teacher.weights)
@@ -79,24 +87,24 @@ def test_given_teacher(methods, tmp_path, monkeypatch):
     assert other == f'model.teacher_checkpoint={tmp_path}/cifar_resnets/resnet56-4bfd9763.th'
 
 
-def test_other_students(methods, tmp_path):
-    runs = methods.plan('backbones', 1, list(methods.METHODS), tmp_path)
+def test_other_students(trainings, tmp_path):
+    runs = trainings.plan('backbones', 1, list(trainings.METHODS), tmp_path)
     assert set(runs) == {'undistilled', 'MS-ResNet-18', 'Spikformer-4-256'}
-    backbones = {name: methods.Config.fromfile(run.config).model.backbone.type for name, (run,) in runs.items()}
+    backbones = {name: trainings.Config.fromfile(run.config).model.backbone.type for name, (run,) in runs.items()}
     assert list(backbones.values()) == ['mmsnn.SpikingResNet', 'mmsnn.MSResNet', 'mmsnn.Spikformer']
 
 
-def test_order(methods, tmp_path):
+def test_order(trainings, tmp_path):
     """Teachers first, then a whole table of the first seed; what is finished is left out."""
-    plans = {task: methods.plan(task, 2, ['undistilled', 'SAKD'], tmp_path) for task in ('cifar10', 'bccd')}
+    plans = {task: trainings.plan(task, 2, ['undistilled', 'SAKD'], tmp_path) for task in ('cifar10', 'bccd')}
     write(plans['bccd']['SAKD'][0], {4: 0.3})
-    teachers, students = methods.in_order(plans)
+    teachers, students = trainings.in_order(plans)
     assert [run.folder.parent.name for run in teachers] == ['cifar10', 'bccd']
     assert [run.seed for run in students] == [0] * 3 + [1] * 4
 
 
-def test_share_that_is_done(methods, tmp_path):
-    run = methods.plan('cifar10', 1, ['undistilled'], tmp_path)['undistilled'][0]
+def test_share_that_is_done(trainings, tmp_path):
+    run = trainings.plan('cifar10', 1, ['undistilled'], tmp_path)['undistilled'][0]
     assert run.done() == 0
     write(run, {}, finished=False)
     log = next(run.folder.glob('*/vis_data/scalars.json'))
@@ -106,8 +114,8 @@ def test_share_that_is_done(methods, tmp_path):
     assert run.done() == 1
 
 
-def test_summary_table_and_plot(methods, tmp_path):
-    runs = methods.plan('bccd', 2, ['undistilled', 'BKD', 'SAKD'], tmp_path)
+def test_summary_table_and_plot(methods, trainings, tmp_path):
+    runs = trainings.plan('bccd', 2, ['undistilled', 'BKD', 'SAKD'], tmp_path)
     write(runs['teacher'][0], {10: 0.5})
     for run, last in zip(runs['undistilled'], (0.2, 0.4), strict=True):
         write(run, {2: 0.1, 4: last})
@@ -133,9 +141,9 @@ def test_summary_table_and_plot(methods, tmp_path):
     assert (tmp_path / 'plot.png').stat().st_size > 10_000
 
 
-def test_only_the_table(methods, tmp_path, capsys):
+def test_only_the_table(methods, trainings, tmp_path, capsys):
     """Nothing is trained; the result file tells how it was made."""
-    for run in methods.plan('cifar10', 1, ['undistilled'], tmp_path)['undistilled']:
+    for run in trainings.plan('cifar10', 1, ['undistilled'], tmp_path)['undistilled']:
         write(run, {5: 40.0}, 'accuracy/top1')
     arguments = ['cifar10', '--seeds', '1', '--methods', 'undistilled', '--work-dir', str(tmp_path), '--no-train']
     methods.main([*arguments, '--out', str(tmp_path / 'out.json')])
@@ -153,9 +161,9 @@ def test_unknown_task_is_named(methods, capsys):
 
 def test_the_readme_shows_the_results(methods):
     """The table in configs/README.md is what the tool prints for the file of results."""
-    results = json.loads((SCRIPT.parent / 'results/methods.json').read_text())['results']
+    results = json.loads((FOLDER / 'results/methods.json').read_text())['results']
     printed = methods.overview(results).splitlines()[2:]
-    text = (SCRIPT.parents[2] / 'configs/README.md').read_text().split('## Measured')[1]
+    text = (FOLDER.parents[1] / 'configs/README.md').read_text().split('## Measured')[1]
     rows = [[cell.strip() for cell in line[1:-1].split('|')] for line in text.splitlines() if line.startswith('| ')]
     shown = {row[0]: row[1:4] for row in rows}
     assert len(printed) > 10
@@ -165,9 +173,9 @@ def test_the_readme_shows_the_results(methods):
 
 
 @pytest.mark.parametrize('left, resumes', [(None, False), ('last_checkpoint', True), ('interrupted.pth', True)])
-def test_what_a_stopped_training_left(methods, tmp_path, monkeypatch, left, resumes):
+def test_what_a_stopped_training_left(trainings, tmp_path, monkeypatch, left, resumes):
     """The same command goes on from the last checkpoint, or from the one that a signal made before that."""
-    run = methods.plan('bccd', 1, ['SAKD'], tmp_path)['SAKD'][0]
+    run = trainings.plan('bccd', 1, ['SAKD'], tmp_path)['SAKD'][0]
     run.folder.mkdir(parents=True)
     if left:
         (run.folder / left).touch()
@@ -175,8 +183,8 @@ def test_what_a_stopped_training_left(methods, tmp_path, monkeypatch, left, resu
 
     def note(command, **kwargs):
         commands.append(command)
-        return methods.subprocess.CompletedProcess(command, 0)
+        return trainings.subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(methods.subprocess, 'run', note)
+    monkeypatch.setattr(trainings.subprocess, 'run', note)
     run.train(1)
     assert ('--resume' in commands[0]) is resumes and run.finished()

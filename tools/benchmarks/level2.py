@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from pprint import pformat
 
-import methods
 import optuna
 import torch
+import trainings
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -101,25 +101,25 @@ class Search:
     """The trainings of one task with some of its ``FORMS``; ``epochs`` and ``T`` replace the config's."""
 
     def __init__(self, task: str, work: Path, epochs: int | None, T: int | None, threads: int, forms: list[str]):
-        self.task, self.about, self.threads, self.forms = task, methods.TASKS[task], threads, forms
-        self.base = methods.ROOT / f'configs/sakd/{self.about.student}.py'
-        plans = methods.plan(task, 1, ['SAKD'], work, epochs)
+        self.task, self.about, self.threads, self.forms = task, trainings.TASKS[task], threads, forms
+        self.base = trainings.ROOT / f'configs/sakd/{self.about.student}.py'
+        plans = trainings.plan(task, 1, ['SAKD'], work, epochs)
         self.teacher = plans['teacher'][0]
         self.options = plans['SAKD'][0].options + ([f'model.student.backbone.T={T}'] if T else [])
         self.epochs = plans['SAKD'][0].epochs
         self.work = work / f'{task}_{self.epochs}epochs{f"_T{T}" if T else ""}'
 
-    def run(self, form: str, factor: float, schedule: str, seed: int) -> methods.Run:
+    def run(self, form: str, factor: float, schedule: str, seed: int) -> trainings.Run:
         """A training; the default is the config as it stands."""
         if form == 'default':
-            return methods.Run(self.base, self.work / 'default' / f'seed{seed}', seed, self.options)
+            return trainings.Run(self.base, self.work / 'default' / f'seed{seed}', seed, self.options)
         name = form if form == ALONE else f'{form}_{factor:.3g}_{schedule}'
         folder = self.work / name.replace(', ', '_').replace(' ', '')
         folder.mkdir(parents=True, exist_ok=True)
         losses = dict(losses_of(self.task, form, factor, schedule, self.epochs), _delete_=True)
         config = folder / 'config.py'
         config.write_text(f'_base_ = [{str(self.base)!r}]\nmodel = dict(losses={pformat(losses)})\n')
-        return methods.Run(config, folder / f'seed{seed}', seed, self.options)
+        return trainings.Run(config, folder / f'seed{seed}', seed, self.options)
 
     def result(self, *form) -> float:
         """The last validation in per cent; trains unless that is done."""
@@ -218,7 +218,7 @@ def draw(result: dict, path: Path) -> None:
             label = form if schedule == 'kept' else None
             axes.scatter(*zip(*points, strict=True) if points else ([], []), marker=mark, color=f'C{i}', label=label)
     title = 'seed 0; circles: weight kept, crosses: fading'
-    axes.set(xscale='log', xlabel='factor of the weight', ylabel=methods.TASKS[result['task']].unit, title=title)
+    axes.set(xscale='log', xlabel='factor of the weight', ylabel=trainings.TASKS[result['task']].unit, title=title)
     axes.legend(fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
     figure.savefig(path, dpi=110)
     plt.close(figure)
