@@ -1,4 +1,5 @@
 # CIFAR10-DVS: 10 classes, 128x128, no official split (see mmsnn.CIFAR10DVS); where its files belong: README.md
+_base_ = './event_frames.py'
 dataset_type = 'mmsnn.CIFAR10DVS'
 data_root = 'data/cifar10_dvs'
 T = 10  # frames, so time steps of the network
@@ -16,20 +17,7 @@ test_pipeline = [
     dict(type='mmsnn.EventResize', size=48),
     dict(type='PackInputs'),
 ]
-train_dataloader = dict(
-    batch_size=64,
-    num_workers=4,
-    collate_fn=dict(type='default_collate'),  # one tensor a batch from a worker, not one a sample
-    dataset=dict(type=dataset_type, data_root=data_root, split='train', T=T, pipeline=train_pipeline),
-    sampler=dict(type='DefaultSampler', shuffle=True),
-)
-val_dataloader = dict(
-    batch_size=64,
-    num_workers=4,
-    collate_fn=dict(type='default_collate'),  # one tensor a batch from a worker, not one a sample
-    dataset=dict(type=dataset_type, data_root=data_root, split='test', T=T, pipeline=test_pipeline),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-)
+data = dict(type=dataset_type, data_root=data_root, T=T)
+train_dataloader = dict(dataset=dict(data, pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(data, pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='Accuracy', topk=(1,))
-test_evaluator = val_evaluator
