@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
@@ -76,4 +77,9 @@ def _detection(model, size):
     corners = torch.rand(2, 2) * size / 2
     boxes = torch.cat([corners, corners + size / 4], dim=1)
     labels = torch.randint(head.num_classes, (2,))
-    return DetDataSample(gt_instances=InstanceData(bboxes=boxes, labels=labels))
+    instances = InstanceData(bboxes=boxes, labels=labels)
+    if hasattr(model, 'roi_head') and model.roi_head.with_mask:
+        from mmdet.structures.mask import BitmapMasks
+
+        instances.masks = BitmapMasks(np.random.randint(0, 2, (2, size, size), dtype=np.uint8), size, size)
+    return DetDataSample(gt_instances=instances)
