@@ -212,11 +212,13 @@ def draw(result: dict, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(10, 5), layout='constrained')
     alone = result['confirmed'][ALONE]
     axes.axhspan(min(alone), max(alone), color='grey', alpha=0.3, label=f'{ALONE}, {len(alone)} seeds')
-    for i, form in enumerate(FORMS[result['task']]):
+    forms = [form for form in FORMS[result['task']] if any(form == name for _, name, *_ in result['trials'])]
+    colours = plt.get_cmap('tab20').colors
+    for form, colour in zip(forms, colours, strict=False):
+        axes.scatter([], [], color=colour, label=form)
         for schedule, mark in zip(SCHEDULES, 'ox', strict=True):
             points = [(f, v) for v, name, f, s in result['trials'] if name == form and s == schedule]
-            label = form if schedule == 'kept' else None
-            axes.scatter(*zip(*points, strict=True) if points else ([], []), marker=mark, color=f'C{i}', label=label)
+            axes.scatter(*zip(*points, strict=True) if points else ([], []), marker=mark, color=[colour])
     title = 'seed 0; circles: weight kept, crosses: fading'
     axes.set(xscale='log', xlabel='factor of the weight', ylabel=trainings.TASKS[result['task']].unit, title=title)
     axes.legend(fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
