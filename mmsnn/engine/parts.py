@@ -5,7 +5,7 @@ import inspect
 import re
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import mmengine.registry
 from mmengine.config import Config
@@ -66,7 +66,9 @@ def registered() -> Iterator[tuple[str, Registry]]:
     for root in vars(mmengine.registry).values():
         if isinstance(root, Registry):
             for registry in (root, *root.children.values()):
-                registry.import_from_location()
+                # of what cannot be imported here, nothing is near
+                with suppress(ImportError):
+                    registry.import_from_location()
                 yield root.name, registry
 
 
