@@ -104,7 +104,7 @@ def test_all_that_is_wrong_at_once(home, capsys):
     line(lines, 'error', 'model.head.num_classes: 3')
     line(lines, 'error', 'val_dataloader.dataset.data_prefix', 'gone')
     line(lines, 'warning', 'train_dataloader.num_workers')
-    line(lines, 'error', 'optim_wrapper: ')
+    line(lines, 'error', 'optim_wrapper.optimizer.type: ', 'Gone')
     assert lines[-1] == '4 errors, 1 warning'
 
 
@@ -116,7 +116,7 @@ def test_what_building_and_running_raise_is_named(home, capsys):
     assert code == 1 and 'RuntimeError' in line(lines, 'error', 'model: ')
     code, lines = check(capsys, home / 'plain.py', '--cfg-options', 'train_dataloader.dataset.pipeline.0.type=Gone')
     assert code == 1
-    line(lines, 'error', 'train_dataloader.dataset: ', 'Gone')
+    line(lines, 'error', 'train_dataloader.dataset.pipeline.0.type: ', 'Gone')
     line(lines, 'ok', 'one prediction')
 
 
@@ -126,9 +126,9 @@ def test_what_is_wrong_with_the_test_alone(home, capsys):
     (home / 'tested.py').write_text((home / 'plain.py').read_text() + test)
     assert check(capsys, home / 'tested.py')[0] == 0
     code, lines = check(capsys, home / 'tested.py', '--cfg-options', 'test_evaluator.topkk=1')
-    assert code == 1 and 'topkk' in line(lines, 'error', 'test_evaluator: ')
+    assert code == 1 and 'did you mean topk?' in line(lines, 'error', 'test_evaluator.topkk: ')
     code, lines = check(capsys, home / 'tested.py', '--cfg-options', 'test_dataloader.dataset.data_rot=x')
-    assert code == 1 and 'data_rot' in line(lines, 'error', 'test_dataloader.dataset: ')
+    assert code == 1 and 'did you mean data_root?' in line(lines, 'error', 'test_dataloader.dataset.data_rot: ')
 
 
 def test_silent_neurons_are_named(home, capsys):
