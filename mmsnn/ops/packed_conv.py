@@ -42,6 +42,7 @@ def packed_conv2d(
 
     Raises:
         ValueError: ``x`` holds other values (on a GPU: an assertion on the device), or ``bits`` is neither 1 nor 8.
+        NotImplementedError: a backward pass with ``create_graph=True``; there is no second derivative.
     """
     check_bits(bits)
     device = x.device.type

@@ -11,8 +11,6 @@ from torch import nn
 from mmsnn.engine.options import add_cfg_options
 from mmsnn.engine.parts import explain, parts_named
 
-PIPELINE = [dict(type='PackInputs')]
-
 
 def whole(**parts):
     """A config, whose parts a case replaces."""
