@@ -17,6 +17,7 @@ ROOMS = (
     'registry',
     'shipped',
     'refusals',
+    'parts',
     'building',
     'compat',
     'mmcv_ops',

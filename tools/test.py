@@ -17,10 +17,10 @@ from mmsnn.engine import checks
 from mmsnn.engine.cli import add_arguments, build_runner, read_config
 from mmsnn.engine.early_exit import check
 from mmsnn.engine.options import positive
-from mmsnn.engine.parts import parts_named
 from mmsnn.engine.testing import ProgressBar, draw_results, use_tta
 from mmsnn.engine.time_steps import sweep_exits, sweep_time_steps
 from mmsnn.engine.work_dir import try_writing
+from mmsnn.parts import parts_named
 from mmsnn.refusals import run_main
 from mmsnn.report import add_hook, rewrite
 from mmsnn.shipped import is_remote

@@ -8,10 +8,10 @@ from mmengine.hooks import Hook
 from mmsnn.building import is_distiller, type_name
 from mmsnn.engine import checks
 from mmsnn.engine.cli import add_arguments, build_runner, read_config
-from mmsnn.engine.parts import parts_named
 from mmsnn.engine.resuming import prepare_resume
 from mmsnn.engine.safety import disk_errors_named, make_safe
 from mmsnn.engine.work_dir import WorkDir
+from mmsnn.parts import parts_named
 from mmsnn.refusals import run_main
 from mmsnn.report import add_hook
 

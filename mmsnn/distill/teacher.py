@@ -2,7 +2,7 @@
 
 import copy
 import random
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mmsnn.building import read
 from mmsnn.checkpoints.fitting import load_weights
 from mmsnn.checkpoints.loading import anns_are_checked, pretrained_from
+from mmsnn.parts import parts_named
 
 
 @contextmanager
@@ -58,7 +59,8 @@ class Teacher:
                 f'{self.key[0]} has no type: '
                 + (whole or "give the path of a config, or a model (type='RetinaNet', backbone=...)")
             )
-        with DefaultScope.overwrite_default_scope(scope):
+        of_a_file = parts_named(cfg, f'{self.key[0]}={config!r}: ') if isinstance(config, str) else nullcontext()
+        with DefaultScope.overwrite_default_scope(scope), of_a_file:
             self.model: nn.Module = ROOT_MODELS.build(copy.deepcopy(settings))
         # `train` of some detectors does not return the model, and `eval` calls it.
         self.model.eval()

@@ -15,10 +15,10 @@ from mmengine.visualization import Visualizer
 
 from mmsnn.building import read
 from mmsnn.checkpoints.loading import CheckMatch, check_source, install_safe_loading
+from mmsnn.parts import parts_named
 
 from . import console
 from .options import add_cfg_options, apply_options, warn_of_misspelt_names
-from .parts import parts_named
 from .reading import read_annotations_safely
 from .unreadable import NamesImages
 

@@ -14,8 +14,8 @@ from mmengine.logging import print_log
 from mmengine.runner import FlexibleRunner, Runner
 
 from mmsnn.building import is_distiller
+from mmsnn.parts import nodes
 
-from .parts import nodes
 from .trust import check_options
 
 # Top-level keys of a config that tools read, besides those that runners read.

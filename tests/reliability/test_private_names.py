@@ -58,6 +58,7 @@ NAMES = {
     'torch.utils._pytree.tree_flatten_with_path': 'names the inputs and outputs of an exported network',
     'torch.utils._python_dispatch.TorchDispatchMode': 'counts the products of spiking attention',
     'torch.nn.Module._apply': 'the teacher follows `.to()`',
+    'torch.nn.Module._call_impl': 'the layer in which a forward pass failed',
     'torch.nn.Module._buffers': 'thresholds that are balanced',
     'torch.nn.Module._modules': 'replaces activations, shows an inner model under its own names',
     'torch.nn.Module._parameters': 'shows an inner model under its own names',

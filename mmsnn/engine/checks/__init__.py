@@ -29,6 +29,7 @@ from .findings import ERROR, NOTE, UNCHECKED, WARNING, Finding, error, refuse, u
 from .folders import check_folders, check_list, is_list
 from .heads import Head, check_heads, find_heads, reads_text, student_config
 from .labels import check_labels, is_segmentation
+from .numbers import check_numbers
 from .teachers import check_teachers
 
 __all__ = [
@@ -94,6 +95,7 @@ def check_config(
     key, model = student_config(cfg)
     heads = [] if reads_text(model) else find_heads(model, key, cfg.get('default_scope'))
     try:
+        yield from _safely(check_numbers, 'train_cfg', cfg)
         for one in data:
             yield from _safely(_check_dataset, one.key, one, cfg, heads, contents, every)
         for part in parts:

@@ -18,8 +18,8 @@ from torch import nn
 
 from mmsnn.building import type_name
 from mmsnn.checkpoints.fitting import load_weights
-from mmsnn.engine.parts import explain
 from mmsnn.neurons import SpikeCounter
+from mmsnn.parts import explain
 from mmsnn.shipped import is_remote, local
 
 from .findings import Finding, error, note, number, some, warning

@@ -3,13 +3,14 @@
 import argparse
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS, DefaultScope
 from torch import nn
 
 from mmsnn.engine.options import add_cfg_options
-from mmsnn.engine.parts import explain, parts_named
+from mmsnn.parts import explain, parts_named
 
 
 def whole(**parts):
@@ -70,6 +71,19 @@ def build(cfg):
         ({'val_evaluator.0.quite_other': 1}, TypeError, ['val_evaluator.0.quite_other: Accuracy', 'it takes collect']),
         ({'custom_hooks.0.type': 'TimeStepKD'}, ValueError, ['custom_hooks.0.type']),
         ({'custom_hooks': [dict(type='mmpretrain.SwitchRecipeHook')]}, TypeError, ['custom_hooks.0', 'needs schedule']),
+        # what libraries refuse
+        ({'model.backbone.norm_cfg': dict(type='BNN')}, ValueError, ['model.backbone.norm_cfg.type', 'mean BN?']),
+        ({'model.head': dict(type='LinearClsHead', num_classes=0, in_channels=8)}, ValueError, ['model.head: num_c']),
+        ({'optim_wrapper.optimizer.lr': -1}, ValueError, ['optim_wrapper.optimizer: Invalid learning rate: -1 (--v']),
+        (
+            {'train_dataloader.dataset.pipeline': [dict(type='RandomCrop', crop_size=-3)]},
+            ValueError,
+            ['train_dataloader.dataset.pipeline.0: it does not fulfil: assert crop_size > 0 (AssertionError;'],
+        ),
+        ({'model.backbone.type': 5}, ValueError, ['model.backbone: type must be a str']),
+        # and what ours do, with the whole of their keys
+        ({'model.backbone.T': 0}, ValueError, ['model.backbone.T must be at least 1']),
+        ({'model.backbone.neuron': dict(type='LIF', tau=0.2)}, ValueError, ['model.backbone: tau must be at']),
     ],
     ids=str,
 )
@@ -90,6 +104,59 @@ def test_other_errors_stay(problem):
         raise problem
     assert raised.value is problem
     assert explain(problem, whole()) is None
+
+
+@HOOKS.register_module()
+class NeedsName:
+    def __init__(self, name):
+        self.name = name.lower()
+
+
+@HOOKS.register_module()
+class HasName(NeedsName):
+    def __init__(self):
+        super().__init__('name')
+
+
+def test_the_one_that_lacks_something_is_named():
+    """And not another of its class, which gives itself what the former lacks."""
+    cfg = whole(custom_hooks=[dict(type='HasName'), dict(type='NeedsName')])
+    with pytest.raises(TypeError, match=r'^custom_hooks\.1: NeedsName needs name$'), parts_named(cfg):
+        build(cfg)
+
+
+def test_an_error_in_a_users_own_class_keeps_its_traceback():
+    cfg = whole(custom_hooks=[dict(type='NeedsName', name=3)])
+    with pytest.raises(AttributeError, match='lower') as raised, parts_named(cfg):
+        build(cfg)
+    assert raised.value.__notes__ == ['This arose while custom_hooks.0 was built.']
+
+
+def test_an_error_of_the_forward_pass_names_its_layer():
+    net = nn.Sequential(nn.Flatten(), nn.Sequential(nn.ReLU(), nn.Linear(3, 10)))
+    with pytest.raises(RuntimeError, match='shapes') as raised, parts_named(whole()):
+        net(torch.ones(4, 64))
+    (note,) = raised.value.__notes__
+    layer = 'Linear(in_features=3, out_features=10, bias=True)'
+    assert note == f'This arose in model.1.1, {layer}, given a tensor of shape (4, 64).'
+
+
+@pytest.mark.parametrize(
+    'backbone, said',
+    [
+        ("dict(type='ResNett', depth=18)", "model.backbone.type: 'ResNett' is not in the registry"),
+        ("dict(type='ResNet', depth=19)", 'model.backbone: invalid depth 19'),
+        ("dict(type='mmsnn.SEWResNet', depth=18, T=0)", 'model.backbone.T must be at least 1'),
+    ],
+)
+def test_a_teachers_own_file_is_named(tmp_path, backbone, said):
+    file = tmp_path / 'teacher.py'
+    file.write_text(f"default_scope = 'mmpretrain'\nmodel = dict(type='ImageClassifier', backbone={backbone})")
+    student = dict(type='mmpretrain.ImageClassifier', backbone=dict(type='ResNet', depth=18))
+    cfg = whole(model=dict(type='mmsnn.Distiller', student=student, teacher=str(file), transfer=True))
+    with pytest.raises(ValueError) as raised, parts_named(cfg):
+        build(cfg)
+    assert str(raised.value).startswith(f"model.teacher='{file}': {said}"), raised.value
 
 
 def test_options_without_a_value(capsys):
