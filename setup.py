@@ -21,11 +21,11 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 # Installed beside the package as mmsnn.pth, which Python runs when it starts: mmcv's ops and configs by the name of
-# mmsnn are then there for OpenMMLab's own tools, too. Nothing is imported before mmcv or mmengine is.
+# mmsnn are then there for OpenMMLab's own tools, too. Nothing is imported before one of its packages is.
 START_UP = """
 class MmsnnFirst:
     def find_spec(self, name, path=None, target=None):
-        if name in ('mmcv', 'mmengine'):
+        if name in ('mmcv', 'mmengine', 'mmdet', 'mmseg', 'mmpretrain'):
             sys.meta_path.remove(self)
             try:
                 import mmsnn

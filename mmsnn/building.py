@@ -2,7 +2,9 @@
 
 import math
 import os
+import re
 import sys
+import traceback
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from torch import nn
 
 from .shipped import configs_of, find_config
 
+SUFFIXES = '.py', '.json', '.yaml', '.yml'
 # Heights and widths of data sets whose pipelines may leave them out.
 SIZES = {
     'MNIST': (28, 28),
@@ -33,7 +36,8 @@ def read(name: str) -> Config:
     """The config called ``name``: the path of a file, or ``mmsnn::PATH`` (``mmdet::PATH`` ...) for one of a package.
 
     Raises:
-        FileNotFoundError: there is no such config.
+        FileNotFoundError: there is no such config, or none of the name of one of its bases.
+        ValueError: it cannot be read; the message names the file, which may be a base, and the line.
     """
     shipped = find_config(name)
     if '::' in name and shipped is None:
@@ -41,7 +45,41 @@ def read(name: str) -> Config:
     if shipped is None:
         # custom_imports may name modules beside it, or in the working directory, as the imports of a script.
         sys.path += [path for path in (str(Path(name).resolve().parent), os.getcwd()) if path not in sys.path]
-    return Config.fromfile(shipped or name)
+        if not Path(name).is_file():
+            raise FileNotFoundError(f'there is no config {name!r}{_near_file(Path(name))}')
+    try:
+        return Config.fromfile(shipped or name)
+    # whatever the statements of a config, and its imports, make of it
+    except Exception as problem:
+        raise _unreadable(str(shipped or name), problem) from problem
+
+
+def _near_file(path: Path) -> str:
+    if path.is_dir():
+        return ': it is a folder'
+    there = path.parent.iterdir() if path.parent.is_dir() else ()
+    stems = {p.stem: p for p in there if p.suffix in SUFFIXES}
+    near = [str(stems[stem]) for stem in get_close_matches(path.stem, stems, 3, 0.7)]
+    return f'; did you mean {" or ".join(near)}?' if near else ''
+
+
+def _unreadable(name: str, problem: Exception) -> Exception:
+    """An error that tells which file of a config, with its bases, cannot be read, in which line, and why."""
+    files, said = [name], str(problem)
+    for frame, line in traceback.walk_tb(problem.__traceback__):
+        # mmengine reads every file by one of these, a base inside of the one that names it
+        if frame.f_code.co_name in ('_file2dict', '_parse_lazy_import'):
+            files.append(str(frame.f_locals.get('filename', name)))
+        # its statements
+        elif frame.f_code.co_name == '<module>' and frame.f_code.co_filename == files[-1]:
+            said = f'line {line}: {type(problem).__name__}: {said}'
+    files = [file for file in files if Path(file).is_file()]
+    where = name if files[-1:] == [name] or not files else f'{name}, in its base {files[-1]}'
+    if isinstance(problem, FileNotFoundError) and (found := re.search(r"""["'](.+)["']""", said)):
+        return FileNotFoundError(f'{where}: there is no base {found[1]}{_near_file(Path(found[1]))}')
+    if isinstance(problem, ImportError) and problem.__cause__ is not None:
+        said = f'custom_imports: {problem.__cause__}; put its folder beside the config or on PYTHONPATH'
+    return ValueError(f'the config {where} cannot be read: {" ".join(said.split()) or type(problem).__name__}')
 
 
 def _missing(package: str, path: str) -> str:

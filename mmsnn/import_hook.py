@@ -1,7 +1,7 @@
 """Patches OpenMMLab's libraries when they are imported, so that importing mmsnn is cheap.
 
 This module uses only the standard library, because the start-up hook of an installed mmsnn (``mmsnn.pth``, written by
-setup.py) loads it in every process that imports mmcv or mmengine.
+setup.py) loads it in every process that imports one of OpenMMLab's packages.
 """
 
 import importlib

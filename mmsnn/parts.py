@@ -183,8 +183,9 @@ def _accepted(kind: type) -> list[str]:
 
 def _unexpected(owner: str | None, function: str, name: str, cfg: Config) -> TypeError | None:
     for key, node, kind in _made_of(cfg, owner) if owner else ():
-        if name in node:
-            accepted = _accepted(kind)
+        accepted = _accepted(kind)
+        # a class that inherits from the one named may well take it
+        if name in node and name not in accepted:
             close = difflib.get_close_matches(name, accepted, 1)
             hint = f'did you mean {close[0]}?' if close else f'it takes {", ".join(sorted(accepted))}'
             return TypeError(f'{key}.{name}: {kind.__name__} has no such key; {hint}')

@@ -19,6 +19,7 @@ from mmengine.config import Config
 import mmsnn
 from mmsnn import __main__ as cli
 from mmsnn import refusals
+from mmsnn.import_hook import MENDS
 
 REPO = Path(__file__).parents[1]
 PARTS = (
@@ -221,6 +222,15 @@ def test_start_up_survives_a_broken_package(environment, tmp_path, mmsnn_package
         (tmp_path / 'mmsnn' / '__init__.py').write_text(mmsnn_package)
     for code, said in (('pass', ''), ('import mmengine', 'imported\n')):
         assert inside(environment, '-c', code, cwd=tmp_path, PYTHONPATH=str(tmp_path)) == said
+
+
+@pytest.mark.parametrize('package', sorted({name.partition('.')[0] for name in MENDS} | {'mmcv'}))
+def test_start_up_comes_before_whichever_package_is_first(environment, tmp_path, package):
+    (tmp_path / f'{package}.py').write_text('print("theirs")')
+    (tmp_path / 'mmsnn').mkdir()
+    (tmp_path / 'mmsnn' / '__init__.py').write_text('print("ours")')
+    said = inside(environment, '-c', f'import {package}', cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert said == 'ours\ntheirs\n'
 
 
 def coco(folder):

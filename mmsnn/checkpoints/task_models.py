@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
 
-from mmsnn.building import build_model, read, use_student
+from mmsnn.building import build_model, read, type_name, use_student
 
 from .claims import require_file
 from .fitting import fit
@@ -45,5 +45,9 @@ def load_model(config: str | Config, checkpoint: str | None, device: str = 'cpu'
 
 def load_batch(cfg: Config, image: str | Path) -> dict:
     """One image as a batch of the config's test data loader, without annotations."""
-    steps = [t for t in cfg.test_dataloader.dataset.pipeline if 'Annotations' not in t['type']]
+    dataset = cfg.test_dataloader.dataset
+    # one that repeats or concatenates others
+    while 'pipeline' not in dataset and ('dataset' in dataset or dataset.get('datasets')):
+        dataset = dataset.get('dataset') or dataset.datasets[0]
+    steps = [t for t in dataset.pipeline if 'Annotations' not in type_name(t)]
     return pseudo_collate([Compose(steps)(dict(img_path=str(image), img_id=0, sample_idx=0))])

@@ -18,6 +18,10 @@ from .taps import Tap, TapError, resolve
 SIZES = 64, 224, 320, 512
 
 
+class MisfitError(ValueError):
+    """What a term taps is not there, or not what it reads."""
+
+
 @dataclass
 class Term:
     """One entry of ``losses``: the taps of student and teacher, the loss and its weight. The Distiller owns connectors.
@@ -223,8 +227,11 @@ def _record_all(terms: list[Term], models: dict[str, nn.Module], short_T: int | 
     for size in SIZES:
         try:
             return {role: _record(terms, model, role, short_T, size) for role, model in models.items()}, size
-        # The image may be too small for the last levels of SSD, or not have the one size that a transformer accepts.
-        except (RuntimeError, AssertionError) as error:
+        except MisfitError:
+            raise
+        # The image may be too small for the last levels of SSD or for their norms, or not have the one size that a
+        # transformer accepts; libraries say so by errors of any kind.
+        except Exception as error:
             failed.append(error)
     raise failed[0]
 
@@ -239,10 +246,10 @@ def _record(terms: list[Term], model: nn.Module, role: str, short_T: int | None,
                 run(model, blank_image(model, size), taps, role)
         except HeadError as error:
             keys = [t.key for t in terms if any(tap.part == error.part for tap in t.taps(role))]
-            raise ValueError(f'{", ".join(keys)}: {error}') from error
+            raise MisfitError(f'{", ".join(keys)}: {error}') from error
         except TapError as error:
             keys = [t.key for t in terms if error.tap in t.taps(role)]
-            raise ValueError(f'{", ".join(keys)}: {error}') from error
+            raise MisfitError(f'{", ".join(keys)}: {error}') from error
         recorder.follow_pipes()
     return recorder
 

@@ -43,7 +43,7 @@ def read_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: there is no such config.
-        ValueError: FSDP is set without FlexibleRunner, or ``sync_bn`` with a FlexibleRunner, which does not read it.
+        ValueError: the config has no model, FSDP is set without FlexibleRunner, or ``sync_bn`` with a FlexibleRunner, which does not read it.
         RuntimeError: this machine does not support the launcher.
     """
     global _early
@@ -52,6 +52,8 @@ def read_config(args: argparse.Namespace) -> Config:
         _early.write_to(None)
     _early = console.Early()
     cfg = read(args.config)
+    if 'model' not in cfg:
+        raise ValueError(f'{args.config} has no model: is it a base of other configs?')
     warn_of_misspelt_names(cfg)
     if args.cfg_options:
         apply_options(cfg, args.cfg_options)

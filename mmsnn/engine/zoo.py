@@ -27,6 +27,7 @@ LIBRARIES = dict(mmdet=(64, 256, 512), mmseg=(64, 256, 512), mmpretrain=(64, 32,
 KINDS = ('ann', 'sew', 'spikify', 'distill')
 RESNETS = ('ResNet', 'ResNetV1c', 'ResNetV1d')
 T, BATCH = 2, 3
+PRETRAINED = 'Pretrained', 'PretrainedInit'
 # Errors that do not depend on the size of images if the next size has the same.
 SIZELESS = (ImportError, KeyError, NotImplementedError, OSError, TypeError)
 # Parts of messages that refuse a distillation term, which is then left out.
@@ -65,7 +66,7 @@ def read(name: str) -> Config:
                 node[key] = None
         # These augmentations pad to the size of COCO's images.
         node.pop('batch_augments', None)
-        if isinstance(node.get('init_cfg'), dict) and node['init_cfg'].get('type') == 'Pretrained':
+        if isinstance(node.get('init_cfg'), dict) and type_name(node['init_cfg']) in PRETRAINED:
             node['init_cfg'] = None
         # The path is relative to the root of the library's repository.
         if isinstance(node.get('teacher_config'), str):
@@ -158,7 +159,7 @@ def build(cfg: Config):
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     for module in model.modules():
         init = getattr(module, 'init_cfg', None)
-        if isinstance(init, dict) and init.get('type') == 'Pretrained':
+        if isinstance(init, dict) and type_name(init) in PRETRAINED:
             module.init_cfg = None
     if getattr(model.data_preprocessor, 'size', None):
         model.data_preprocessor.size = None

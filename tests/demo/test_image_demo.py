@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import LoadAnnotations, LoadImageFromFile
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
@@ -95,6 +96,16 @@ def test_other_tasks(demo, image, tmp_path, scope):
     cfg = Config(dict(model=STUDENTS[scope], default_scope=scope, test_dataloader=test))
     files = write(tmp_path, cfg)
     assert np.array_equal(run(demo, image, *files), run(demo, image, *files, '--engine', 'event'))
+
+
+def test_types_may_be_classes_and_data_sets_wrapped(demo, image):
+    init_default_scope('mmpretrain')
+    pipeline = [dict(type=LoadImageFromFile), dict(type=LoadAnnotations), dict(type='PackInputs')]
+    dataset = dict(
+        type='RepeatDataset', times=1, dataset=dict(type='ConcatDataset', datasets=[dict(pipeline=pipeline)])
+    )
+    batch = demo.load_batch(Config(dict(test_dataloader=dict(dataset=dataset))), image)
+    assert batch['inputs'][0].shape[0] == 3
 
 
 def test_checkpoint_that_could_run_code_is_refused(demo, image, tmp_path):

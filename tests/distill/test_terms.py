@@ -254,6 +254,14 @@ class TestAnswers:
         model = build('mmdet', dict(a=dict(type='PKD', student='neck', teacher='neck')), *pair)
         assert len(model.terms) == 1
 
+    def test_an_image_that_is_large_enough_for_norms(self):
+        """Those with a channel a group refuse maps of one pixel, by an error of another kind."""
+        pair = [fcos(norm_cfg=dict(type='GN', num_groups=16)) for _ in range(2)]
+        model = build(
+            'mmdet', dict(a=dict(type='PKD', student='bbox_head.cls_convs.0', teacher='bbox_head.cls_convs.0')), *pair
+        )
+        assert len(model.terms) == 1
+
     def test_steps_of_a_spiking_teacher(self):
         """As many as the student's, or their mean for each."""
         losses = dict(a=dict(type='StepLogitKL', student=STEPS, teacher=STEPS))

@@ -21,6 +21,8 @@ NAMES = {
     'mmengine.config.Config._get_cfg_path': 'finds `mmsnn::` bases of configs',
     'mmengine.config.Config._merge_a_into_b': 'keeps `deep_stem` and `avg_down` when a type is replaced',
     'mmengine.config.Config._get_base_files': 'the report tells what a config changes in its bases',
+    'mmengine.config.Config._file2dict': 'the file of a config that cannot be read',
+    'mmengine.config.Config._parse_lazy_import': 'the same, of a config in the new style',
     'mmengine.config.Config._cfg_dict': 'the walk through the zoos reads a config without a copy',
     'mmengine.config.utils.MODULE2PACKAGE': 'finds `mmseg::` bases under the import name',
     'mmengine.runner.checkpoint.load_url': 'is replaced by safe reading',

@@ -75,6 +75,29 @@ def line(lines, *words):
     return found[0]
 
 
+def test_a_loss_that_reads_the_progress(home, capsys):
+    """It gets what the training's hook gives it before the first iteration."""
+    text = (home / 'distilled.py').read_text()
+    term = "dict(type='TKS', student='backbone.layer2|neck|head.fc')"
+    (home / 'tks.py').write_text(text.replace("dict(type='LogitKL', student='head.fc', teacher='head.fc')", term))
+    code, lines = check(capsys, home / 'tks.py')
+    assert not code and line(lines, '0 errors'), lines
+
+
+def test_the_whole_of_a_message_is_shown(home, capsys):
+    (home / 'short.py').write_text("_base_ = 'distilled.py'\nmodel = dict(short_T=4)")
+    code, lines = check(capsys, home / 'short.py')
+    assert code and line(lines, 'error', 'model.short_T: 4 must be a number of time steps below')
+
+
+def test_a_teacher_that_inherits_what_it_does_not_take(home, capsys):
+    (home / 'ann.py').write_text("_base_ = 'plain.py'\nmodel = dict(backbone=dict(type='ResNet', depth=18))")
+    (home / 'taught.py').write_text(f"_base_ = 'distilled.py'\nmodel = dict(teacher={str(home / 'ann.py')!r})")
+    _, lines = check(capsys, home / 'taught.py')
+    said = line(lines, 'error', 'ann.py', 'has no such key')
+    assert 'model.teacher: ' in said and 'model.backbone.' in said and 'student' not in said
+
+
 def test_a_good_config(home, capsys):
     before = sorted(home.rglob('*'))
     code, lines = check(capsys, home / 'plain.py')

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from mmsnn.building import is_distiller
+from mmsnn.building import is_distiller, type_name
 from mmsnn.engine.cli import read_config
 from mmsnn.engine.options import add_cfg_options, positive
 from mmsnn.refusals import run_main
@@ -64,7 +64,7 @@ def with_target(cfg: Config, key: str, target: float | None, weight: float | Non
     if not is_distiller(cfg.model):
         cfg.model = ConfigDict(type='mmsnn.Distiller', student=cfg.model, losses=ConfigDict())
     losses = cfg.model.get('losses') or ConfigDict()
-    name = next((n for n, term in losses.items() if term and term['type'].endswith('FiringRate')), 'loss_rate')
+    name = next((n for n, term in losses.items() if term and type_name(term) == 'FiringRate'), 'loss_rate')
     term = {**(losses.pop(name, None) or dict(type='mmsnn.FiringRate'))}
     for old in ('rate', 'synops'):
         term.pop(old, None)

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,8 +17,10 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
-from mmsnn.building import type_name
+from mmsnn.building import is_distiller, type_name
 from mmsnn.checkpoints.fitting import load_weights
+from mmsnn.checkpoints.loading import pretrained_from
+from mmsnn.distill.schedules import Progress
 from mmsnn.neurons import SpikeCounter
 from mmsnn.parts import explain
 from mmsnn.shipped import is_remote, local
@@ -80,12 +83,11 @@ class Trial:
                 yield
         except Exception as failure:
             problem = explain(failure, self.cfg) or failure
-            text = ' '.join(str(problem).split())
-            # Many messages begin with their config key, some of them with its value.
-            named, _, rest = text.partition(': ')
-            named = named.partition('=')[0]
-            if ' ' not in named and '.' in named and rest:
-                self.problem = error(named, rest)
+            text = '; '.join(' '.join(line.split()) for line in str(problem).splitlines() if line.strip())
+            # many messages begin with their config key, some of them with its value
+            found = re.match(r'(\w+)((?:\.\w+)+)(?:: | |=)(.+)', text)
+            if found and found[1] in self.cfg:
+                self.problem = error(found[1] + found[2], found[3])
             else:
                 self.problem = error(key, f'{type(problem).__name__}: {text[:600]}')
 
@@ -138,6 +140,11 @@ class Trial:
             self.problem = None
         yield from self._said()
 
+    def _epochs(self, images: int, size: int) -> int:
+        """How often the training goes through the data."""
+        loop = self.cfg.get('train_cfg') or {}
+        return loop.get('max_epochs') or math.ceil(loop.get('max_iters', 0) * size / images)
+
     def _weights(self, runner: Runner) -> Iterator[Finding]:
         """Initialise the model as training does and load the weights that the config names, without downloads."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -183,6 +190,9 @@ class Trial:
             torch.cuda.reset_peak_memory_stats()
         kept = Kept(model)
         inner = model.module if is_model_wrapper(model) else model
+        if is_distiller(self.cfg.model):
+            # what DistillHook sets before the first iteration
+            inner.progress = Progress(max_epochs=self._epochs(len(dataset), size))
         spikes = SpikeCounter(inner)
         logs, without = {}, []
         try:
@@ -266,10 +276,5 @@ def check_loaders(cfg: Mapping) -> Iterator[Finding]:
 
 def _fetched(model: nn.Module) -> set[str]:
     """The checkpoints that the ``init_cfg`` of a model's modules name."""
-    inits = [getattr(module, 'init_cfg', None) for module in model.modules()]
-    return {
-        one['checkpoint']
-        for init in inits
-        for one in (init if isinstance(init, list) else [init])
-        if isinstance(one, Mapping) and one.get('type') == 'Pretrained' and isinstance(one.get('checkpoint'), str)
-    }
+    found = {pretrained_from(getattr(module, 'init_cfg', None)) for module in model.modules()}
+    return {source for source in found if isinstance(source, str)}

@@ -78,6 +78,9 @@ def test_remedies_do_not_contradict(root):
     text = the({**check(root, other=other, metainfo=dict(classes=('Felis', 'Canis', 'Dromaius'))), 'note': []}, 'error')
     assert text.startswith('val_dataloader.dataset')
     assert text.endswith("Give it those of the training: metainfo=dict(classes=('Felis', 'Canis', 'Dromaius'))")
+    # what is right in validation stays, where the training is told to write the same
+    text = the({**check(root, other=other, metainfo=dict(classes=('dog', 'cat', 'emu'))), 'note': []}, 'error')
+    assert text.startswith('train_dataloader') and "Write metainfo=dict(classes=('cat', 'dog', 'emu'))" in text
 
 
 def test_folders_that_are_no_classes(root):
