@@ -14,6 +14,8 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 from torch import Tensor, nn
 
+from .building import type_name
+
 # What runs the forward pass of every module.
 CALL = nn.Module._call_impl.__code__
 # Functions of mmengine that pass values of a config on.
@@ -36,6 +38,7 @@ PART_OF = {
     'build_val_loop': 'loop',
     'build_test_loop': 'loop',
     'setup_env': 'env_cfg',
+    'build_optim_wrapper': 'cfg',
 }
 
 
@@ -214,6 +217,12 @@ def _built(problem: Exception, cfg: Config) -> tuple[str | None, list]:
             key = _key_of(frames[i].f_locals.get(PART_OF[code.co_name]), cfg)
             if key:
                 return key, frames[i + 1 :]
+        # some hooks build what they need before the training
+        if code.co_name == 'call_hook' and frames[i].f_locals.get('fn_name') in ('before_run', 'before_train'):
+            name = type(frames[i].f_locals.get('hook')).__name__
+            for key, node in nodes(cfg):
+                if isinstance(node, dict) and 'hooks' in key and type_name(node) == name:
+                    return key, frames[i + 1 :]
     return None, []
 
 

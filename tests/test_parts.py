@@ -2,6 +2,7 @@
 
 import argparse
 
+import mmengine.runner
 import pytest
 import torch
 from mmengine.config import Config
@@ -80,6 +81,7 @@ def build(cfg):
             ValueError,
             ['train_dataloader.dataset.pipeline.0: it does not fulfil: assert crop_size > 0 (AssertionError;'],
         ),
+        ({'optim_wrapper.paramwise_cfg': dict(norm_decay_mult=0.0)}, ValueError, ['optim_wrapper: base_wd should']),
         ({'model.backbone.type': 5}, ValueError, ['model.backbone: type must be a str']),
         # and what ours do, with the whole of their keys
         ({'model.backbone.T': 0}, ValueError, ['model.backbone.T must be at least 1']),
@@ -130,6 +132,20 @@ def test_an_error_in_a_users_own_class_keeps_its_traceback():
     with pytest.raises(AttributeError, match='lower') as raised, parts_named(cfg):
         build(cfg)
     assert raised.value.__notes__ == ['This arose while custom_hooks.0 was built.']
+
+
+def test_a_hook_that_builds_something_before_the_training():
+    cfg = whole(custom_hooks=[dict(type='EMAHook', momentum=7)])
+
+    class Runner:
+        """What calls hooks in mmengine, with one hook."""
+
+        call_hook = mmengine.runner.Runner.call_hook
+        model = nn.Linear(2, 2)
+        _hooks = [HOOKS.build(cfg.custom_hooks[0])]
+
+    with pytest.raises(ValueError, match=r'^custom_hooks\.0: momentum must be in range'), parts_named(cfg):
+        Runner().call_hook('before_run')
 
 
 def test_an_error_of_the_forward_pass_names_its_layer():
