@@ -43,7 +43,8 @@ def read_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: there is no such config.
-        ValueError: the config has no model, FSDP is set without FlexibleRunner, or ``sync_bn`` with a FlexibleRunner, which does not read it.
+        ValueError: the config has no model, FSDP is set without FlexibleRunner, or ``sync_bn`` with a FlexibleRunner,
+            which does not read it.
         RuntimeError: this machine does not support the launcher.
     """
     global _early

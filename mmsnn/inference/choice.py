@@ -111,9 +111,8 @@ class Timing:
 def size_of(leaves) -> tuple:
     """Inputs that share it take about the same time: elements of all tensors, by powers of two, images and threads."""
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    # numbers are tensors while torch.jit.trace runs
-    elements = int(sum(t.numel() for t in tensors))
-    images = int(tensors[0].shape[0]) if tensors and tensors[0].dim() == 4 else len(tensors)
+    elements = sum(t.numel() for t in tensors)
+    images = tensors[0].shape[0] if tensors and tensors[0].dim() == 4 else len(tensors)
     return elements.bit_length(), images, torch.get_num_threads()
 
 

@@ -84,9 +84,13 @@ class Engine:
         if plan is None and lazy:
             plan = x.plan
         if isinstance(plan, Current) and not plan.computed:
-            spikes = self._run(plan, neuron.T, fires)
+            spikes = self._run(plan, neuron.T, fires, neuron.settings.levels)
+            if spikes is None:
+                return None
         else:
             dense = plan.dense() if plan is not None else x.numbers() if lazy else x
+            if neuron.settings.levels > 1 and not _finite(dense):
+                return None
             spikes = torch.ops.mmsnn.event_lif.default(dense, neuron.T, False, *fires)
         fired = Spikes(spikes, neuron.settings.levels)
         return Lazy.alike(x, fired) if lazy else Lazy(fired, spikes.shape, spikes.stride(), self)
@@ -97,8 +101,11 @@ class Engine:
 
     # Convolutions -----------------------------------------------------------------------------------------------------
 
-    def _run(self, plan: Current, T: int, fires: tuple | None) -> Tensor:
-        """Spikes (with ``fires``), else the current, of ``plan``; on events where that pays."""
+    def _run(self, plan: Current, T: int, fires: tuple | None, levels: int = 1) -> Tensor | None:
+        """Spikes (with ``fires``), else the current, of ``plan``; on events where that pays.
+
+        None where spikes of several ``levels`` come from a current that is not finite.
+        """
         plan.check()
         folded = self._fold(plan)
         stride, padding, dilation, groups = plan.geometry
@@ -108,6 +115,8 @@ class Engine:
         if isinstance(source, Spikes) and plan.repeat == 1:
             events = int(torch.ops.mmsnn.event_count.default(source.values))
             on_events = folded.finite and (self.whole is None or way == ALL or pays(plan, events))
+            if on_events and levels > 1 and add is not None and add.dtype == torch.float32:
+                on_events = _finite(add)
             self.counts.note(plan.weight, way, events, source.values.numel(), on_events)
         else:
             self.counts.note(plan.weight, way, None, None, False)
@@ -132,6 +141,8 @@ class Engine:
             return current
         if not repeat:
             plan.keep(current)
+        if levels > 1 and not _finite(current):
+            return None
         return torch.ops.mmsnn.event_lif.default(current, T, repeat, *fires)
 
     def _fold(self, plan: Current) -> Folded:
@@ -163,11 +174,17 @@ def _addend(plan) -> Tensor:
     return plan.values if isinstance(plan, Spikes) else plan.dense()
 
 
+def _finite(x: Tensor) -> bool:
+    """Whether a current has neither NaN, which a neuron of several levels passes on and bytes do not hold, nor inf."""
+    # a sum takes less time than a look at each element; where it overflows, the neuron runs as it is
+    return bool(x.sum().isfinite())
+
+
 def serves(x: Tensor) -> bool:
     """Whether an engine may run at all, on ``x``."""
     if torch.compiler.is_compiling():
         return not _say_compiled()
-    if torch.is_grad_enabled() or torch.is_autocast_enabled('cpu') or is_transformed():
+    if torch.is_grad_enabled() or torch.is_autocast_enabled('cpu') or is_transformed() or torch.jit.is_tracing():
         return False
     return isinstance(x, Lazy) or (x.dtype == torch.float32 and x.is_cpu)
 

@@ -168,6 +168,13 @@ def _complement(func, args, kwargs):
     return Lazy.alike(args[0], Spikes(1 - spikes.values, 1))
 
 
+@functools.lru_cache(maxsize=4096)
+def _misses(size: int, windows: int, kernel: int, stride: int, padding: int, dilation: int) -> bool:
+    """Whether one of so many ``windows`` over ``size`` elements has all of its places in the padding."""
+    starts = range(-padding, windows * stride - padding, stride)
+    return not all(any(0 <= start + dilation * i < size for i in range(kernel)) for start in starts)
+
+
 @handles(F.max_pool2d, torch.max_pool2d)
 def _max_pool(func, args, kwargs):
     names = ('input', 'kernel_size', 'stride', 'padding', 'dilation', 'ceil_mode')
@@ -182,6 +189,9 @@ def _max_pool(func, args, kwargs):
     sizes = _sizes(x.shape, (1, x.shape[1], *kernel), (stride, padding, dilation), 1)
     # PyTorch says what is wrong
     if sizes is None or any(2 * p > k for p, k in zip(padding, kernel)):
+        return NotImplemented
+    # a window that meets the padding alone gives -inf, which no byte holds
+    if any(_misses(*each) for each in zip(x.shape[2:], sizes, *pairs)):
         return NotImplemented
     values = torch.ops.mmsnn.event_max_pool(spikes.values, *map(list, pairs))
     return Lazy.like(x, Spikes(values, spikes.most), values.shape)

@@ -9,13 +9,11 @@ makes only when somebody writes to it (``torch._lazy_clone``): in place, or thro
 alias. A tensor whose copy was made is no longer what its plan tells, and holds numbers from then on.
 """
 
-import functools
-
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from .strides import FLOAT32, lies_last, strides
+from .strides import FLOAT32, lies_last, preserved, strides
 
 
 def snapshot(x: Tensor) -> Tensor:
@@ -233,6 +231,8 @@ class Lazy(Tensor):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if torch.compiler.is_compiling():
+            return untraced(func, args, kwargs)
         handler = HANDLERS.get(func)
         if handler is not None and not torch.is_grad_enabled() and not torch.is_autocast_enabled('cpu'):
             with torch._C.DisableTorchFunctionSubclass():
@@ -247,13 +247,13 @@ class Lazy(Tensor):
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         # what reaches the dispatcher past __torch_function__, from C++
-        return on_numbers(func, args, kwargs or {})
+        return (untraced if torch.compiler.is_compiling() else on_numbers)(func, args, kwargs or {})
 
 
-@functools.lru_cache(maxsize=4096)
-def preserved(size, stride) -> tuple[int, ...]:
-    """Strides of what a function of single elements makes of a tensor with this ``size`` and ``stride``."""
-    return torch.empty_like(torch.empty_strided(size, stride, device='meta')).stride()
+@torch.compiler.disable
+def untraced(func, args, kwargs):
+    """`on_numbers` outside of the graph that torch.compile traces, in which plans would be lost."""
+    return on_numbers(func, args, kwargs)
 
 
 def on_numbers(func, args, kwargs):

@@ -40,3 +40,9 @@ def strides(size, last: bool) -> tuple[int, ...]:
     for i in order:
         out[i], step = step, step * max(1, size[i])
     return tuple(out)
+
+
+@functools.lru_cache(maxsize=4096)
+def preserved(size, stride) -> tuple[int, ...]:
+    """Strides of what a function of single elements makes of a tensor with this ``size`` and ``stride``."""
+    return torch.empty_like(torch.empty_strided(size, stride, device='meta')).stride()

@@ -25,9 +25,10 @@ def event_driven(
     In evaluation, without gradients and on a CPU, a convolution behind neurons takes time for the spikes that there are
     alone: it runs together with the norm and the neuron behind it, over all time steps at once, and what lies between
     layers are bytes. Layers whose input is too dense run densely, as does everything that has no form on events;
-    `event_report` says which is which. In training, on other devices, under autocast and in graphs of ``torch.compile``
-    the network runs as it always does. Its state dict stays the same. Weights that change later are noticed; only an
-    edit of single numbers through ``.data`` waits for the next call of ``event_driven``.
+    `event_report` says which is which. In training, on other devices, under autocast, in graphs of ``torch.compile``
+    and while ``torch.jit.trace`` or ``torch.onnx.export`` traces it, the network runs as it always does; compiled parts
+    of the network are right, too, but leave ``fullgraph=True`` out. Its state dict stays the same. Weights that change
+    later are noticed; only an edit of single numbers through ``.data`` waits for the next call of ``event_driven``.
 
     Spikes are those of the dense network, but for neurons that come so close to their thresholds that the order of
     additions decides.
@@ -71,7 +72,7 @@ def event_driven(
 
 def begin(module: nn.Module, inputs: tuple, keywords: dict) -> None:
     """Hook of the outermost module: the way of this call is chosen."""
-    if module.training or torch.compiler.is_compiling():
+    if module.training or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return
     part = _part(module)
     # None where its parts were exchanged, or event-driven in another way, since.

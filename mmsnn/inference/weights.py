@@ -38,7 +38,7 @@ class Folded:
         half: whether the events' weights are 16-bit.
 
     Attributes:
-        finite: whether all weights are finite numbers.
+        finite: whether all weights, and what is added to their sums, are finite numbers.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, groups: int, steps: tuple, half: bool):
@@ -57,7 +57,7 @@ class Folded:
             wide = wide * scale.view(-1, 1, 1, 1)
         self.weight = wide.float().contiguous(memory_format=torch.channels_last)
         # a product of 0 and infinity is NaN, which a kernel that leaves out zeros does not see
-        self.finite = bool(self.weight.isfinite().all())
+        self.finite = bool(self.weight.isfinite().all() & shift.isfinite().all())
         self.shift = None if bias is None and not steps else shift.float()
         self._rows = None
 

@@ -60,12 +60,19 @@ class DirectEncoder(TimeAware, nn.Module):
         # in this order, because vmap answers the first question only
         last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         x = x.movedim(1, -1) if last else x
-        x = fold(x.unsqueeze(0).expand(self.T, *x.shape))
+        if torch.compiler.is_compiling():
+            # Inductor fails at `flatten` of strided memory before a convolution where the size of images may change.
+            x = x.repeat(self.T, *[1] * (x.dim() - 1))
+        else:
+            x = fold(x.unsqueeze(0).expand(self.T, *x.shape))
         return x.movedim(-1, 1) if last else x
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode ``[B, C, H, W]`` or event frames ``[B, T, C, H, W]`` as ``[T*B, C, H, W]``."""
-        return fold(x.transpose(0, 1)) if self.is_event(x) else self.repeat(x)
+        if not self.is_event(x):
+            return self.repeat(x)
+        # for the reason in `repeat`
+        return torch.cat(x.unbind(1)) if torch.compiler.is_compiling() else fold(x.transpose(0, 1))
 
     def after_stem(self, x: Tensor, conv, norm=None, neuron=None, pool=None) -> Tensor:
         """Encode ``x`` and run the first layers of a network: convolution, norm, pooling and neuron.

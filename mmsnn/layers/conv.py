@@ -40,8 +40,10 @@ class SpikeConv2d(nn.Conv2d):
         return f'{super().extra_repr()}, bits={self.bits}, events={self.events}'
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        # Without gradients nothing is kept for a backward pass; an image without a batch is small.
-        if x.dim() != 4 or self.padding_mode != 'zeros' or isinstance(self.padding, str) or not torch.is_grad_enabled():
+        # Without gradients, or in a trace of torch.jit, nothing is kept for a backward pass; an image without a batch
+        # is small.
+        keeps = torch.is_grad_enabled() and not torch.jit.is_tracing()
+        if x.dim() != 4 or self.padding_mode != 'zeros' or isinstance(self.padding, str) or not keeps:
             return super()._conv_forward(x, weight, bias)
         geometry = self.stride, self.padding, self.dilation, self.groups
         return packed_conv2d(x, weight, bias, *geometry, bits=self.bits, events=self.events)

@@ -50,7 +50,8 @@ def packed_conv2d(
         dtype = torch.get_autocast_dtype(device)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     geometry = tuple(stride), tuple(padding), tuple(dilation), groups
-    if is_transformed():
+    # what torch.jit traces is for inference, and ONNX knows PyTorch's own functions alone
+    if is_transformed() or torch.jit.is_tracing():
         return F.conv2d(x, weight, bias, *geometry)
     with torch.autocast(device, enabled=False):
         return _PackedConv.apply(x, weight, bias, geometry, bits, events and on_events_pays(x, weight, groups))

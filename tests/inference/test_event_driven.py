@@ -22,9 +22,9 @@ from torch.nn.utils import prune
 import mmsnn
 from mmsnn.inference.choice import TRIALS
 from mmsnn.inference.lazy import Lazy
-from mmsnn.layers import Readout
+from mmsnn.layers import DirectEncoder, Readout
 from mmsnn.models import SEWResNet, SpikeFPN, SpikeFPNHead, SpikeRetinaHead, Spikify
-from mmsnn.neurons import LIF, Neuron, expand_levels
+from mmsnn.neurons import ILIF, LIF, Neuron, expand_levels
 from mmsnn.ops import event_reference
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
@@ -405,6 +405,82 @@ def test_compiled_graphs_are_dense_and_say_so(pair, monkeypatch):
     assert any('torch.compile' in line for line in said)
 
 
+class Function(nn.Module):
+    """A function as a layer."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def around(layer):
+    """A network that gives ``layer`` currents that are only noted."""
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+    return nn.Sequential(DirectEncoder(2), first, LIF(2, v_threshold=0.3), second, layer, Readout(2)).eval()
+
+
+def spiking_part():
+    """A convolution, a neuron and pooling, which a compiler is given as a whole."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(8, 8, 3), LIF(2, v_threshold=0.05), nn.MaxPool2d(2))
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize('engine', ['event', 'auto'])
+@pytest.mark.parametrize('backend, as_module', [('eager', True), ('aot_eager', True), ('aot_eager', False)])
+def test_compiled_parts(engine, backend, as_module):
+    """Nothing that is only noted gets lost in the graph of a part, in no call."""
+    functions = [
+        lambda x: x * 3 / 2 - 1,
+        lambda x: (x * 2).add_(1),
+        lambda x: torch.conv2d(x, torch.ones(8, 8, 1, 1)).tanh(),
+        spiking_part(),
+    ]
+    for function in functions:
+        torch.compiler.reset()
+        if as_module:
+            layer = torch.compile(Function(function), backend=backend)
+        else:
+            layer = Function(torch.compile(function, backend=backend))
+        events = mmsnn.event_driven(around(layer), engine=engine)
+        with torch.no_grad():
+            expected = around(Function(function))(IMAGES)
+            assert expected.any()
+            for _ in range(4):
+                torch.testing.assert_close(events(IMAGES), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.kernels
+def test_a_compiled_part_in_one_graph_is_refused():
+    """What is only noted can be in no graph, as `event_driven` documents."""
+    torch.compiler.reset()
+    part = torch.compile(Function(lambda x: x * 2 + 1), backend='eager', fullgraph=True)
+    with torch.no_grad(), pytest.raises(Exception, match='Lazy'):
+        mmsnn.event_driven(around(part), engine='event')(IMAGES)
+
+
+@pytest.mark.parametrize('engine', ['event', 'auto'])
+@pytest.mark.parametrize('calls', [0, 3])
+def test_traces_are_dense(engine, calls, tmp_path):
+    """Whatever ran before, a trace holds for any batch, and ONNX none of the engine's ops."""
+    dense = around(nn.Tanh())
+    events = mmsnn.event_driven(copy.deepcopy(dense), engine=engine)
+    with torch.no_grad():
+        for _ in range(calls):
+            events(IMAGES)
+        traced = torch.jit.trace(events, IMAGES)
+        for x in (IMAGES, IMAGES[:1], torch.cat([IMAGES, -IMAGES])):
+            torch.testing.assert_close(traced(x), dense(x))
+        torch.onnx.export(events, (IMAGES,), tmp_path / 'net.onnx', dynamo=False)
+        # and it goes on on events
+        torch.testing.assert_close(events(IMAGES), dense(IMAGES), rtol=1e-4, atol=1e-5)
+    assert (tmp_path / 'net.onnx').stat().st_size and (calls == 0 or mmsnn.event_report(events))
+
+
 def test_sixteen_bit_weights_are_close(lively):
     dense, events = both(lively(small(T=3)), engine='event', weights='bfloat16')
     with torch.no_grad():
@@ -533,6 +609,9 @@ class TestWhatUsersDo:
             lambda y: y[..., None, 1:, ::2],
             lambda y: F.max_pool2d(y, (2,)),
             lambda y: nn.MaxPool2d(np.int64(2))(y),
+            lambda y: F.max_pool2d(y[..., :2, :], (2, 1), 1, (1, 0), (3, 1)),
+            lambda y: F.max_pool2d(y[..., :3], (1, 2), 1, (0, 1), (1, 3)),
+            lambda y: F.max_pool2d(y, 3, 2, 1, 2),
             lambda y: F.conv2d(y, torch.ones(8, 64, 3, 3), padding=np.int64(1)),
             lambda y: F.conv2d(y, torch.ones(8, 64, 3, 3), padding=[1]),
             lambda y: y[0, 0, 0, 0].sum(0),
@@ -601,6 +680,33 @@ class TestWhatUsersDo:
         events = mmsnn.event_driven(copy.deepcopy(dense), engine=engine)
         with torch.no_grad():
             torch.testing.assert_close(events(CHAIN_IMAGES), dense(CHAIN_IMAGES), equal_nan=True)
+
+    @pytest.mark.parametrize('engine', ['event', 'auto'])
+    @pytest.mark.parametrize('where', ['image', 'first bias', 'last bias', 'addend', 'plain current'])
+    def test_neurons_of_several_levels_pass_nan_on(self, engine, where):
+        """As densely, where bytes could not hold it."""
+        added = torch.zeros(4, 64, 8, 8)
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.first, self.second, self.third = chain()[:3], ILIF(2), ILIF(2)
+
+            def forward(self, x):
+                y = self.first(x)
+                y = self.second(y + added)
+                return self.third(y.sigmoid() + added if where == 'plain current' else y)
+
+        dense, x = Net().eval(), CHAIN_IMAGES.clone()
+        places = {'image': x, 'first bias': dense.first[0].bias, 'last bias': dense.first[2].bias}
+        places.get(where, added).data.view(-1)[0] = float('nan')
+        if where == 'image':
+            dense.first[1] = ILIF(2)
+        events = mmsnn.event_driven(copy.deepcopy(dense), engine=engine)
+        with torch.no_grad():
+            expected = dense(x)
+            assert (expected.isnan().any() or where == 'first bias') and expected.nan_to_num().any()
+            torch.testing.assert_close(events(x), expected, equal_nan=True)
 
     @pytest.mark.parametrize(
         'kind', [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm, 'pruned']

@@ -42,6 +42,15 @@ class TestDirectEncoder:
         x = torch.randn(2, 2, 5, 5)
         torch.testing.assert_close(encoder.repeat(norm(x)), norm(encoder(x)))
 
+    @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+    def test_compiled(self, memory_format):
+        """Another way to the same numbers in the same order of memory."""
+        encoder = DirectEncoder(3)
+        compiled = torch.compile(encoder, dynamic=True, fullgraph=True, backend='eager')
+        for x in (torch.randn(2, 3, 5, 6).contiguous(memory_format=memory_format), torch.randn(2, 3, 2, 5, 6)):
+            expected, found = encoder(x), compiled(x)
+            assert torch.equal(found, expected) and found.stride() == expected.stride()
+
     def test_errors(self):
         with pytest.raises(
             ValueError, match=r'\(2, 3, 2, 5, 5\) hold 3 time steps, the backbone has T=4: set backbone.T'

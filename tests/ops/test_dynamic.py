@@ -1,12 +1,14 @@
 """A batch of any size: one compiled graph, one exported program."""
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
 from torch._dynamo import config
 from torch.export import Dim, export
 
-from mmsnn.layers import SpikeConv2d, fold
+from mmsnn.layers import DirectEncoder, Readout, SpikeConv2d, fold
 from mmsnn.models import SEWResNet
 from mmsnn.neurons import ILIF, LIF, PLIF
 from mmsnn.ops import lif
@@ -52,6 +54,20 @@ def test_compiled(one_graph, monkeypatch, neuron, packed, fuse_from):
         for (name, p), q in zip(net.named_parameters(), same.parameters()):
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-4 * float(q.grad.abs().max()), msg=name)
         torch.testing.assert_close(net.norm.running_var, same.norm.running_var)
+
+
+@pytest.mark.skipif(shutil.which('g++') is None, reason='no C++ compiler')
+@pytest.mark.parametrize('frames', [False, True], ids=['images', 'event frames'])
+def test_default_backend(one_graph, frames):
+    """An encoder in front of a convolution, for images of any size."""
+    torch.manual_seed(0)
+    net = nn.Sequential(DirectEncoder(T), nn.Conv2d(3, 4, 3), LIF(T, v_threshold=0.3), Readout(T)).eval()
+    compiled = torch.compile(net, dynamic=True, fullgraph=True)
+    with torch.no_grad():
+        for batch, size in ((2, 9), (3, 12)):
+            x = torch.randn(batch, *[T] * frames, 3, size, size)
+            torch.testing.assert_close(compiled(x), net(x))
+            assert net(x).any()
 
 
 def test_compiled_settings(one_graph):

@@ -222,3 +222,13 @@ def test_an_image_without_a_batch(events):
     for each in (conv, plain):
         each(x).sum().backward()
     torch.testing.assert_close(conv.weight.grad, plain.weight.grad)
+
+
+def test_traced(tmp_path):
+    """`torch.jit` and the exporter to ONNX that traces see a plain convolution, for a batch of any size."""
+    conv, x = SpikeConv2d(3, 4, 3), spikes(2, 3, 8, 8)
+    traced = torch.jit.trace(conv, x)
+    for each in (x, x[:1]):
+        assert torch.equal(traced(each), conv(each))
+    torch.onnx.export(conv, (x,), tmp_path / 'conv.onnx', dynamo=False)
+    assert (tmp_path / 'conv.onnx').stat().st_size
