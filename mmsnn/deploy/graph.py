@@ -15,7 +15,11 @@ from mmsnn.ops import reference
 from mmsnn.ops.neuron import decode
 
 ATEN = torch.ops.aten
-CONVOLUTIONS = (ATEN.conv1d.default, ATEN.conv2d.default, ATEN.conv3d.default)
+# the second overload of each takes its padding as a word
+CONVOLUTIONS = (
+    ATEN.conv1d.default, ATEN.conv2d.default, ATEN.conv3d.default,
+    ATEN.conv1d.padding, ATEN.conv2d.padding, ATEN.conv3d.padding,
+)  # fmt: skip
 LIF = torch.ops.mmsnn.lif.default
 # an argument of torch.export.export that older releases lack
 LATE = 'prefer_deferred_runtime_asserts_over_guards'
@@ -127,7 +131,8 @@ def fold_norms(module: GraphModule) -> tuple[int, int]:
         fuse = fuse_conv_bn_weights if layer.target in CONVOLUTIONS else fuse_linear_bn_weights
         # with more than two dimensions a norm acts on the second dimension, but a linear layer on the last
         known = layer.target in CONVOLUTIONS or (layer.target is ATEN.linear.default and layer.meta['val'].dim() == 2)
-        parts = [_argument(layer, k) for k in (1, 2)] + list(norm.args[1:5])
+        given = arguments(layer)
+        parts = [given.get(name) for name in ('weight', 'bias')] + list(norm.args[1:5])
         if not known or len(layer.users) > 1 or norm.args[5] or any(_is_computed(part) for part in parts):
             left += 1
             continue
@@ -141,6 +146,7 @@ def fold_norms(module: GraphModule) -> tuple[int, int]:
         with module.graph.inserting_before(layer):
             nodes = [module.graph.get_attr(name) for name in stored[key]]
         layer.args = (layer.args[0], *nodes, *layer.args[3:])
+        layer.kwargs = {name: value for name, value in layer.kwargs.items() if name not in ('weight', 'bias')}
         norm.replace_all_uses_with(layer)
         module.graph.erase_node(norm)
         folded += 1
@@ -150,8 +156,15 @@ def fold_norms(module: GraphModule) -> tuple[int, int]:
     return folded, left
 
 
-def _argument(node: Node, index: int):
-    return node.args[index] if len(node.args) > index else None
+def arguments(node: Node) -> dict[str, object]:
+    """The arguments of an operation by the names in its schema, with the defaults of those that the node leaves out.
+
+    They are empty for what is no operation of PyTorch or mmsnn: inputs, parameters, Python functions.
+    """
+    schema = getattr(node.target, '_schema', None)
+    known = [] if schema is None else schema.arguments
+    given = dict(zip((each.name for each in known), node.args)) | dict(node.kwargs)
+    return {each.name: given.get(each.name, each.default_value) for each in known}
 
 
 def _is_computed(part) -> bool:

@@ -3,11 +3,13 @@
 import copy
 import inspect
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten_with_path
 
+from mmsnn.inference.switch import engine_of, event_driven
 from mmsnn.layers import DirectEncoder, PoissonEncoder, evaluating
 from mmsnn.neurons import Neuron
 
@@ -24,16 +26,22 @@ class Network(nn.Module):
         model: the network, which is not changed.
 
     Attributes:
-        model: the copy, in float32 on the CPU, with unpacked spikes and with norms that are not fused into neurons.
+        model: the copy, in float32 on the CPU, with unpacked spikes and with norms that are not fused into neurons. It
+            does not run on events (`mmsnn.event_driven`). Neurons with a registered surrogate have another one, because
+            the compiled op knows no registered ones and spikes do not depend on it.
     """
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = copy.deepcopy(model).float().cpu().eval()
         self.by_mode = 'mode' in inspect.signature(model.forward).parameters
+        if engine_of(self.model) is not None:
+            event_driven(self.model, enabled=False)
         for module in self.model.modules():
             if isinstance(module, Neuron):
                 module.fuse_norm = False
+                if module.settings.encoded is None:
+                    module.settings = replace(module.settings, surrogate='atan', alpha=None)
             if hasattr(module, 'packed_spikes'):
                 module.packed_spikes = False
 

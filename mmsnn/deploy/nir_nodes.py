@@ -7,8 +7,7 @@ from torch.fx import Node
 
 from mmsnn.ops.neuron import decode
 
-from .graph import ATEN
-from .streaming import TAU
+from .graph import ATEN, arguments
 
 # length of a time step in seconds, which readers of NIR assume
 DT = 1e-4
@@ -33,6 +32,11 @@ class Cannot(Exception):
     """NIR cannot express a node; the message gives the reason."""
 
 
+def operation(node: Node) -> str:
+    """The name of a node's operation in PyTorch or mmsnn, without its overload."""
+    return getattr(node.target, '__name__', str(node.target)).partition('.')[0]
+
+
 class Nodes:
     """Translates single nodes of a graph; raises `Cannot` for what NIR cannot express.
 
@@ -44,22 +48,27 @@ class Nodes:
     def __init__(self, nir: ModuleType, values: dict):
         self.nir, self.values = nir, values
 
-    def value(self, node: Node, index: int) -> np.ndarray | None:
-        """An argument of ``node``, with tensors as arrays; None if it is missing."""
-        part = node.args[index] if len(node.args) > index else None
-        return self.values[part].detach().float().numpy() if isinstance(part, Node) else part
+    def given(self, node: Node) -> dict[str, object]:
+        """The arguments of ``node`` by name, with tensors as arrays, apart from its input."""
+        given = arguments(node)
+        source = node.args[0]
+        return {
+            name: self.values[part].detach().float().numpy() if isinstance(part, Node) and part is not source else part
+            for name, part in given.items()
+        }
 
     def neuron(self, node: Node):
         """LIF or IF for an ``mmsnn.lif`` node."""
-        kind, values = node.args[2:4]
-        settings, _ = decode(kind, values)
+        given = self.given(node)
+        settings, _ = decode(given['kind'], given['values'])
         if settings.rounds:
             raise Cannot('NIR has no neurons that fire integers (I-LIF)')
         if settings.v_reset is None:
             raise Cannot('NIR has no soft reset: train with v_reset=0.0')
+        if given['v_init'] is not None:
+            raise Cannot('NIR has no neuron with an initial potential of its own (v_init)')
         shape = self.values[node][0].shape[1:]
-        learned = self.value(node, TAU)
-        tau = settings.tau if learned is None else float(learned.reshape(-1)[0])
+        tau = settings.tau if given['tau'] is None else float(given['tau'].reshape(-1)[0])
 
         def full(value: float) -> np.ndarray:
             return np.full(shape, value, np.float32)
@@ -73,38 +82,41 @@ class Nodes:
 
     def linear(self, node: Node):
         """Linear or, with a bias, Affine."""
-        weight, bias = self.value(node, 1), self.value(node, 2)
+        given = self.given(node)
+        weight, bias = given['weight'], given['bias']
         if self.values[node.args[0]].dim() != 2:
             raise Cannot('a linear layer whose input is not [B, features]')
         return self.nir.Linear(weight) if bias is None else self.nir.Affine(weight, bias)
 
     def convolution(self, node: Node):
         """Conv1d or Conv2d, with a bias of zeros where there is none."""
-        weight, bias = self.value(node, 1), self.value(node, 2)
-        stride, padding, dilation, groups = [*node.args[3:], *(1, 0, 1, 1)[len(node.args) - 3 :]]
+        given = self.given(node)
+        weight, bias, size = given['weight'], given['bias'], tuple(self.values[node.args[0]].shape[2:])
+        if len(set(weight.shape[2:])) > 1 and given['padding'] != 'same':
+            raise Cannot('the package nir takes every kernel for one as wide as it is high: use square kernels')
+        stride, padding, dilation = (_every(given[name], size) for name in ('stride', 'padding', 'dilation'))
         bias = np.zeros(len(weight), np.float32) if bias is None else bias
-        size = tuple(self.values[node.args[0]].shape[2:])
-
-        def every(n):
-            return tuple(n) if len(n := list(np.atleast_1d(n))) > 1 else tuple(n) * len(size)
-
-        stride, padding, dilation = ([int(n) for n in every(each)] for each in (stride, padding, dilation))
+        # readers take ungrouped convolutions only
+        weight = _ungrouped(weight, given['groups'])
         if len(size) == 1:
-            return self.nir.Conv1d(size[0], weight, stride[0], padding[0], dilation[0], groups, bias)
-        return self.nir.Conv2d(size, weight, tuple(stride), tuple(padding), tuple(dilation), groups, bias)
+            padding = padding if isinstance(padding, str) else padding[0]
+            return self.nir.Conv1d(size[0], weight, stride[0], padding, dilation[0], 1, bias)
+        return self.nir.Conv2d(size, weight, stride, padding, dilation, 1, bias)
 
     def pooling(self, node: Node):
         """AvgPool2d for average pooling, adaptive average pooling, and means over height and width."""
+        given = self.given(node)
         size, out = self.values[node.args[0]].shape[2:], self.values[node].shape[2:]
         if node.target is ATEN.avg_pool2d.default:
-            kernel, stride, padding, ceil, count = [*node.args[1:6], *([], 0, False, True)[len(node.args) - 2 :]][:5]
-            if ceil or len(node.args) > 6 or (np.any(padding) and not count):
+            counted = given['count_include_pad'] or not np.any(given['padding'])
+            if given['ceil_mode'] or given['divisor_override'] is not None or not counted:
                 raise Cannot('average pooling with ceil_mode, divisor_override, or padding that is not counted')
-            pair = [tuple(int(n) for n in np.broadcast_to(each, 2)) for each in (kernel, stride or kernel, padding)]
+            kernel = given['kernel_size']
+            pair = [_every(each, size) for each in (kernel, given['stride'] or kernel, given['padding'])]
         elif node.target is ATEN.mean.dim:
-            if sorted(d % self.values[node.args[0]].dim() for d in node.args[1]) != [2, 3]:
+            if sorted(d % self.values[node.args[0]].dim() for d in given['dim']) != [2, 3]:
                 raise Cannot('a mean over dimensions other than height and width')
-            if not (len(node.args) > 2 and node.args[2]):
+            if not given['keepdim']:
                 raise Cannot('a mean without keepdim: use adaptive average pooling')
             pair = [tuple(size), tuple(size), (0, 0)]
         else:
@@ -113,3 +125,18 @@ class Nodes:
             kernel = tuple(a // b for a, b in zip(size, out))
             pair = [kernel, kernel, (0, 0)]
         return self.nir.AvgPool2d(*[np.array(each) for each in pair])
+
+
+def _every(value: int | list[int] | str, size: tuple[int, ...]) -> tuple[int, ...] | str:
+    """A setting for every dimension of ``size``, of which PyTorch may hold one number for all; words stay."""
+    return value if isinstance(value, str) else tuple(int(n) for n in np.broadcast_to(value, len(size)))
+
+
+def _ungrouped(weight: np.ndarray, groups: int) -> np.ndarray:
+    """The weight of a convolution in one group that gives the same: zeros connect the groups."""
+    outputs, inputs = len(weight) // groups, weight.shape[1]
+    full = np.zeros((len(weight), inputs * groups, *weight.shape[2:]), weight.dtype)
+    for k in range(groups):
+        rows = slice(k * outputs, (k + 1) * outputs)
+        full[rows, k * inputs : (k + 1) * inputs] = weight[rows]
+    return full

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .extras import need
 from .nir_nodes import DT
-from .streaming import Steps
+from .steps import Steps
 from .to_nir import NirExport
 
 Reader = Callable[[Path], nn.Module]

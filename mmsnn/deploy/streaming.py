@@ -2,98 +2,18 @@
 
 import copy
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import Node
 
 from mmsnn.layers import set_time_steps
-from mmsnn.neurons import ILIF
-from mmsnn.ops.neuron import decode
 
-from .graph import ATEN, LIF, Graph, _drop, fold_norms, trace, unguarded
-from .network import Network, check_encoder
-
-TAU, V_INIT, RETURN_V = 4, 5, 6
-
-
-def step_graph(model: nn.Module, sample: Tensor) -> GraphModule:
-    """The graph of a single time step of ``model``, with folded norms and with shapes and modules in its nodes.
-
-    Args:
-        model: a task model or any network, which is not changed.
-        sample: images ``[B, C, H, W]`` or event frames of one step ``[B, 1, C, H, W]``, with B of at least 2.
-
-    Raises:
-        ValueError: one graph cannot stand for all time steps, because a module treats them differently, spikes are
-            drawn at random, or a neuron runs micro-steps.
-    """
-    check_encoder(model, 'a network that runs step by step')
-    for name, module in model.named_modules():
-        if getattr(module, 'mixes_time', False):
-            raise ValueError(
-                f'{name} ({type(module).__name__}) treats time steps differently, so one step cannot stand for all: '
-                'use a batch norm that does not depend on time, or export all T steps'
-            )
-        if isinstance(module, ILIF) and module.expanded:
-            raise ValueError(f'{name} runs micro-steps: deploy the network as it was before expand_levels')
-    network = Network(model)
-    set_time_steps(network, 1)
-    module = unguarded(trace(network, (sample,)))
-    _drop(module)
-    fold_norms(module)
-    return module
-
-
-def is_time_mean(node: Node) -> bool:
-    """Whether a node of a `step_graph` is the mean over time of a readout."""
-    if node.target is not ATEN.mean.dim or list(node.args[1]) != [0]:
-        return False
-    unfold = node.args[0]
-    return unfold.target is ATEN.unflatten.int and unfold.args[1] == 0 and unfold.args[2][0] == 1
-
-
-def lif_nodes(module: GraphModule) -> list[Node]:
-    """The neurons of a graph, in the order in which they run."""
-    return [node for node in module.graph.nodes if node.target is LIF]
-
-
-def rest(node: Node) -> float:
-    """The resting potential of an ``mmsnn.lif`` node, at which its membrane starts."""
-    return decode(*node.args[2:4])[0].v_rest
-
-
-class Steps(Interpreter):
-    """Runs a `step_graph` one time step after another, and keeps the membranes and all values of the last step."""
-
-    def __init__(self, module: GraphModule):
-        super().__init__(module, garbage_collect_values=False)
-        self.membranes: dict[Node, Tensor] = {}
-
-    def run_step(self, x: Tensor) -> dict[Node, object]:
-        """Run the step ``x``; returns the values of all nodes."""
-        with torch.no_grad():
-            self.run(x)
-        return dict(self.env)
-
-    def run_node(self, node: Node):
-        if node.target is not LIF:
-            if getattr(getattr(node.target, '_schema', None), 'is_mutable', False):
-                # an in-place operation works on a copy, because the value before it is returned, too
-                source = node.args[0]
-                self.env[source], original = self.env[source].clone(), self.env[source]
-                out = super().run_node(node)
-                self.env[source] = original
-                return out
-            return super().run_node(node)
-        args, _ = self.fetch_args_kwargs_from_env(node)
-        args = list(args)
-        start = torch.full_like(args[0], rest(node))
-        args[V_INIT], args[RETURN_V] = self.membranes.get(node, start), True
-        out = LIF(*args)
-        self.membranes[node] = out[1]
-        return out
+from .graph import ATEN, Graph, trace
+from .network import Network
+from .step_check import check_steps, near
+from .steps import REMEDY, RETURN_V, V_INIT, is_time_mean, lif_nodes, rest, step_graph, where
 
 
 class Streaming(nn.Module):
@@ -106,8 +26,10 @@ class Streaming(nn.Module):
         for image in images:  # [1, 3, 224, 224]
             outputs, state = stream(image, state)
 
-    After T steps the outputs equal those of ``model`` run on these steps at once. A readout's mean over time is the
-    mean over the steps so far, so that there is a prediction after every step. ``start`` begins a new sequence.
+    After T steps the outputs equal those of ``model`` run on these steps at once; outputs that keep their time steps
+    come step by step. A readout's mean over time is the mean over the steps so far, so that there is a prediction after
+    every step. ``start`` begins a new sequence. That all this holds is tried on random frames before a network is
+    accepted (`mmsnn.deploy.step_check`).
 
     Args:
         model: a task model or any network, which is not changed.
@@ -117,9 +39,11 @@ class Streaming(nn.Module):
         graph: the step as a graph; its inputs are the step and the state.
         output_names: names of the outputs.
         state_names: names of the tensors of the state.
+        first: for each tensor of the state, the shape of one stream's part and the value at which it starts.
 
     Raises:
-        ValueError: one graph cannot stand for all time steps (`step_graph`), or it cannot be traced.
+        ValueError: one graph cannot stand for all time steps (`step_graph`), it cannot be traced, a neuron starts at a
+            potential of its own, or T steps do not come to the same as the network; the message names the module.
     """
 
     def __init__(self, model: nn.Module, sample: Tensor):
@@ -131,7 +55,23 @@ class Streaming(nn.Module):
         self.sample = sample
         self.first: list[tuple[tuple[int, ...], float]] = []
         self.state_names: list[str] = []
+        self._refuse()
         self._open()
+        self._check(model)
+
+    def _refuse(self) -> None:
+        for node in lif_nodes(self.graph):
+            if node.args[V_INIT] is not None:
+                raise ValueError(
+                    f'{where(node) or "a neuron of the network"} starts at a potential of its own (v_init), and a '
+                    f'stream starts all membranes at rest: leave v_init out, or {REMEDY}'
+                )
+        for node in self.graph.graph.nodes:
+            if node.target is ATEN.mean.dim and list(node.args[1]) == [0] and not is_time_mean(node):
+                raise ValueError(
+                    f'{where(node) or "the network"} takes a mean over the first dimension in a form that is not known '
+                    f'as a mean over time: use mmsnn.layers.Readout or unfold(x, T).mean(0), or {REMEDY}'
+                )
 
     def _open(self) -> None:
         """Turn the membranes and the sums of readouts into inputs and outputs of the graph."""
@@ -149,25 +89,33 @@ class Streaming(nn.Module):
             return last_input
 
         for k, node in enumerate(lif_nodes(self.graph)):
-            shape = node.meta['val'][0].shape[1:]
+            shape = self._of_one_stream(node, node.meta['val'][0])
+            membrane = state(f'v_{k}', shape, rest(node))
+            with graph.inserting_before(node):
+                membrane = graph.call_function(torch.reshape, (membrane, (-1,)))
             args = list(node.args)
-            args[V_INIT], args[RETURN_V] = state(f'v_{k}', shape, rest(node)), True
+            args[V_INIT], args[RETURN_V] = membrane, True
             node.args = tuple(args)
             with graph.inserting_after(node):
-                kept.append(graph.call_function(operator.getitem, (node, 1)))
+                after = graph.call_function(operator.getitem, (node, 1))
+            with graph.inserting_after(after):
+                kept.append(graph.call_function(torch.reshape, (after, (-1, *shape))))
         means = [node for node in graph.nodes if is_time_mean(node)]
         steps = state('steps', (), 0.0)
         with graph.inserting_before(end):
             kept_steps = graph.call_function(torch.add, (steps, 1.0))
         for k, node in enumerate(means):
-            before = state(f'sum_{k}', node.meta['val'].shape[1:], 0.0)
+            shape = self._of_one_stream(node, node.meta['val'])
+            before = state(f'sum_{k}', shape, 0.0)
             x = node.args[0].args[0]
             with graph.inserting_before(node):
+                x = graph.call_function(torch.reshape, (x, (-1, *shape)))
                 total = graph.call_function(torch.add, (before, x))
                 count = graph.call_function(torch.add, (steps, 1.0))
                 # the number of steps is one per stream
-                count = graph.call_function(torch.reshape, (count, (-1, *[1] * (node.meta['val'].dim() - 1))))
+                count = graph.call_function(torch.reshape, (count, (-1, *[1] * len(shape))))
                 mean = graph.call_function(torch.div, (total, count))
+                mean = graph.call_function(torch.reshape, (mean, (-1, *node.meta['val'].shape[1:])))
             node.replace_all_uses_with(mean)
             graph.erase_node(node)
             kept.append(total)
@@ -178,6 +126,48 @@ class Streaming(nn.Module):
         graph.eliminate_dead_code()
         graph.lint()
         self.graph.recompile()
+
+    def _of_one_stream(self, node: Node, value: Tensor) -> tuple[int, ...]:
+        """The shape of one stream's part of ``value``, a tensor of one step whose first dimension may hold more."""
+        shape = [n if isinstance(n, int) else n.node.hint for n in value.shape]
+        # time and streams may be two dimensions
+        if len(shape) > 1 and shape[0] == 1:
+            shape = shape[1:]
+        each, left = divmod(shape[0], len(self.sample))
+        if left:
+            raise ValueError(
+                f'{where(node) or "the network"} keeps a state {tuple(shape)} for {len(self.sample)} streams, of which '
+                f'no part belongs to a single stream: {REMEDY}'
+            )
+        # tokens or windows of an image may be folded into the first dimension
+        return tuple(shape[1:]) if each == 1 else (each, *shape[1:])
+
+    def _check(self, model: nn.Module) -> None:
+        """Raise ValueError unless T steps come to the same as the network at T."""
+        expected, steps = check_steps(model, self.sample, self._runner, lif_nodes(self.graph))
+        if len(expected) != len(steps[-1]):
+            raise ValueError(
+                f'the network returns {len(expected)} tensors at T={len(steps)} and {len(steps[-1])} at T=1, so it '
+                f'cannot run step by step: {REMEDY}'
+            )
+        for name, whole, *parts in zip(self.output_names, expected, *steps):
+            # an output without a readout keeps its time steps
+            if not near(parts[-1], whole) and not near(torch.cat([part.reshape(-1) for part in parts]), whole.ravel()):
+                raise ValueError(
+                    f'{name}: run step by step, this output is not that of the network at T={len(steps)}, which '
+                    'combines time steps in another way than by the mean: use mmsnn.layers.Readout or '
+                    f'unfold(x, T).mean(0), or {REMEDY}'
+                )
+
+    def _runner(self) -> Callable[[Tensor], tuple[Tensor, ...]]:
+        state = self.start(len(self.sample))
+
+        def run(step: Tensor) -> tuple[Tensor, ...]:
+            nonlocal state
+            outputs, state = self(step, state)
+            return outputs
+
+        return run
 
     def start(self, batch: int = 1) -> tuple[Tensor, ...]:
         """The state of ``batch`` streams before the first step: membranes at rest, no steps counted."""

@@ -6,76 +6,25 @@ require. Users of a graph take the mean over time themselves. Operations after t
 they are linear, so that their outputs can be averaged instead, and only if the network fits into one graph.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
 from .extras import need
-from .graph import ATEN, LIF
-from .nir_nodes import REASONS, Cannot, Nodes
-from .streaming import Steps, is_time_mean, step_graph
+from .graph import ATEN, CONVOLUTIONS, LIF
+from .nir_nodes import REASONS, Cannot, Nodes, operation
+from .nir_parts import Part, Refusal, Stream, ends_in
+from .step_check import check_steps, near
+from .steps import Steps, is_time_mean, lif_nodes, step_graph, where
 
 SHAPES = {
     ATEN.unflatten.int, ATEN.flatten.using_ints, ATEN.view.default, ATEN.reshape.default, ATEN.unsqueeze.default,
     ATEN.squeeze.dim, ATEN.transpose.int, ATEN.permute.default, ATEN.contiguous.default, ATEN.clone.default,
 }  # fmt: skip
 BEHIND = 'they act on the mean over time, which NIR cannot express: run them after taking the mean'
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """An operation that cannot be exported.
-
-    Attributes:
-        where: name of the module that contains it.
-        operation: its name in PyTorch.
-        reason: why it cannot be exported.
-    """
-
-    where: str
-    operation: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f'{self.where or "the network"}: {self.operation}: {self.reason}'
-
-
-@dataclass
-class Part:
-    """A NIR graph and the part of the network's graph that it represents.
-
-    Attributes:
-        graph: the `nir.NIRGraph`.
-        source, sink: the nodes of the network's graph whose values are its input and output.
-        neurons: number of neuron layers in it.
-        whole: whether it extends from the network's input to its output.
-        names: as keys, the names of the NIR nodes that lead to its output.
-    """
-
-    graph: object
-    source: Node
-    sink: Node
-    neurons: int
-    whole: bool
-    names: dict[str, None] = field(default_factory=dict)
-
-
-@dataclass
-class _Stream:
-    """A value that NIR can express.
-
-    Attributes:
-        origin: the node at which the part of this value begins.
-        sources: names of the NIR nodes whose outputs add up to it.
-        averaged: whether it comes after the mean over time.
-    """
-
-    origin: Node
-    sources: frozenset[str]
-    averaged: bool = False
 
 
 class NirExport:
@@ -91,12 +40,14 @@ class NirExport:
 
     Raises:
         ImportError: nir is missing.
-        ValueError: one graph cannot stand for all time steps (`step_graph`), or no layer of neurons can be exported.
+        ValueError: one graph cannot stand for all time steps (`step_graph`, `check_steps`), or no layer of neurons can
+            be exported.
     """
 
     def __init__(self, model: nn.Module, sample: Tensor):
         (self.nir,) = need('nir', 'nir')
         self.module = step_graph(model, sample)
+        expected, steps = check_steps(model, sample, lambda: self.module, lif_nodes(self.module))
         self.sample = sample
         self.values = Steps(self.module).run_step(sample)
         self.make = Nodes(self.nir, self.values)
@@ -110,13 +61,24 @@ class NirExport:
                 refusals.append(Refusal('', f'{count} operations', BEHIND))
         self.refusals = list(dict.fromkeys(refusals))
         if not self.parts:
-            reasons = '; '.join(map(str, self.refusals[:4]))
+            reasons = '; '.join(map(str, self.refusals[:4])) or "no output depends on spikes of mmsnn's neurons"
             raise ValueError(f'no layer of neurons of this network can be exported to NIR: {reasons}')
+        if self.whole:
+            self._check_outputs(expected, steps)
+
+    def _check_outputs(self, expected: tuple[Tensor, ...], steps: list[tuple[Tensor, ...]]) -> None:
+        """Raise ValueError unless the outputs at T steps are those of the steps, or their means."""
+        for whole, *parts in zip(expected, *steps, strict=True):
+            if not near(torch.stack(parts).mean(0), whole) and not near(torch.cat(parts), whole):
+                raise ValueError(
+                    f'the mean of the outputs of {len(steps)} steps is not the output of the network, which combines '
+                    'time steps in another way: NIR describes one step, so use mmsnn.layers.Readout'
+                )
 
     def _walk(self, behind_mean: bool) -> None:
         self.behind_mean = behind_mean
         self.nodes: dict[Node, tuple[str, object, frozenset[str]]] = {}
-        self.streams: dict[Node, _Stream] = {}
+        self.streams: dict[Node, Stream] = {}
         self.refusals: list[Refusal] = []
         for node in self.module.graph.nodes:
             self._visit(node)
@@ -126,7 +88,7 @@ class NirExport:
         if node.op in ('get_attr', 'output') or not isinstance(self.values.get(node), (Tensor, tuple)):
             return
         if node.op == 'placeholder':
-            self.streams[node] = _Stream(node, frozenset([node.name]))
+            self.streams[node] = Stream(node, frozenset([node.name]))
             return
         inputs = [a for a in node.all_input_nodes if a in self.streams]
         if not inputs:
@@ -135,46 +97,45 @@ class NirExport:
         try:
             self.streams[node] = self._translate(node, inputs)
         except Cannot as error:
-            operation = str(node.target).removeprefix('aten.').partition('.')[0]
-            self.refusals.append(Refusal(where(node), operation, str(error)))
+            self.refusals.append(Refusal(where(node), operation(node), str(error)))
             if isinstance(self.values[node], Tensor):
-                self.streams[node] = _Stream(
-                    node, frozenset([node.name]), any(self.streams[a].averaged for a in inputs)
-                )
+                self.streams[node] = Stream(node, frozenset([node.name]), any(self.streams[a].averaged for a in inputs))
 
-    def _translate(self, node: Node, inputs: list[Node]) -> _Stream:
+    def _translate(self, node: Node, inputs: list[Node]) -> Stream:
         first = self.streams[inputs[0]]
         if not self.behind_mean and any(self.streams[each].averaged for each in inputs):
             raise Cannot(BEHIND)
         if node.target is LIF:
-            if first.averaged:
-                raise Cannot('a neuron after the mean over time')
             return self._add(node, inputs[0], self.make.neuron(node))
         if 'getitem' in str(node.target):
             if node.args[1]:
                 raise Cannot('NIR nodes have one output, and this is not the first of a tuple')
             return first
-        if node.target in (ATEN.conv1d.default, ATEN.conv2d.default):
+        if node.target in CONVOLUTIONS and self.values[inputs[0]].dim() < 5:
             return self._add(node, inputs[0], self.make.convolution(node))
         if node.target is ATEN.linear.default:
             return self._add(node, inputs[0], self.make.linear(node))
         if is_time_mean(node):
-            return _Stream(first.origin, first.sources, True)
+            return Stream(first.origin, first.sources, True)
         if node.target is ATEN.add.Tensor:
             return self._sum(node, inputs)
         if node.target in (ATEN.avg_pool2d.default, ATEN.adaptive_avg_pool2d.default, ATEN.mean.dim):
             return self._add(node, inputs[0], self.make.pooling(node))
         if node.target in SHAPES:
             return self._reshape(node, inputs[0])
-        name = str(node.target).removeprefix('aten.').partition('.')[0]
-        raise Cannot(REASONS.get(name, 'NIR has no such operation'))
+        raise Cannot(REASONS.get(operation(node), 'NIR has no such operation'))
 
-    def _add(self, node: Node, source: Node, made) -> _Stream:
+    def _add(self, node: Node, source: Node, made) -> Stream:
         stream = self.streams[source]
+        for what, of, types in (('input', source, made.input_type), ('output', node, made.output_type)):
+            known, real = types and types[what], self._shape(of)
+            # an adaptive pooling has no shape in nir until its graph is made
+            if known is not None and tuple(known) != real:
+                raise Cannot(f'the package nir takes its {what} for one of shape {tuple(map(int, known))}, not {real}')
         self.nodes[node] = node.name, made, stream.sources
-        return _Stream(stream.origin, frozenset([node.name]), stream.averaged)
+        return Stream(stream.origin, frozenset([node.name]), stream.averaged)
 
-    def _sum(self, node: Node, inputs: list[Node]) -> _Stream:
+    def _sum(self, node: Node, inputs: list[Node]) -> Stream:
         if len(inputs) != 2 or len(node.args) != 2 or node.kwargs:
             raise Cannot('NIR cannot add constants outside of layers')
         a, b = (self.streams[each] for each in inputs)
@@ -185,9 +146,9 @@ class NirExport:
         if self.values[inputs[0]].shape != self.values[inputs[1]].shape:
             raise Cannot('NIR does not broadcast the smaller input')
         # a sum is expressed by two edges into the next node
-        return _Stream(a.origin, a.sources | b.sources, a.averaged)
+        return Stream(a.origin, a.sources | b.sources, a.averaged)
 
-    def _reshape(self, node: Node, source: Node) -> _Stream:
+    def _reshape(self, node: Node, source: Node) -> Stream:
         before, after = self.values[source].shape, self.values[node].shape
         stream = self.streams[source]
         if node.target in (ATEN.transpose.int, ATEN.permute.default):
@@ -224,14 +185,25 @@ class NirExport:
                     user is end or (user in self.streams and self.streams[user].origin is user) for user in node.users
                 )
             )
-            if ends and not any(p.source is stream.origin and p.names.keys() == stream.sources for p in parts):
-                part = self._part(stream, node, end in node.users and stream.origin.op == 'placeholder')
+            if ends and not any(ends_in(p, stream) for p in parts):
+                try:
+                    part = self._part(stream, node, end in node.users and stream.origin.op == 'placeholder')
+                except Exception as error:  # nir may raise any exception
+                    self.refusals.append(Refusal(self._modules(stream), 'NIRGraph', f'the package nir says: {error}'))
+                    continue
                 if part.neurons:
                     part.names = dict.fromkeys(stream.sources)
                     parts.append(part)
         return parts
 
-    def _part(self, stream: _Stream, sink: Node, whole: bool) -> Part:
+    def _modules(self, stream: Stream) -> str:
+        """The names of the modules between the beginning of a part and its end, of which only the ends are named."""
+        first = where(stream.origin) or stream.origin.name
+        return f'from {first} to ' + ', '.join(
+            sorted(where(n) or n.name for n in self.nodes if n.name in stream.sources)
+        )
+
+    def _part(self, stream: Stream, sink: Node, whole: bool) -> Part:
         known = {name: (made, sources) for name, made, sources in self.nodes.values()}
         nodes, edges, neurons = {}, [], 0
         first = stream.origin.name
@@ -270,16 +242,21 @@ class NirExport:
         return Part(graph, stream.origin, sink, neurons, whole)
 
     def _shape(self, node: Node) -> tuple[int, ...]:
+        """The shape of a value without batch and time, which is of size 1."""
         value = self.values[node]
-        value = value[0] if isinstance(value, tuple) else value
-        shape = tuple(value.shape[1:])
-        # a step of event frames has a dimension for time, of size 1
-        return shape[1:] if node.op == 'placeholder' and value.dim() == 5 else shape
+        shape = tuple((value[0] if isinstance(value, tuple) else value).shape)
+        if node.op == 'placeholder' and len(shape) == 5:
+            return shape[2:]
+        # time comes before the batch, which is larger than 1
+        return shape[2:] if shape[0] == 1 else shape[1:]
 
     @property
     def whole(self) -> bool:
-        """Whether one part represents the whole network, from its input to its output."""
-        return len(self.parts) == 1 and self.parts[0].whole
+        """Whether one part represents the whole network, from its input to all its outputs."""
+        if len(self.parts) != 1 or not self.parts[0].whole:
+            return False
+        (outputs,) = next(node for node in self.module.graph.nodes if node.op == 'output').args
+        return all(node in self.streams and ends_in(self.parts[0], self.streams[node]) for node in outputs)
 
     def save(self, path: Path) -> list[Path]:
         """Write a single part to ``path``, or several parts to numbered files beside it; returns the paths."""
@@ -288,10 +265,3 @@ class NirExport:
         for part, file in zip(self.parts, paths):
             self.nir.write(str(file), part.graph)
         return paths
-
-
-def where(node: Node) -> str:
-    """The name of the module that contains a node."""
-    stack = node.meta.get('nn_module_stack') or {}
-    names = [name for name, _ in stack.values()]
-    return names[-1].removeprefix('model.').removeprefix('model') if names else ''

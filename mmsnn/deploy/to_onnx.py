@@ -65,7 +65,8 @@ def lif_in_onnx(x, T: int, kind, values, tau=None, v_init=None, return_v: bool =
     # values[0] is 1/tau, by which the kernels multiply, too
     rate = None if settings.tau is None else values[0] if tau is None else op.Reciprocal(tau)
     steps = [x] if T == 1 else op.Split(x, axis=0, num_outputs=T)
-    v, spikes = v_init, []
+    # an initial potential may be flat
+    v, spikes = None if v_init is None else op.Reshape(v_init, op.Shape(steps[0])), []
     for step in steps:
         h = _charge(op, v, step, rate, settings)
         if settings.rounds:
@@ -79,7 +80,8 @@ def lif_in_onnx(x, T: int, kind, values, tau=None, v_init=None, return_v: bool =
             v = op.Mul(op.Sub(1.0, s), h)
             v = op.Add(v, op.Mul(s, v_rest)) if v_rest else v
     out = spikes[0] if T == 1 else op.Concat(*spikes, axis=0)
-    return out, v
+    # where time is a dimension of its own, a membrane has none
+    return out, op.Squeeze(v, axes=[0]) if x.shape[0] == T else v
 
 
 def _charge(op, v, x, rate, settings: NeuronSettings):
