@@ -103,6 +103,18 @@ class TestAll:
         registered -= {'TemporalSpatialSelf', 'BoxResponse', 'FiringRate'}
         assert registered == {*PAIRS, *STEPS}, 'add the new loss to PAIRS or STEPS, and a test of its formula'
 
+    def test_what_does_not_fit_is_refused(self, name, pair):
+        """It would broadcast: a softmax over images, for one, in the place of that over classes."""
+        loss, s, t = pair
+        if not loss.needs_teacher or not loss.same_shape:
+            pytest.skip('compares nothing element by element')
+        for student, teacher in (([s], [t[:1]]), ([s.unsqueeze(0)], [t]), ([s, s], [t])):
+            with pytest.raises(ValueError, match=f'^{name}: '):
+                loss(student, teacher, LABELS)
+        if name not in STEPS:
+            with pytest.raises(ValueError, match=r'the mean over time: unfold\(x, T\).mean\(0\)'):
+                loss(teacher=[t], student=[s[:1]])
+
     def test_equal_features_cost_nothing(self, name, pair):
         loss, s, t = pair
         if name in LABELLED:

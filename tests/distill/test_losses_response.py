@@ -183,4 +183,4 @@ class TestEnOF:
         loss = EnOF()
         loss.bind(None, self.teacher())
         with pytest.raises(ValueError, match=r'reads features \[B, 3\], got \(2, 5\): tap what enters'):
-            loss([maps(2, 5)], [maps(2, 3)])
+            loss([maps(2, 5)], [maps(2, 5)])

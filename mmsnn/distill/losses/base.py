@@ -57,6 +57,33 @@ class DistillLoss(nn.Module):
         """Those of a side's tapped tensors that may not be probabilities, as after a sigmoid."""
         return []
 
+    def __call__(self, *args, **kwargs) -> Tensor:
+        """As `forward`, for tensors that fit each other; others might broadcast, to a plausible number.
+
+        Raises:
+            ValueError: the lists differ in length, or their tensors in shape.
+        """
+        if self.needs_teacher and not self.watches:
+            self._fit(*(args[i] if len(args) > i else kwargs[name] for i, name in enumerate(('student', 'teacher'))))
+        return super().__call__(*args, **kwargs)
+
+    def _fit(self, student: list[Tensor], teacher: list[Tensor]) -> None:
+        name = type(self).__name__
+        if len(student) != len(teacher):
+            raise ValueError(f'{name}: {len(student)} tensors of the student face {len(teacher)} of the teacher')
+        takes = 'equal shapes, of a spiking network the mean over time: unfold(x, T).mean(0)'
+        if self.time == 'steps':
+            takes = '[T, B, ...] of the student, and [T, B, ...], [1, B, ...] or [B, ...] of the teacher'
+        for i, (s, t) in enumerate(zip(student, teacher)):
+            same = s.shape == t.shape
+            if self.time == 'steps':
+                same = t.shape == s.shape[1:] or (t.shape[1:] == s.shape[1:] and t.shape[0] in (1, s.shape[0]))
+            if (self.same_shape and not same) or (self.maps and not s.dim() == t.dim() == 4):
+                raise ValueError(
+                    f'{name}: tensor {i} is {tuple(s.shape)} at the student and {tuple(t.shape)} at the teacher. It '
+                    f'takes {"maps [B, C, H, W], " if self.maps else ""}{takes}'
+                )
+
     def forward(self, student: list[Tensor], teacher: list[Tensor], data_samples: list | None = None) -> Tensor:
         """A scalar from two lists of equal length, with one tensor per tap, call or feature level."""
         raise NotImplementedError
