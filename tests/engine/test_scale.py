@@ -73,14 +73,14 @@ class TestFSDP:
     def test_is_refused_where_it_cannot_work(self, tmp_path):
         train = runpy.run_path(str(ROOT / 'tools/train.py'))
         config = tmp_path / 'config.py'
-        config.write_text("model_wrapper_cfg = dict(type='MMFullyShardedDataParallel')")
+        config.write_text("model = dict()\nmodel_wrapper_cfg = dict(type='MMFullyShardedDataParallel')")
         with pytest.raises(ValueError, match='model_wrapper_cfg.type.*FlexibleRunner.*mmsnn.FSDPStrategy'):
             train['read_config'](train['parse_args']([str(config)]))
 
     def test_sync_bn_in_the_wrong_place(self, tmp_path):
         train = runpy.run_path(str(ROOT / 'tools/train.py'))
         config = tmp_path / 'config.py'
-        config.write_text("runner_type = 'FlexibleRunner'\nsync_bn = 'torch'")
+        config.write_text("model = dict()\nrunner_type = 'FlexibleRunner'\nsync_bn = 'torch'")
         with pytest.raises(ValueError, match="sync_bn: .*strategy.sync_bn='torch'"):
             train['read_config'](train['parse_args']([str(config)]))
 

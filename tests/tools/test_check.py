@@ -75,6 +75,12 @@ def line(lines, *words):
     return found[0]
 
 
+def test_a_config_without_a_model(home, capsys):
+    (home / 'none.py').write_text('train_cfg = dict(max_epochs=1)')
+    with pytest.raises(ValueError, match='none.py has no model: is it a base of other configs'):
+        check(capsys, home / 'none.py')
+
+
 def test_a_loss_that_reads_the_progress(home, capsys):
     """It gets what the training's hook gives it before the first iteration."""
     text = (home / 'distilled.py').read_text()
