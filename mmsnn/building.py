@@ -15,6 +15,8 @@ from torch import nn
 from .shipped import configs_of, find_config
 
 SUFFIXES = '.py', '.json', '.yaml', '.yml'
+# packages that read configs, whose own lines tell a user nothing
+READERS = {'mmengine', 'yaml', *sys.stdlib_module_names}
 # Heights and widths of data sets whose pipelines may leave them out.
 SIZES = {
     'MNIST': (28, 28),
@@ -78,7 +80,13 @@ def _unreadable(name: str, problem: Exception) -> Exception:
     if isinstance(problem, FileNotFoundError) and (found := re.search(r"""["'](.+)["']""", said)):
         return FileNotFoundError(f'{where}: there is no base {found[1]}{_near_file(Path(found[1]))}')
     if isinstance(problem, ImportError) and problem.__cause__ is not None:
-        said = f'custom_imports: {problem.__cause__}; put its folder beside the config or on PYTHONPATH'
+        first = problem
+        while first.__cause__ or first.__context__:
+            first = first.__cause__ or first.__context__
+        said = f'custom_imports: {problem.__cause__}: {first}; its folder must lie beside the config or on PYTHONPATH'
+    elif frame.f_globals.get('__name__', '').partition('.')[0] not in READERS and not said.startswith('line '):
+        # a module that the config imports
+        said = f'{frame.f_code.co_filename}, line {line}: {type(problem).__name__}: {said}'
     return ValueError(f'the config {where} cannot be read: {" ".join(said.split()) or type(problem).__name__}')
 
 

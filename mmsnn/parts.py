@@ -6,6 +6,7 @@ import re
 import sys
 import sysconfig
 import traceback
+import typing
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -20,9 +21,7 @@ from .building import type_name
 CALL = nn.Module._call_impl.__code__
 # Functions of mmengine that pass values of a config on.
 BUILDERS = 'build_from_cfg', 'build_runner_from_cfg', '_clip_grad', '__call__'
-
-
-# What mmengine makes of a type that it does not look for before it uses it: its place, and its registry.
+# What mmengine says where it uses a type before it looks whether it has found one: the type's place and registry.
 NOT_FOUND = {
     'None is not a callable object': ('optimizer.type', 'optimizer'),
     'the first argument must be callable': ('collate_fn.type', 'function'),
@@ -90,14 +89,10 @@ def _about_a_type(problem: Exception, cfg: Config) -> Exception | None:
         return _unexpected(found[1], found[2], found[3], cfg)
     if found := re.search(r"(\w+)\.__init__\(\) missing \d+ required .*?: '(\w+)'", said):
         return _missing(found[1], found[2], problem, cfg)
-    # mmengine asks for the arguments of an optimizer, and gives a function its arguments, before it looks whether it
-    # has found one
-    lacking = {'None is not a callable object': 'optimizer', 'the first argument must be callable': 'collate_fn'}.get(
-        said
-    )
-    for key, node in nodes(cfg) if lacking else ():
-        if key.endswith(f'{lacking}.type') and isinstance(node, str) and not list(classes_of(node)):
-            return _unregistered(node, 'optimizer' if lacking == 'optimizer' else 'function', cfg)
+    place, kind = NOT_FOUND.get(said, ('', ''))
+    for key, node in nodes(cfg) if place else ():
+        if key.endswith(place) and isinstance(node, str) and not list(classes_of(node)):
+            return _unregistered(node, kind, cfg)
     return None
 
 
@@ -131,6 +126,27 @@ def classes_of(kind) -> Iterator[type]:
         found = registry.module_dict.get(kind.rpartition('.')[2])
         if found is not None:
             yield found
+
+
+def arguments_of(kind: type) -> dict[str, object]:
+    """The arguments of a class, with those of the classes to which it hands on what it does not know, by name.
+
+    Their values are the annotations, None where there is none, or where it names what only a type checker knows.
+    """
+    found: dict[str, object] = {}
+    for base in inspect.getmro(kind)[:-1]:
+        if '__init__' not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()
+        hints: dict[str, object] = {}
+        with suppress(NameError, TypeError, AttributeError):
+            hints = typing.get_type_hints(base.__init__)
+        for parameter in parameters:
+            if parameter.name != 'self' and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                found.setdefault(parameter.name, hints.get(parameter.name))
+        if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return found
 
 
 def _unregistered(name: str, kind: str, cfg: Config) -> ValueError:
@@ -172,21 +188,9 @@ def _made_of(cfg: Config, name: str) -> Iterator[tuple[str, dict, type]]:
                 break
 
 
-def _accepted(kind: type) -> list[str]:
-    """The names of the arguments of a class, with those of the classes to which it hands on what it does not know."""
-    names: dict[str, None] = {}
-    for base in inspect.getmro(kind)[:-1]:
-        if '__init__' in vars(base):
-            parameters = inspect.signature(base.__init__).parameters.values()
-            names |= {p.name: None for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-            if not any(p.kind == p.VAR_KEYWORD for p in parameters):
-                break
-    return [name for name in names if name != 'self']
-
-
 def _unexpected(owner: str | None, function: str, name: str, cfg: Config) -> TypeError | None:
     for key, node, kind in _made_of(cfg, owner) if owner else ():
-        accepted = _accepted(kind)
+        accepted = list(arguments_of(kind))
         # a class that inherits from the one named may well take it
         if name in node and name not in accepted:
             close = difflib.get_close_matches(name, accepted, 1)
@@ -257,11 +261,8 @@ def _layer(problem: Exception) -> str:
 def _refused(problem: Exception, cfg: Config) -> Exception | None:
     """What a library's constructor, or one of ours, says of its arguments, with the key of what it makes."""
     key, inside = _built(problem, cfg)
-    full = isinstance(problem, MemoryError) or (
-        isinstance(problem, OSError) and not isinstance(problem, FileNotFoundError)
-    )
-    if key is None or full or not all(map(_of_a_library, inside)):
-        # what is wrong in a user's own class, its traceback shows
+    # what is wrong in a user's own class, its traceback shows; files, disks and memory have words of their own
+    if key is None or isinstance(problem, (OSError, MemoryError)) or not all(map(_of_a_library, inside)):
         return None
     if inside and inside[-1].f_globals['__name__'].partition('.')[0] == 'mmsnn':
         return _placed(problem, key, cfg)

@@ -10,7 +10,7 @@ from functools import cache
 
 from torch import Tensor
 
-from mmsnn.parts import classes_of, nodes
+from mmsnn.parts import arguments_of, classes_of, nodes
 
 from .findings import Finding, error
 
@@ -54,20 +54,7 @@ def _text_for_a_number(value: str) -> str:
 @cache
 def _numeric(kind: type) -> frozenset[str]:
     """The arguments of a class that take numbers, truth values or sequences of them, and nothing else."""
-    found: dict[str, bool] = {}
-    for base in inspect.getmro(kind)[:-1]:
-        if '__init__' in vars(base):
-            try:
-                hints = typing.get_type_hints(base.__init__)
-            # names that are only there for a type checker
-            except (NameError, TypeError, AttributeError):
-                hints = {}
-            parameters = inspect.signature(base.__init__).parameters.values()
-            for parameter in parameters:
-                found.setdefault(parameter.name, _is_numeric(hints.get(parameter.name)))
-            if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
-                break
-    return frozenset(name for name, numeric in found.items() if numeric)
+    return frozenset(name for name, hint in arguments_of(kind).items() if _is_numeric(hint))
 
 
 def _is_numeric(hint) -> bool:
