@@ -15,6 +15,7 @@ from mmsnn.layers import Readout, get_time_steps, read_short, set_time_steps
 from mmsnn.models.wrapper import Transparent
 from mmsnn.registry import MODELS, without_scope
 
+from .losses.base import MismatchError
 from .recording import Recorder
 from .running import run
 from .schedules import Progress, Schedule
@@ -270,9 +271,9 @@ class Distiller(Transparent, BaseModel):
         student = term.connect(self.connectors, student, teacher)
         try:
             return term.loss(student, teacher, data_samples)
-        except RuntimeError as error:
+        except (MismatchError, RuntimeError) as error:
             ours, theirs = ([tuple(x.shape) for x in side] for side in (student, teacher))
-            if ours == theirs or 'size of tensor' not in str(error):
+            if isinstance(error, RuntimeError) and (ours == theirs or 'size of tensor' not in str(error)):
                 raise
             raise ValueError(
                 f'{term.key}: {type(term.loss).__name__} cannot compare {ours} of the student with {theirs} of the '

@@ -10,6 +10,10 @@ REMEDY = (
 )
 
 
+class MismatchError(ValueError):
+    """The tensors of student and teacher cannot be compared: they differ in number or shape."""
+
+
 class DistillLoss(nn.Module):
     """A loss between tapped tensors of student and teacher. Subclasses set the attributes and define `forward`.
 
@@ -61,7 +65,7 @@ class DistillLoss(nn.Module):
         """As `forward`, for tensors that fit each other; others might broadcast, to a plausible number.
 
         Raises:
-            ValueError: the lists differ in length, or their tensors in shape.
+            MismatchError: the lists differ in length, or their tensors in shape.
         """
         if self.needs_teacher and not self.watches:
             self._fit(*(args[i] if len(args) > i else kwargs[name] for i, name in enumerate(('student', 'teacher'))))
@@ -70,7 +74,7 @@ class DistillLoss(nn.Module):
     def _fit(self, student: list[Tensor], teacher: list[Tensor]) -> None:
         name = type(self).__name__
         if len(student) != len(teacher):
-            raise ValueError(f'{name}: {len(student)} tensors of the student face {len(teacher)} of the teacher')
+            raise MismatchError(f'{name}: {len(student)} tensors of the student face {len(teacher)} of the teacher')
         takes = 'equal shapes, of a spiking network the mean over time: unfold(x, T).mean(0)'
         if self.time == 'steps':
             takes = '[T, B, ...] of the student, and [T, B, ...], [1, B, ...] or [B, ...] of the teacher'
@@ -79,7 +83,7 @@ class DistillLoss(nn.Module):
             if self.time == 'steps':
                 same = t.shape == s.shape[1:] or (t.shape[1:] == s.shape[1:] and t.shape[0] in (1, s.shape[0]))
             if (self.same_shape and not same) or (self.maps and not s.dim() == t.dim() == 4):
-                raise ValueError(
+                raise MismatchError(
                     f'{name}: tensor {i} is {tuple(s.shape)} at the student and {tuple(t.shape)} at the teacher. It '
                     f'takes {"maps [B, C, H, W], " if self.maps else ""}{takes}'
                 )
