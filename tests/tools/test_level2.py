@@ -112,7 +112,7 @@ def test_interrupted(level2, trained, tmp_path, monkeypatch):
     ]
 
 
-@pytest.mark.parametrize('task', ['bccd', 'penn_fudan', 'camvid'])
+@pytest.mark.parametrize('task', ['bccd', 'penn_fudan', 'penn_fudan_masks', 'camvid'])
 def test_configs(level2, task, tmp_path):
     """A trial's config has level 1, and the terms of its form instead of the default's."""
     search = level2.Search(task, tmp_path, 10, 2, 1, list(level2.FORMS[task]))

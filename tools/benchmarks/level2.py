@@ -50,6 +50,8 @@ FEATURES = {
         )
     ],
 }
+PROPOSALS = both('rpn_head[0]', type='DenseResponse', head='rpn_head', weight=1.0)
+PROPOSED = both(['rpn_head[0]', 'rpn_head[1]'], type='BoxResponse', head='rpn_head', weight=1.0)
 CLASSES = both('bbox_head[0]', type='DenseResponse', weight=1.0)
 BOXES = both(['bbox_head[0]', 'bbox_head[1]'], type='BoxResponse', weight=1.0)
 FOCAL = both('neck', type='FGD', weight=0.03)
@@ -59,20 +61,31 @@ CHANNELS = both('decode_head.conv_seg', type='ChannelWiseKL', weight=3.0)
 CORRELATION = both('decode_head.conv_seg', type='DIST', weight=1.0)
 # Weights are those of the papers where they suit networks of this width, and our guess elsewhere: with theirs, PKD (6)
 # and FGD (1) on the pyramid would be ten times the task's loss. The search multiplies all of a form by one factor.
-DETECTION = {
-    **FEATURES,
+PYRAMID = {
     'pyramid, PKD': [both('neck', type='PKD', weight=1.0)],
     'pyramid, FGD': [FOCAL],
     'pyramid, MGD': [MASKED],
     'pyramid, channels': [both('neck', type='ChannelWiseKL', tau=1.0, weight=1.0)],
+}
+DETECTION = {
+    **FEATURES,
+    **PYRAMID,
     'classes': [CLASSES],
     'boxes': [BOXES],
     'classes, boxes': [CLASSES, BOXES],
     'classes, boxes, FGD': [CLASSES, BOXES, FOCAL],
 }
+# proposals of student and teacher differ, so what the heads behind them answer is no common ground
+TWO_STAGE = {
+    **FEATURES,
+    **PYRAMID,
+    'proposals': [PROPOSALS],
+    'proposals, boxes': [PROPOSALS, PROPOSED],
+}
 FORMS = {
     'bccd': DETECTION,
     'penn_fudan': DETECTION,
+    'penn_fudan_masks': TWO_STAGE,
     'camvid': {
         **FEATURES,
         'pixels': [PIXELS],

@@ -64,6 +64,9 @@ TASKS = {
     'penn_fudan': Task(
         'retinanet_r18_penn_fudan', 'retinanet_sew18_penn_fudan', 'coco/bbox_mAP', 100, 'Penn-Fudan, mAP (%)'
     ),
+    'penn_fudan_masks': Task(
+        'mask_rcnn_r18_penn_fudan', 'mask_rcnn_sew18_penn_fudan', 'coco/segm_mAP', 100, 'Penn-Fudan, masks, mAP (%)'
+    ),
     'backbones': Task(None, 'spiking_r18_cifar10_small', 'accuracy/top1', 1, 'CIFAR-10, top-1 (%)'),
     'digits': Task('retinanet_r18_digits', 'retinanet_sew18_digits', 'coco/bbox_mAP', 100, 'DigitScenes, mAP (%)'),
     'r20': Task(
@@ -79,6 +82,7 @@ TASKS = {
     'spikformer': Task('r56_cifar10', 'spikformer_2-128_cifar10_small', *BY_R56),
 }
 DENSE = 'bccd', 'camvid'
+PENN_FUDAN = 'penn_fudan', 'penn_fudan_masks'
 R20 = 'r20', 'r20_cifar100'
 CIFAR = 'cifar10', *R20
 BETA = 'model.losses.loss_attention.weight={}'
@@ -88,12 +92,12 @@ R56 = 'model.teacher=mmsnn::ann/r56_cifar10.py', f'model.teacher_checkpoint={{da
 METHODS = {
     'undistilled': Method('spiking', taught=False, tasks=tuple(TASKS)),
     'TET': Method('tet', taught=False, tasks=CIFAR),
-    'SAKD level 1': Method('sakd', ('model.losses=None',), tasks=(*CIFAR, 'bccd', 'penn_fudan', 'digits')),
-    'SAKD level 2': Method('sakd', ('model.transfer=False',), tasks=(*CIFAR, 'bccd', 'penn_fudan', 'digits')),
+    'SAKD level 1': Method('sakd', ('model.losses=None',), tasks=(*CIFAR, 'bccd', *PENN_FUDAN, 'digits')),
+    'SAKD level 2': Method('sakd', ('model.transfer=False',), tasks=(*CIFAR, 'bccd', *PENN_FUDAN, 'digits')),
     # as in the authors' CIFAR script
     'SAKD, features alone': Method('sakd', ('model.transfer=False', 'model.losses.loss_response=None'), tasks=CIFAR),
     'SAKD, no response': Method('sakd', ('model.losses.loss_response=None',), tasks=CIFAR),
-    'SAKD': Method('sakd', tasks=(*CIFAR, *DENSE, 'penn_fudan', 'digits')),
+    'SAKD': Method('sakd', tasks=(*CIFAR, *DENSE, *PENN_FUDAN, 'digits')),
     'BKD': Method('bkd', tasks=(*CIFAR, *DENSE)),
     'BKD, no blur': Method('bkd', ('model.losses.loss_blur.connector.ratio=0',), tasks=R20),
     'BKD, no blur, no restoration': Method('bkd', ('model.losses.loss_blur.connector=None',), tasks=R20),

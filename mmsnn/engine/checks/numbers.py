@@ -1,6 +1,7 @@
 """Text where a number belongs, as in a YAML file that says ``1e-3``, and numbers with which a loop fails late."""
 
 import inspect
+import logging
 import re
 import types
 import typing
@@ -38,6 +39,12 @@ def check_numbers(cfg: Mapping) -> Iterator[Finding]:
             yield error(f'train_cfg.{name}', _text_for_a_number(loop[name]))
     if loop.get('val_interval') == 0:
         yield error('train_cfg.val_interval', 'must be 1 or more, got 0; --no-validate trains without validation')
+    seed = (cfg.get('randomness') or {}).get('seed')
+    if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**32):
+        yield error('randomness.seed', f'must be a whole number from 0 to 2**32 - 1, got {seed!r}')
+    level = cfg.get('log_level', 'INFO')
+    if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
+        yield error('log_level', f'must be one of DEBUG, INFO, WARNING, ERROR and CRITICAL, got {level!r}')
 
 
 def _text_for_a_number(value: str) -> str:

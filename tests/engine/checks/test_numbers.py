@@ -38,6 +38,23 @@ def test_a_yaml_file(tmp_path):
     assert all(text in found[key] for key, text in texts.items()), found
 
 
+@pytest.mark.parametrize(
+    'key, value, text',
+    [
+        ('randomness.seed', -3, 'a whole number from 0 to 2**32 - 1, got -3'),
+        ('randomness.seed', 'x', "got 'x'"),
+        ('log_level', 'FOO', 'DEBUG, INFO'),
+    ],
+)
+def test_what_every_training_reads(key, value, text):
+    cfg = Config()
+    cfg.merge_from_dict({key: value})
+    (found,) = check_numbers(cfg)
+    assert found.key == key and text in found.text
+    cfg.merge_from_dict({key: 3 if 'seed' in key else 'DEBUG'})
+    assert not list(check_numbers(cfg))
+
+
 def test_what_may_be_text_passes():
     """By its annotation, or because nothing is known of it."""
     cfg = Config(dict(
