@@ -1,5 +1,6 @@
 """What all tests share: one thread, fixed seeds, uninitialised memory full of NaN, and all that is registered."""
 
+import gc
 import inspect
 import os
 import random
@@ -41,6 +42,8 @@ NEEDS = {
 
 torch.set_num_threads(1)
 MODELS.import_from_location()
+# mmengine collects garbage whenever a data set is built, and would look through all that is imported each time
+gc.freeze()
 
 
 # what takes long, by what it does; `make test-fast` leaves it out

@@ -1,5 +1,6 @@
 """Small trainings from files through the command lines, for the tests of what goes wrong with files."""
 
+import gc
 import json
 import os
 import runpy
@@ -10,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import tiny
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,7 +97,13 @@ def _write(path: Path, text: str) -> Path:
 
 def main(tool: str, *args) -> None:
     """Run a tool in this process; what is wrong is raised."""
-    runpy.run_path(str(ROOT / 'tools' / f'{tool}.py'))['main']([str(arg) for arg in args])
+    try:
+        runpy.run_path(str(ROOT / 'tools' / f'{tool}.py'))['main']([str(arg) for arg in args])
+    finally:
+        # each loader that is left for the garbage collector waits five seconds for each of its workers
+        for found in gc.get_objects():
+            if type(found) is _MultiProcessingDataLoaderIter:
+                found._shutdown_workers()
 
 
 def run(tool: str, *args, limit: int = 900, **environment) -> subprocess.CompletedProcess:
