@@ -7,6 +7,7 @@ import inspect
 import logging
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -146,13 +147,16 @@ def _meant_for_student(cfg: Config, options: dict) -> dict:
     return {moved.get(key, key): value for key, value in options.items()}
 
 
-def read_by_runners() -> set[str]:
+@cache
+def read_by_runners() -> frozenset[str]:
     """The top-level keys of a config that a runner or a tool reads."""
     names = set(READ_BY_TOOLS)
     for runner in (Runner, FlexibleRunner):
         names |= {*inspect.signature(runner).parameters} - {'cfg'}
-        names |= {*re.findall(r"\bcfg\.get\(\s*'(\w+)'", inspect.getsource(runner))}
-    return names
+        # the source of the class alone takes seconds, because inspect parses its file
+        source = Path(inspect.getfile(runner)).read_text(encoding='utf-8')
+        names |= {*re.findall(r"\bcfg\.get\(\s*'(\w+)'", source)}
+    return frozenset(names)
 
 
 def _suggestion(name: str, known: set[str], above: str, rest: list[str]) -> str:

@@ -85,6 +85,8 @@ class TestCompilers:
         places = [*cpp_extension.include_paths(), *(p for p in headers if p.is_dir())]
         command = [nvcc, '-std=c++17', '--fmad=false', '-gencode', 'arch=compute_90,code=compute_90', '-Xcompiler']
         command += ['-fPIC', '-c', nvrtc.CSRC / 'ops_cuda.cu', '-o', tmp_path / 'ops.o', '-Xfatbin=-compress-all']
+        # what it says of the sources is the same without optimisation, and comes sooner
+        command += ['--device-debug']
         for place in places:
             command += ['-isystem', place]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
@@ -103,9 +105,11 @@ class TestCompilers:
         assert found == set(cuda_kernels.every_kernel())
 
     def test_nvrtc(self):
+        """All of one type, and of the others a few, which come from the same lines; nvcc compiles all."""
         _need_nvrtc()
-        code = nvrtc.compile_kernels(cuda_kernels.every_kernel(), 'compute_80').decode()
-        for kernel in cuda_kernels.every_kernel():
+        few = [k for k in cuda_kernels.every_kernel() if k[1] == 'Half' or 'kAnyFire' in k or 'pack' in k[0]]
+        code = nvrtc.compile_kernels(few, 'compute_80').decode()
+        for kernel in few:
             assert f'.entry {nvrtc.symbol(kernel)}(' in code
 
     @pytest.mark.parametrize('dtype', ['float', 'Half', 'BFloat16'])

@@ -176,11 +176,13 @@ def compile_plants(folder: Path) -> None:
     # one build of the kernels is enough
     device = csrc / 'arch.h'
     device.write_text(device.read_text().replace('defined(__x86_64__)', '0'))
-    sources = [p for p in csrc.glob('*.cpp') if 'avx' not in p.name]
+    # all in one, which reads torch's headers once
+    sources = sorted(p.name for p in csrc.glob('*.cpp') if 'avx' not in p.name)
+    (csrc / 'all.cpp').write_text(''.join(f'#include "{name}"\n' for name in sources))
     command = [compiler(), '-shared', '-fPIC', '-O1', '-g0', '-std=c++17', '-ffp-contract=off']
     command += ['-DMMSNN_SOURCES="planted"', f'-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}']
     command += [f'-I{path}' for path in cpp_extension.include_paths()]
-    command += [*map(str, sources), '-o', str(folder / '_C.so')]
+    command += [str(csrc / 'all.cpp'), '-o', str(folder / '_C.so')]
     command += [f'-L{path}' for path in cpp_extension.library_paths()] + ['-lc10', '-ltorch_cpu', '-ltorch']
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
