@@ -1,5 +1,6 @@
 """Ending a tool with the words of its refusal alone, where it refuses what a user asks for."""
 
+import gc
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,6 +17,10 @@ def run_main(main: Callable):
     Raises:
         SystemExit: mmsnn's code refused something; the message is that of the exception.
     """
+    if _is_the_program():
+        # What is imported stays to the end. Collecting garbage, as mmengine does for each data set and Python does
+        # before it ends, would look through all of it, which takes seconds.
+        gc.freeze()
     try:
         return main()
     except (ValueError, TypeError, OSError, KeyError, ArithmeticError) as problem:
@@ -31,3 +36,9 @@ def is_refusal(problem: Exception) -> bool:
     folders = Path(__file__).parent, home() / 'tools', home() / 'demo'
     ours = any(Path(frame.filename).is_relative_to(folder) for folder in folders)
     return ours and (frame.line or '').startswith('raise')
+
+
+def _is_the_program() -> bool:
+    """Whether the tool that runs is the whole program, rather than called by a notebook or another script."""
+    rest = sys.argv[1:]
+    return bool(rest) and sys.orig_argv[-len(rest) :] == rest

@@ -425,6 +425,23 @@ class TestCommands:
             with pytest.raises(kind):
                 cli.main(arguments)
 
+    @pytest.mark.parametrize('begun_as, frozen', [(['mmsnn', 'say', '--b'], [1]), (['python', 'mine.py'], [])])
+    def test_what_a_caller_has_stays_garbage(self, tmp_path, monkeypatch, begun_as, frozen):
+        """A command alone spares the search for garbage; in a notebook that would keep what is no longer used."""
+        (tmp_path / 'tools').mkdir()
+        (tmp_path / 'demo').mkdir()
+        (tmp_path / 'tools' / 'say.py').write_text(
+            'from mmsnn.refusals import run_main\nif __name__ == "__main__":\n    run_main(dict)'
+        )
+        monkeypatch.setattr(cli, 'home', lambda: tmp_path)
+        monkeypatch.setattr(sys, 'argv', sys.argv)
+        monkeypatch.setattr(sys, 'path', [*sys.path])
+        monkeypatch.setattr(sys, 'orig_argv', begun_as)
+        calls = []
+        monkeypatch.setattr(refusals.gc, 'freeze', lambda: calls.append(1))
+        cli.main(['say', '--b'])
+        assert calls == frozen
+
     def test_environment(self, capsys):
         cli.main(['env'])
         rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
