@@ -1,6 +1,7 @@
 """``mmsnn COMMAND ...`` (or ``python -m mmsnn``) runs the tools and demos from any folder; alone, it lists them."""
 
 import ast
+import gc
 import re
 import runpy
 import sys
@@ -95,7 +96,8 @@ def main(arguments: list[str] | None = None) -> None:
     Raises:
         SystemExit: there is no such command; the message lists all commands.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    own = arguments is None
+    arguments = sys.argv[1:] if own else arguments
     if not arguments or arguments[0] in ('-h', '--help'):
         print(listing())
         return
@@ -120,6 +122,9 @@ def main(arguments: list[str] | None = None) -> None:
 
         if quick_help.show(path, rest):
             return
+    if own and rest:
+        # among some hundred thousand objects that are being imported there is no garbage; run_main enables it again
+        gc.disable()
     # As with `python FILE`, scripts may import modules of their own folder.
     sys.path.insert(0, str(path.parent))
     sys.argv = [str(path), *rest]

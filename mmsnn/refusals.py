@@ -21,6 +21,7 @@ def run_main(main: Callable):
         # What is imported stays to the end. Collecting garbage, as mmengine does for each data set and Python does
         # before it ends, would look through all of it, which takes seconds.
         gc.freeze()
+        gc.enable()
     try:
         return main()
     except (ValueError, TypeError, OSError, KeyError, ArithmeticError) as problem:
