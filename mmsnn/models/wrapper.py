@@ -1,5 +1,8 @@
 """Wrappers that show their inner model under its own names."""
 
+from collections.abc import Callable
+from functools import partial
+
 from torch import nn
 
 
@@ -34,7 +37,16 @@ class Transparent:
             inner = self.__dict__.get('_modules', {}).get(self.inner)
             if inner is None or name.startswith('__'):
                 raise
-            return getattr(inner, name)
+            found = getattr(inner, name)
+            return partial(self._layer_depth, found) if name == 'get_layer_depth' else found
+
+    def _layer_depth(self, ask: Callable, param_name: str, *prefix: str) -> tuple[int, int]:
+        """The inner model's ``get_layer_depth``, whose callers name parameters by modules' children."""
+        before = prefix[0] if prefix else ''
+        own = f'{before}{self.inner}.'
+        if param_name.startswith(own):
+            param_name = before + param_name[len(own) :]
+        return ask(param_name, *prefix)
 
     def _is_own(self, name: str) -> bool:
         """Whether an attribute is the wrapper's own: its class has it, or ``__init__`` has set it."""

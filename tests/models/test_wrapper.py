@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 from mmengine.model import BaseModule
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import get_state_dict, load_state_dict
 from torch import nn
 
@@ -208,3 +209,39 @@ class TestSetting:
         other = copy.deepcopy(Wrapper())
         other.conv = nn.Conv2d(2, 3, 3)
         assert other.body.conv.kernel_size == (3, 3)
+
+
+VIT = dict(type='mmpretrain.VisionTransformer', arch=dict(embed_dims=16, num_layers=3, num_heads=2,
+           feedforward_channels=32), img_size=16, patch_size=8)  # fmt: skip
+
+
+def vit_classifier(spiking: bool) -> dict:
+    backbone = dict(type='mmsnn.Spikify', backbone=VIT, T=2) if spiking else VIT
+    head = dict(type='mmpretrain.VisionTransformerClsHead', num_classes=5, in_channels=16)
+    return dict(type='mmpretrain.ImageClassifier', backbone=backbone, head=head)
+
+
+@pytest.mark.parametrize('distilled', [False, True])
+@pytest.mark.parametrize('spiking', [False, True])
+def test_layers_decay_as_in_the_plain_network(spiking, distilled):
+    """Rates of layer-wise decay, by the names that the plain network has for its parameters."""
+    import mmpretrain.engine  # noqa: F401
+    from mmengine.optim import build_optim_wrapper
+
+    def rates(model):
+        kind = 'mmpretrain.LearningRateDecayOptimWrapperConstructor'
+        optimizer = dict(type='AdamW', lr=1.0, weight_decay=0.05)
+        cfg = dict(optimizer=optimizer, constructor=kind, paramwise_cfg=dict(layer_decay_rate=0.5))
+        groups = build_optim_wrapper(model, cfg).optimizer.param_groups
+        names = {id(p): name for name, p in model.named_parameters()}
+        return {names[id(p)]: group['lr'] for group in groups for p in group['params']}
+
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        expected = rates(MODELS.build(vit_classifier(False)))
+    assert len(set(expected.values())) == 5
+    cfg = vit_classifier(spiking)
+    if distilled:
+        term = dict(type='LogitKL', student='head', teacher='head')
+        cfg = dict(type='mmsnn.Distiller', student=cfg, teacher=vit_classifier(False), losses=dict(loss_kd=term))
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        assert rates(MODELS.build(cfg)) == expected
