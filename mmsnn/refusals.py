@@ -17,11 +17,12 @@ def run_main(main: Callable):
     Raises:
         SystemExit: mmsnn's code refused something; the message is that of the exception.
     """
+    # `mmsnn COMMAND` imports the tool without it
+    gc.enable()
     if _is_the_program():
         # What is imported stays to the end. Collecting garbage, as mmengine does for each data set and Python does
         # before it ends, would look through all of it, which takes seconds.
         gc.freeze()
-        gc.enable()
     try:
         return main()
     except (ValueError, TypeError, OSError, KeyError, ArithmeticError) as problem:

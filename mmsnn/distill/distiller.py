@@ -275,6 +275,8 @@ class Distiller(Transparent, BaseModel):
             ours, theirs = ([tuple(x.shape) for x in side] for side in (student, teacher))
             if isinstance(error, RuntimeError) and (ours == theirs or 'size of tensor' not in str(error)):
                 raise
+            if ours == theirs:
+                raise ValueError(f'{term.key}: {error}') from error
             raise ValueError(
                 f'{term.key}: {type(term.loss).__name__} cannot compare {ours} of the student with {theirs} of the '
                 'teacher. Networks that mask their images at random, each for itself, have no features in common'

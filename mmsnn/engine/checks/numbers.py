@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 
+import numpy as np
 from torch import Tensor
 
 from mmsnn.parts import arguments_of, classes_of, nodes
@@ -21,7 +22,8 @@ LIKE_A_NUMBER = r'[-+]?\.?\d|(true|false|none)$'
 def check_numbers(cfg: Mapping) -> Iterator[Finding]:
     """An error for each text given to an argument that takes numbers alone, by the annotations of its type.
 
-    Texts that do not begin as a number does, and are no truth value, are left to those who read them.
+    Texts that do not begin as a number does, and are no truth value, are left to those who read them. Seeds, log
+    levels and intervals of validations are looked at whatever reads them.
     """
     for key, node in nodes(cfg):
         if not isinstance(node, dict) or not node.get('type'):
@@ -40,7 +42,7 @@ def check_numbers(cfg: Mapping) -> Iterator[Finding]:
     if loop.get('val_interval') == 0:
         yield error('train_cfg.val_interval', 'must be 1 or more, got 0; --no-validate trains without validation')
     seed = (cfg.get('randomness') or {}).get('seed')
-    if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**32):
+    if seed is not None and not (isinstance(seed, (int, np.integer)) and 0 <= seed < 2**32):
         yield error('randomness.seed', f'must be a whole number from 0 to 2**32 - 1, got {seed!r}')
     level = cfg.get('log_level', 'INFO')
     if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
